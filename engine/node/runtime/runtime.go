@@ -43,7 +43,11 @@ type Container struct {
 	Resources  Resources
 	Sysctls    map[string]string
 
-	CgroupParent string // pod cgroup relative to Gantry's root, e.g. "burstable/pod<uid>"
+	// CgroupParent is the pod's cgroup relative to Gantry's root, e.g.
+	// "burstable/pod<uid>". The driver makes it when it is absent, gives it
+	// PodResources, and removes it together with its last container.
+	CgroupParent string
+	PodResources *Resources // limits of CgroupParent itself; nil leaves the kernel's defaults
 
 	LogPath   string // "" discards output
 	Stdin     bool
