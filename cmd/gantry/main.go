@@ -40,6 +40,7 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 		},
 		"deliver": {},
 		"look": {
+			newDoctorCommand(g),
 			newVersionCommand(),
 		},
 	}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gantryhq/gantry/engine/host"
+)
+
+func newDoctorCommand(g *globals) *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what this machine can and cannot do, and the remedy",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			results := host.Check(g.dir())
+			out := c.OutOrStdout()
+			if output == "json" {
+				enc := json.NewEncoder(out)
+				enc.SetIndent("", "  ")
+				if err := enc.Encode(results); err != nil {
+					return err
+				}
+				return firstFailure(results)
+			}
+			w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+			fmt.Fprintln(w, "CHECK\tRESULT\tFOUND\tREMEDY")
+			for _, r := range results {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Name, verdict(r), r.Detail, r.Remedy)
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			return firstFailure(results)
+		},
+	}
+	c.Flags().StringVarP(&output, "output", "o", "", "json for machines")
+	return c
+}
+
+func verdict(r host.Result) string {
+	switch {
+	case r.OK:
+		return "ok"
+	case r.Level == host.Required:
+		return "MISSING"
+	}
+	return "advice"
+}
+
+// firstFailure is nil when everything required is there.
+func firstFailure(results []host.Result) error {
+	for _, r := range results {
+		if !r.OK && r.Level == host.Required {
+			return errors.New(r.Name + ": " + r.Detail + "; " + r.Remedy)
+		}
+	}
+	return nil
+}
