@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
+
+	"github.com/gantryhq/gantry/internal/hint"
 )
 
 // Why a pull or push did not happen, for errors.Is. An image that does not
@@ -30,7 +32,6 @@ type Error struct {
 	Ref  string
 	Kind error  // one of the errors above, fs.ErrNotExist, or nil
 	Text string // one sentence; "" means the cause speaks for itself
-	Hint string // what would make it succeed, or ""
 	Err  error  // the cause
 }
 
@@ -48,43 +49,45 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind, e.Err}
 }
 
-// explain classifies what containerd's libraries returned.
+// explain classifies what containerd's libraries returned, with a hint where
+// there is something to do about it.
 func explain(verb, ref, host string, err error) error {
-	if err == nil || errors.Is(err, context.Canceled) {
-		return err
-	}
 	var already *Error
-	if errors.As(err, &already) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.As(err, &already) {
 		return err
 	}
 	e := &Error{Verb: verb, Ref: ref, Err: err}
+	remedy := ""
 	var status remoteerrors.ErrUnexpectedStatus
 	var netErr net.Error
 	var opErr *net.OpError
 	switch {
 	case errors.Is(err, syscall.ENOSPC):
 		e.Text = "the disk is full"
-		e.Hint = "free space under the data directory, then try again"
+		remedy = "free space under the data directory, then try again"
 	case errors.Is(err, docker.ErrInvalidAuthorization),
 		errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
 		e.Kind = ErrUnauthorized
 		e.Text = fmt.Sprintf("registry %s refuses access: the repository is private or the credentials are wrong", host)
-		e.Hint = "add an image pull secret for " + host + ", or check the one that is used"
+		remedy = "add an image pull secret for " + host + ", or check the one that is used"
 	case errors.As(err, &status):
 		e.Text = fmt.Sprintf("registry %s answered %s", host, status.Status)
 	case errors.As(err, &opErr), errors.As(err, &netErr):
 		e.Kind = ErrUnreachable
 		e.Text = fmt.Sprintf("registry %s cannot be reached: %v", host, rootCause(err))
-		e.Hint = "check the registry's name and port, and that it is running"
+		remedy = "check the registry's name and port, and that it is running"
 	case errors.Is(err, errWrongContent), errdefs.IsFailedPrecondition(err):
 		e.Kind = ErrCorrupt
 		e.Text = fmt.Sprintf("registry %s sent content that does not match its digest: %v", host, err)
 	case errdefs.IsNotFound(err):
 		e.Kind = fs.ErrNotExist
 		e.Text = fmt.Sprintf("not found in registry %s: no such repository or tag", host)
-		e.Hint = "check the name, or build and push the image first"
+		remedy = "check the name, or build and push the image first"
 	}
-	return e
+	if remedy == "" {
+		return e
+	}
+	return hint.Wrap(e, "%s", remedy)
 }
 
 // errWrongContent marks a layer whose uncompressed digest is not the one the
