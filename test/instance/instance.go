@@ -1,0 +1,258 @@
+// Package instance starts a real `gantry serve` for tests and benchmarks.
+//
+// The program is built once per test process (or taken from GANTRY_PROGRAM),
+// runs on free ports with a data directory of its own, and is taken down with
+// `gantry down --all` at the end, after which a leak check finds whatever it
+// left in the kernel. Only tests import this package.
+package instance
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Options choose what is unusual about an instance; the zero value is usual.
+type Options struct {
+	DataDir string   // "" is a fresh temporary directory
+	Args    []string // further flags of `gantry serve`
+}
+
+// Instance is one running Gantry.
+type Instance struct {
+	Program  string // path of the gantry binary
+	DataDir  string
+	API      string // host:port
+	Registry string // host:port
+	Gateway  string // host:port of plain HTTP
+
+	args []string
+	cmd  *exec.Cmd
+	log  *os.File
+	done chan struct{} // closed when the process has ended
+}
+
+// Start runs Gantry until the test ends and fails the test when it does not
+// become ready.
+func Start(t testing.TB, o Options) *Instance {
+	t.Helper()
+	in := &Instance{Program: Build(t), DataDir: o.DataDir, args: o.Args}
+	if in.DataDir == "" {
+		in.DataDir = temporaryDir(t)
+	}
+	in.API, in.Registry, in.Gateway = freePort(t), freePort(t), freePort(t)
+	t.Cleanup(func() { in.Down(t) })
+	in.Serve(t)
+	return in
+}
+
+// Serve starts the process (again) on the same data directory and ports.
+func (in *Instance) Serve(t testing.TB) {
+	t.Helper()
+	log, err := os.OpenFile(filepath.Join(in.DataDir, "serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	check(t, err)
+	args := append([]string{"serve", "--data-dir", in.DataDir, "--api-listen", in.API, "--registry-listen", in.Registry,
+		"--gateway-listen", in.Gateway, "--gateway-tls-listen", freePort(t)}, in.args...)
+	in.cmd = exec.Command(in.Program, args...)
+	in.cmd.Stderr = log
+	in.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := in.cmd.StdoutPipe()
+	check(t, err)
+	check(t, in.cmd.Start())
+	in.log, in.done = log, make(chan struct{})
+
+	ready := make(chan struct{})
+	go func() {
+		defer close(in.done)
+		lines, once := bufio.NewScanner(out), sync.Once{}
+		for lines.Scan() {
+			fmt.Fprintln(log, lines.Text())
+			if strings.HasPrefix(lines.Text(), "gantry ready in ") {
+				once.Do(func() { close(ready) })
+			}
+		}
+		_ = in.cmd.Wait()
+	}()
+	select {
+	case <-ready:
+	case <-in.done:
+		t.Fatalf("gantry serve ended before it was ready:\n%s", in.Log())
+	case <-time.After(60 * time.Second):
+		t.Fatalf("gantry serve is not ready after a minute:\n%s", in.Log())
+	}
+}
+
+// Stop sends sig to `gantry serve` and waits until the process has ended. The
+// containers run on.
+func (in *Instance) Stop(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	check(t, in.cmd.Process.Signal(sig))
+	select {
+	case <-in.done:
+	case <-time.After(30 * time.Second):
+		_ = in.cmd.Process.Kill()
+		t.Errorf("gantry serve did not end within 30 s of %v", sig)
+	}
+	_ = in.log.Close()
+}
+
+// Down ends everything and checks that nothing is left in the kernel.
+func (in *Instance) Down(t testing.TB) {
+	if t.Failed() {
+		t.Logf("end of the log of gantry serve:\n%s", in.Log())
+	}
+	if in.cmd != nil && in.cmd.ProcessState == nil {
+		in.Stop(t, syscall.SIGTERM)
+	}
+	out, err := exec.Command(in.Program, "down", "--all", "--data-dir", in.DataDir).CombinedOutput()
+	if err != nil {
+		t.Errorf("gantry down --all: %v\n%s", err, out)
+	}
+	for _, leak := range in.Leaks() {
+		t.Errorf("left behind after gantry down --all: %s", leak)
+	}
+}
+
+// Leaks names what of this instance is still in the kernel: mounts below its
+// data directory and processes that refer to it.
+func (in *Instance) Leaks() []string {
+	var leaks []string
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, in.DataDir+"/") {
+			leaks = append(leaks, "mount "+strings.TrimSpace(line))
+		}
+	}
+	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range commands {
+		cmdline, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(cmdline, []byte(in.DataDir)) {
+			leaks = append(leaks, "process "+filepath.Base(filepath.Dir(path))+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
+		}
+	}
+	return leaks
+}
+
+// Log is the end of what `gantry serve` printed.
+func (in *Instance) Log() string {
+	const most = 8 << 10
+	data, err := os.ReadFile(filepath.Join(in.DataDir, "serve.log"))
+	if err != nil {
+		return err.Error()
+	}
+	if len(data) > most {
+		data = data[len(data)-most:]
+	}
+	return string(data)
+}
+
+// PID of `gantry serve`.
+func (in *Instance) PID() int { return in.cmd.Process.Pid }
+
+// Kubeconfig of the administrator.
+func (in *Instance) Kubeconfig() string { return filepath.Join(in.DataDir, "kubeconfig") }
+
+// Config is the administrator's client configuration.
+func (in *Instance) Config(t testing.TB) *rest.Config {
+	t.Helper()
+	cfg, err := clientcmd.BuildConfigFromFlags("", in.Kubeconfig())
+	check(t, err)
+	cfg.QPS, cfg.Burst = 1000, 2000
+	return cfg
+}
+
+// Client is the administrator's clientset.
+func (in *Instance) Client(t testing.TB) *kubernetes.Clientset {
+	t.Helper()
+	c, err := kubernetes.NewForConfig(in.Config(t))
+	check(t, err)
+	return c
+}
+
+// Run runs the gantry command against this instance and returns its output.
+func (in *Instance) Run(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(in.Program, append(args, "--data-dir", in.DataDir)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("gantry %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// BaseImages puts the small images that stories start from into the registry.
+func (in *Instance) BaseImages(t testing.TB) {
+	t.Helper()
+	in.Run(t, "base", "busybox")
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("GANTRY_PROGRAM"); path != "" {
+		return path, nil
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(root, "bin", "gantry")
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("find %s: %w; run `make build` first, as `make test` does", path, err)
+	}
+	return path, nil
+})
+
+// Build returns the path of the gantry program under test.
+func Build(t testing.TB) string {
+	t.Helper()
+	path, err := build()
+	check(t, err)
+	return path
+}
+
+func moduleRoot() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(out))), nil
+}
+
+// temporaryDir is short: unix socket paths below it may have 107 bytes at most.
+func temporaryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "gantry")
+	check(t, err)
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove the data directory: %v", err)
+		}
+	})
+	return dir
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
