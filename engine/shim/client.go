@@ -1,0 +1,237 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/engine/shim/protocol"
+)
+
+// Client talks to the shim of one directory. All methods are safe for
+// concurrent use.
+type Client struct {
+	dir    string
+	binary func() (string, error) // path of the executable
+
+	starting sync.Mutex // held while a shim is being started
+}
+
+// New returns a client for the shim of dir. binary returns the path of the
+// shim's executable; it is called when a shim must be started.
+func New(dir string, binary func() (string, error)) *Client {
+	return &Client{dir: dir, binary: binary}
+}
+
+// unavailable means that nobody listens.
+func unavailable(err error) bool {
+	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
+}
+
+// dial connects to the shim and starts one if there is none.
+func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
+	conn, err := protocol.Dial(c.dir, protocol.SocketName)
+	if err == nil || !unavailable(err) {
+		return conn, err
+	}
+	if err := c.Ensure(ctx); err != nil {
+		return nil, err
+	}
+	return protocol.Dial(c.dir, protocol.SocketName)
+}
+
+// call sends one request and reads the first reply. The connection stays open;
+// ending ctx closes it, until stop is called.
+func (c *Client) call(ctx context.Context, req protocol.Request, files ...*os.File) (conn *net.UnixConn, reply protocol.Reply, stop func() bool, err error) {
+	conn, err = c.dial(ctx)
+	if err != nil {
+		return nil, reply, nil, fmt.Errorf("reach the container shim: %w", err)
+	}
+	stop = context.AfterFunc(ctx, func() { conn.Close() })
+	req.Version = protocol.Version
+	if err = protocol.Write(conn, req, files...); err == nil {
+		reply, err = receive(conn)
+	}
+	if err != nil {
+		stop()
+		conn.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+	}
+	return conn, reply, stop, err
+}
+
+// receive reads one reply and turns its error into one of ours.
+func receive(conn *net.UnixConn) (protocol.Reply, error) {
+	var reply protocol.Reply
+	if _, err := protocol.Read(conn, &reply); err != nil {
+		return reply, fmt.Errorf("hear from the container shim: %w", err)
+	}
+	if e := reply.Error; e != nil {
+		switch e.Code {
+		case protocol.CodeNotFound:
+			return reply, fmt.Errorf("%w (%w)", e, fs.ErrNotExist)
+		case protocol.CodeExists:
+			return reply, fmt.Errorf("%w (%w)", e, fs.ErrExist)
+		}
+		return reply, e
+	}
+	return reply, nil
+}
+
+// do is call for requests with one reply.
+func (c *Client) do(ctx context.Context, req protocol.Request) (protocol.Reply, error) {
+	conn, reply, stop, err := c.call(ctx, req)
+	if err == nil {
+		stop()
+		conn.Close()
+	}
+	return reply, err
+}
+
+// Start runs the command of a start and returns the container's state. Ending
+// ctx aborts the start; then, and after any error, the caller removes what the
+// command may have left.
+func (c *Client) Start(ctx context.Context, id string, start protocol.Start, timeout time.Duration) (protocol.State, error) {
+	reply, err := c.do(ctx, protocol.Request{Op: protocol.OpStart, ID: id, Start: &start, Timeout: timeout})
+	if err != nil {
+		return protocol.State{}, err
+	}
+	if reply.State == nil {
+		return protocol.State{}, fmt.Errorf("start container %q: the shim's answer has no state", id)
+	}
+	return *reply.State, nil
+}
+
+// Process is a process that Exec started. Close ends it if it still runs.
+type Process struct {
+	PID  int
+	conn *net.UnixConn
+	stop func() bool
+}
+
+// Wait returns the exit code.
+func (p *Process) Wait() (int, error) {
+	reply, err := receive(p.conn)
+	if err != nil {
+		return 0, err
+	}
+	if reply.ExitCode == nil {
+		return 0, errors.New("hear from the container shim: an exit code was expected")
+	}
+	return *reply.ExitCode, nil
+}
+
+// Close kills the process unless it has ended.
+func (p *Process) Close() {
+	p.stop()
+	p.conn.Close()
+}
+
+// Files are descriptors that accompany a request; the caller closes its own
+// after the call. Nil ones are the null device.
+type Files struct{ Stdin, Stdout, Stderr *os.File }
+
+func (f Files) list() (names []string, files []*os.File) {
+	for _, e := range []struct {
+		name string
+		file *os.File
+	}{{"stdin", f.Stdin}, {"stdout", f.Stdout}, {"stderr", f.Stderr}} {
+		if e.file != nil {
+			names, files = append(names, e.name), append(files, e.file)
+		}
+	}
+	return names, files
+}
+
+// Exec runs the command of an exec. Ending ctx kills the process.
+func (c *Client) Exec(ctx context.Context, id string, exec protocol.Exec, f Files) (*Process, error) {
+	names, files := f.list()
+	conn, reply, stop, err := c.call(ctx, protocol.Request{Op: protocol.OpExec, ID: id, Exec: &exec, Files: names}, files...)
+	if err != nil {
+		return nil, err
+	}
+	return &Process{PID: reply.PID, conn: conn, stop: stop}, nil
+}
+
+// Attach connects files to the container's streams until detach is called or
+// ctx ends. The streams' ends are seen on the files.
+func (c *Client) Attach(ctx context.Context, id string, f Files) (detach func(), err error) {
+	names, files := f.list()
+	conn, _, stop, err := c.call(ctx, protocol.Request{Op: protocol.OpAttach, ID: id, Files: names}, files...)
+	if err != nil {
+		return nil, err
+	}
+	return func() { stop(); conn.Close() }, nil
+}
+
+// Signal sends a signal to the first process. One that has ended is no error.
+func (c *Client) Signal(ctx context.Context, id string, signal int) error {
+	_, err := c.do(ctx, protocol.Request{Op: protocol.OpSignal, ID: id, Signal: signal})
+	return err
+}
+
+// Resize sets the size of the container's terminal.
+func (c *Client) Resize(ctx context.Context, id string, width, height uint16) error {
+	_, err := c.do(ctx, protocol.Request{Op: protocol.OpResize, ID: id, Size: &protocol.Size{Width: width, Height: height}})
+	return err
+}
+
+// Reopen makes the shim write to a new log file of the same name.
+func (c *Client) Reopen(ctx context.Context, id string) error {
+	_, err := c.do(ctx, protocol.Request{Op: protocol.OpReopen, ID: id})
+	return err
+}
+
+// Forget waits until the container has exited and makes the shim let go of it.
+func (c *Client) Forget(ctx context.Context, id string, timeout time.Duration) error {
+	_, err := c.do(ctx, protocol.Request{Op: protocol.OpForget, ID: id, Timeout: timeout})
+	return err
+}
+
+// List returns all containers the shim knows.
+func (c *Client) List(ctx context.Context) ([]protocol.State, error) {
+	reply, err := c.do(ctx, protocol.Request{Op: protocol.OpList})
+	return reply.States, err
+}
+
+// Events calls each with every exited container, and then with every container
+// that exits or runs out of memory, until the shim or ctx ends.
+func (c *Client) Events(ctx context.Context, each func(protocol.State)) error {
+	conn, reply, stop, err := c.call(ctx, protocol.Request{Op: protocol.OpEvents})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer stop()
+	for {
+		for _, state := range reply.States {
+			each(state)
+		}
+		if reply, err = receive(conn); err != nil {
+			return err
+		}
+	}
+}
+
+// Shutdown ends the shim. It refuses while containers run. No shim is fine.
+func (c *Client) Shutdown(ctx context.Context) error {
+	conn, err := protocol.Dial(c.dir, protocol.SocketName)
+	if unavailable(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	conn.Close()
+	_, err = c.do(ctx, protocol.Request{Op: protocol.OpShutdown})
+	return err
+}

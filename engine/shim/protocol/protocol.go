@@ -1,0 +1,152 @@
+// Package protocol holds the messages spoken between the shim and its clients,
+// and how they travel over the unix socket DIR/shim.sock. The reference is
+// docs/formats/shim-protocol.md.
+//
+// Every request has a connection of its own: one request, then one or more
+// replies. Closing the connection cancels what the request started as far as
+// it is not finished, so a client that dies leaves nothing half done.
+//
+// The package uses only the standard library and golang.org/x/sys, because the
+// shim that links it must stay small. Only engine/shim and its parts import it.
+package protocol
+
+import (
+	"fmt"
+	"time"
+)
+
+// Version is the protocol's version. It rises only when an old peer would
+// misunderstand a message; new optional fields do not raise it.
+const Version = 1
+
+// SocketName, LockName and ContainersDir are names below the shim's directory.
+const (
+	SocketName    = "shim.sock"
+	LockName      = "shim.lock"
+	ContainersDir = "containers"
+)
+
+// Operations a request can name.
+const (
+	OpHello    = "hello"    // reply: Version, PID
+	OpStart    = "start"    // reply: State; closing the connection earlier aborts the start
+	OpExec     = "exec"     // replies: PID, then ExitCode when the process ended
+	OpAttach   = "attach"   // reply when connected; closing the connection detaches
+	OpSignal   = "signal"   // reply: none but the acknowledgement
+	OpResize   = "resize"   // reply: none but the acknowledgement
+	OpReopen   = "reopen"   // reply: none but the acknowledgement
+	OpList     = "list"     // reply: States
+	OpEvents   = "events"   // replies: States, for ever
+	OpForget   = "forget"   // reply when the container exited and the shim let go of it
+	OpShutdown = "shutdown" // reply, then the shim exits; refused while containers run
+)
+
+// Request is what a client sends. ID names a container for every operation
+// about one. Descriptors that accompany a request are named in Files, in the
+// order in which they were sent.
+type Request struct {
+	Version int      `json:"version"`
+	Op      string   `json:"op"`
+	ID      string   `json:"id,omitempty"`
+	Files   []string `json:"files,omitempty"` // "stdin", "stdout", "stderr"
+
+	Start  *Start `json:"start,omitempty"`
+	Exec   *Exec  `json:"exec,omitempty"`
+	Signal int    `json:"signal,omitempty"`
+	Size   *Size  `json:"size,omitempty"`
+	// Timeout bounds a start or a forget.
+	Timeout time.Duration `json:"timeout,omitempty"`
+}
+
+// Start asks the shim to run Command, which must create the container, write
+// the pid of its first process to PIDFile and exit with 0. Relative paths are
+// below DIR/containers/<id>, which the client has created and which is also the
+// command's working directory.
+type Start struct {
+	Command []string `json:"command"`
+	Env     []string `json:"env,omitempty"`
+	PIDFile string   `json:"pidFile"`
+	// Console is the name of the socket, in the container's directory, on which
+	// Command sends the terminal's master side. "" means no terminal.
+	Console string `json:"console,omitempty"`
+	LogPath string `json:"logPath,omitempty"` // "" discards output
+	Stdin   bool   `json:"stdin,omitempty"`
+	// StdinOnce closes stdin when the first attached client closes its own.
+	StdinOnce bool `json:"stdinOnce,omitempty"`
+	// OwnerUID and OwnerGID own the pipes: root inside the container.
+	OwnerUID int `json:"ownerUID,omitempty"`
+	OwnerGID int `json:"ownerGID,omitempty"`
+	// OOMFile is a file with a line "oom_kill N": memory.events of cgroup v2
+	// or memory.oom_control of v1. "" when there is none.
+	OOMFile string `json:"oomFile,omitempty"`
+}
+
+// Exec asks the shim to run Command, which must start a process in the
+// container with the streams it was given, write its pid to PIDFile and exit.
+type Exec struct {
+	Command []string `json:"command"`
+	Env     []string `json:"env,omitempty"`
+	PIDFile string   `json:"pidFile"`
+}
+
+// Size is a terminal's size in cells.
+type Size struct {
+	Width  uint16 `json:"width"`
+	Height uint16 `json:"height"`
+}
+
+// Reply is what the shim sends. Error excludes everything else.
+type Reply struct {
+	Error    *Error  `json:"error,omitempty"`
+	Version  int     `json:"version,omitempty"`
+	PID      int     `json:"pid,omitempty"`
+	ExitCode *int    `json:"exitCode,omitempty"`
+	State    *State  `json:"state,omitempty"`
+	States   []State `json:"states,omitempty"`
+}
+
+// Phases of a container.
+const (
+	Starting = "starting"
+	Running  = "running"
+	Exited   = "exited"
+)
+
+// State is what the shim knows about one container.
+type State struct {
+	ID         string    `json:"id"`
+	Phase      string    `json:"phase"`
+	PID        int       `json:"pid,omitempty"`
+	StartedAt  time.Time `json:"startedAt,omitzero"`
+	FinishedAt time.Time `json:"finishedAt,omitzero"`
+	ExitCode   int       `json:"exitCode,omitempty"`
+	OOMKilled  bool      `json:"oomKilled,omitempty"`
+	// Message says what the shim could not find out or had to give up.
+	Message string `json:"message,omitempty"`
+}
+
+// Codes of an [Error].
+const (
+	CodeNotFound = "not-found"
+	CodeExists   = "exists"
+	CodeInvalid  = "invalid"
+	CodeVersion  = "version"
+	CodeRunning  = "running"
+	CodeFailed   = "failed"
+)
+
+// Error is a refusal or a failure.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	// ExitStatus and Output belong to a Command that failed.
+	ExitStatus int    `json:"exitStatus,omitempty"`
+	Output     string `json:"output,omitempty"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Errorf makes an [Error] with a code.
+func Errorf(code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,183 @@
+package shimd
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// maxLine is the longest piece of a line in one log entry, as containerd has it.
+const maxLine = 16 << 10
+
+// reopenInterval is how long a log file that cannot be opened is left alone.
+const reopenInterval = time.Second
+
+// timeFormat has a fixed width, so that entries sort as text.
+const timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
+
+// criLog writes container output in the CRI log format: one entry per line,
+// "TIME STREAM TAG TEXT", tag F for a full line and P for a part of one.
+type criLog struct {
+	path string // "" discards
+
+	mu       sync.Mutex
+	file     *os.File // nil until it could be opened
+	triedAt  time.Time
+	pending  map[string][]byte // stream: text since the last newline
+	out      []byte            // entries of the current write
+	entries  int               // in out
+	dropped  int               // entries that could not be written
+	dropNote string            // why
+}
+
+func openLog(path string) *criLog {
+	l := &criLog{path: path, pending: map[string][]byte{}}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open()
+	return l
+}
+
+// open opens the file unless it was tried a moment ago. Holds l.mu.
+func (l *criLog) open() {
+	if l.path == "" || l.file != nil || time.Since(l.triedAt) < reopenInterval {
+		return
+	}
+	l.triedAt = time.Now()
+	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
+		l.dropNote = err.Error()
+		return
+	}
+	l.file = f
+}
+
+// reopen makes the next entry go to a new file of the same name.
+func (l *criLog) reopen() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closeFile()
+	l.triedAt = time.Time{}
+	l.open()
+	if l.path != "" && l.file == nil {
+		return fmt.Errorf("reopen log: %s", l.dropNote)
+	}
+	return nil
+}
+
+func (l *criLog) closeFile() {
+	if l.file != nil {
+		l.file.Close()
+		l.file = nil
+	}
+}
+
+// write appends what a stream produced.
+func (l *criLog) write(stream string, data []byte) {
+	if l.path == "" {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now().UTC()
+	pending := l.pending[stream]
+	for len(data) > 0 {
+		line, rest, full := bytes.Cut(data, []byte{'\n'})
+		if room := maxLine - len(pending); len(line) > room {
+			l.append(now, stream, "P", pending, line[:room])
+			pending, data = nil, data[room:]
+			continue
+		}
+		if full {
+			l.append(now, stream, "F", pending, line)
+			pending = nil
+		} else {
+			pending = append(pending, line...)
+		}
+		data = rest
+	}
+	if len(pending) == 0 {
+		delete(l.pending, stream)
+	} else {
+		l.pending[stream] = pending
+	}
+	l.flush()
+}
+
+// end writes what is left of a stream that was closed in the middle of a line.
+func (l *criLog) end(stream string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if rest := l.pending[stream]; len(rest) > 0 {
+		delete(l.pending, stream)
+		l.append(time.Now().UTC(), stream, "P", rest, nil)
+		l.flush()
+	}
+}
+
+func (l *criLog) append(now time.Time, stream, tag string, head, tail []byte) {
+	b := now.AppendFormat(l.out, timeFormat)
+	b = append(b, ' ')
+	b = append(b, stream...)
+	b = append(b, ' ')
+	b = append(b, tag...)
+	b = append(b, ' ')
+	b = append(b, head...)
+	b = append(b, tail...)
+	l.out = append(b, '\n')
+	l.entries++
+}
+
+// flush writes the collected entries in one piece, or drops and counts them: a
+// container must not stop because its log cannot be written.
+func (l *criLog) flush() {
+	entries := l.entries
+	out := l.out
+	l.entries = 0
+	if l.out = l.out[:0]; cap(l.out) > 4*maxLine {
+		l.out = nil
+	}
+	if entries == 0 {
+		return
+	}
+	l.open()
+	if l.file == nil {
+		l.dropped += entries
+		return
+	}
+	if l.dropped > 0 {
+		note := time.Now().UTC().Format(timeFormat) + " stderr F gantry: " +
+			strconv.Itoa(l.dropped) + " log lines were dropped: " + l.dropNote + "\n"
+		if !l.put([]byte(note)) {
+			l.dropped += entries
+			return
+		}
+		l.dropped = 0
+	}
+	if !l.put(out) {
+		l.dropped += entries
+	}
+}
+
+// put writes all of b or nothing.
+func (l *criLog) put(b []byte) bool {
+	n, err := l.file.Write(b)
+	if err == nil {
+		return true
+	}
+	l.dropNote = err.Error()
+	if info, statErr := l.file.Stat(); n > 0 && statErr == nil {
+		l.file.Truncate(info.Size() - int64(n))
+	}
+	return false
+}
+
+func (l *criLog) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closeFile()
+	l.path = ""
+}
