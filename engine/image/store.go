@@ -26,12 +26,14 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/gantryhq/gantry/internal/librarylog"
 )
 
 const (
 	namespace       = "gantry"
 	snapshotterName = "overlayfs"
-	lockWait        = 3 * time.Second
+	lockWait        = 1 * time.Second
 )
 
 // Config says where images are kept and how registries are reached.
@@ -124,6 +126,7 @@ func (s *Store) open() (err error) {
 			err = errors.Join(err, s.bolt.Close())
 		}
 	}()
+	librarylog.Redirect(s.log)
 	blobs, err := local.NewStore(filepath.Join(s.dir, "content"))
 	if err != nil {
 		return fmt.Errorf("open content: %w", err)
@@ -191,7 +194,7 @@ func (s *Store) lease(ctx context.Context) (leased context.Context, done func(),
 // context gives containerd's libraries the namespace they ask for and a logger
 // that ends in ours.
 func (s *Store) context(ctx context.Context) context.Context {
-	return namespaces.WithNamespace(log.WithLogger(ctx, libraryLogger(s.log)), namespace)
+	return namespaces.WithNamespace(log.WithLogger(ctx, librarylog.Entry(s.log)), namespace)
 }
 
 // platformName is what messages call the platform this store unpacks for.
