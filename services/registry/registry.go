@@ -39,6 +39,8 @@ const (
 	defaultMinFree = 64 << 20
 	catalogPage    = 1000
 	maxThreads     = 32 // concurrent file operations
+
+	repositories = "/docker/registry/v2/repositories" // where upstream's layout keeps them
 )
 
 // Registry serves the distribution API under /v2/ and its health at /healthz.
@@ -122,7 +124,7 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 	}
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
-		if err := r.room(); err != nil && req.Method != http.MethodDelete {
+		if err := r.room(r.spaceFor(req)); err != nil {
 			writeError(w, http.StatusInsufficientStorage, "DENIED", err.Error())
 			return
 		}
@@ -132,21 +134,33 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.app.ServeHTTP(w, req)
 }
 
+// spaceFor is the free disk space a request needs to be accepted. A new upload
+// needs the reserve; one that was let in may finish as long as it fits.
+func (r *Registry) spaceFor(req *http.Request) int64 {
+	switch req.Method {
+	case http.MethodPost:
+		return r.minFree
+	case http.MethodPatch, http.MethodPut:
+		return req.ContentLength // -1 when unknown
+	}
+	return 0
+}
+
 func (r *Registry) serveHealth(w http.ResponseWriter) {
-	if err := r.room(); err != nil {
+	if err := r.room(r.minFree); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	_, _ = w.Write([]byte("ok\n")) // a client that is gone needs no answer
 }
 
-// room is nil while uploads can be taken.
-func (r *Registry) room() error {
+// room is nil when that many bytes of disk are free.
+func (r *Registry) room(need int64) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(r.dir, &st); err != nil {
 		return fmt.Errorf("registry storage %s: %w", r.dir, err)
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < r.minFree {
+	if free := int64(st.Bavail) * st.Bsize; free < need {
 		return fmt.Errorf("registry storage %s has only %d MiB left: free disk space or delete images, then push again", r.dir, free>>20)
 	}
 	return nil
@@ -157,16 +171,15 @@ func (r *Registry) room() error {
 func (r *Registry) Collect(ctx context.Context) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
+	var empty driver.PathNotFoundError
+	if _, err := r.driver.Stat(ctx, repositories); errors.As(err, &empty) {
+		return nil // nothing was ever pushed
+	}
 	reg, err := storage.NewRegistry(ctx, r.driver, storage.EnableDelete)
 	if err != nil {
 		return fmt.Errorf("collect registry: %w", err)
 	}
-	err = storage.MarkAndSweep(ctx, r.driver, reg, storage.GCOpts{RemoveUntagged: true, Quiet: true})
-	var empty driver.PathNotFoundError
-	if errors.As(err, &empty) {
-		return nil // nothing was ever pushed
-	}
-	if err != nil {
+	if err := storage.MarkAndSweep(ctx, r.driver, reg, storage.GCOpts{RemoveUntagged: true, Quiet: true}); err != nil {
 		return fmt.Errorf("collect registry: %w", err)
 	}
 	return nil
