@@ -142,13 +142,25 @@ func openFile(path string) (*file, error) {
 		return nil, &CorruptError{Path: path, Reason: errors.New("it is empty")}
 	}
 	f := &file{path: path}
+	var opened *os.File
+	opts := boltOptions()
+	opts.OpenFile = func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
+		opened, err = os.OpenFile(name, flag&^os.O_CREATE, mode)
+		return opened, err
+	}
 	err = guard(func() (err error) {
-		f.db, err = bbolt.Open(path, 0o600, boltOptions())
+		f.db, err = bbolt.Open(path, 0o600, opts)
 		return err
 	})
+	if err != nil && opened != nil {
+		// When bbolt panics it leaves the file mapped, and the mapping holds
+		// the lock even after the file is closed.
+		_ = syscall.Flock(int(opened.Fd()), syscall.LOCK_UN)
+		opened.Close()
+	}
 	switch {
 	case err == nil:
-		f.db.AllocSize = 1 << 20
+		f.db.AllocSize = allocSize
 		return f, nil
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, &LockedError{Path: path, Holder: lockHolder(info)}
@@ -158,6 +170,9 @@ func openFile(path string) (*file, error) {
 		return nil, &CorruptError{Path: path, Reason: err}
 	}
 }
+
+// allocSize is the step by which the file grows.
+const allocSize = 1 << 20
 
 func boltOptions() *bbolt.Options {
 	return &bbolt.Options{
@@ -176,6 +191,7 @@ func createFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
+	db.AllocSize = allocSize
 	err = db.Update(func(tx *bbolt.Tx) error {
 		if _, err := tx.CreateBucket(objectsBucket); err != nil {
 			return err
