@@ -1,0 +1,46 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"runtime"
+
+	"k8s.io/apimachinery/pkg/version"
+)
+
+// KubernetesVersion is the version of the API that is served.
+const KubernetesVersion = "v1.36.4"
+
+func kubernetesVersion() version.Info {
+	return version.Info{
+		Major: "1", Minor: "36",
+		GitVersion: KubernetesVersion + "+gantry", GitTreeState: "clean",
+		GoVersion: runtime.Version(), Compiler: runtime.Compiler,
+		Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}
+}
+
+// installPaths serves what lies outside the API groups.
+func (s *Server) installPaths() {
+	for _, path := range []string{"/healthz", "/livez", "/readyz"} {
+		s.mux.HandleFunc(path, s.health)
+		s.mux.HandlePrefix(path+"/", http.HandlerFunc(s.health))
+	}
+	s.mux.HandleFunc("/version", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(kubernetesVersion())
+	})
+	s.mux.Handle("/api", s.groups.legacyRoot)
+	s.mux.Handle("/apis", s.groups.groupsRoot)
+	for prefix, h := range s.cfg.Mounts {
+		s.mux.HandlePrefix(prefix, h)
+	}
+}
+
+// health answers that the API works: it does when it can answer at all, because its state is in
+// memory.
+func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprint(w, "ok")
+}

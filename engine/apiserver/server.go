@@ -1,0 +1,199 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	apiextensionsapply "k8s.io/apiextensions-apiserver/pkg/client/applyconfiguration"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	utilwaitgroup "k8s.io/apimachinery/pkg/util/waitgroup"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/server/mux"
+	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+
+	"github.com/gantryhq/gantry/engine/apiserver/inproc"
+	"github.com/gantryhq/gantry/engine/apiserver/pki"
+)
+
+var (
+	everyLabel = labels.Everything()
+	everyField = fields.Everything()
+)
+
+// Server is the Kubernetes API.
+type Server struct {
+	cfg       Config
+	ca        *pki.Authority
+	listeners []net.Listener
+	chain     *chain
+	groups    *apiGroups
+	core      *core
+	who       authenticator.Request
+	may       authorizer.Authorizer
+	mux       *mux.PathRecorderMux
+	client    kubernetes.Interface // as the API server itself
+
+	fromNetwork http.Handler
+	fromProcess http.Handler // set before New returns and not changed any more
+
+	mu         sync.Mutex
+	kubeconfig map[string]*issuedKubeconfig // guarded by mu; by path, to be renewed
+}
+
+// New sets up the API and writes what every cluster has (namespaces, roles, the `kubernetes`
+// Service). The addresses are taken, but the network is served by Serve only; clients of
+// ClientConfig work at once. What New starts ends with ctx.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, kubeconfig: map[string]*issuedKubeconfig{}}
+	var err error
+	if s.ca, err = pki.Open(filepath.Join(cfg.DataDir, "pki"), nil); err != nil {
+		return nil, err
+	}
+	if err := s.listen(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.assemble(ctx); err != nil {
+		s.close()
+		return nil, err
+	}
+	if err := s.bootstrap(ctx); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// assemble builds the API from storage to filters.
+func (s *Server) assemble(ctx context.Context) error {
+	codecs := newSerializer()
+	may, rules := newAuthorizer(s.cfg.Store)
+	s.may = may
+	s.chain = &chain{serializer: codecs, authorizer: may, inFlight: new(utilwaitgroup.SafeWaitGroup)}
+	s.client = kubernetes.NewForConfigOrDie(s.ClientConfig(user.APIServerUser, user.SystemPrivilegedGroup))
+	issuer, err := newTokenIssuer(s.ca)
+	if err != nil {
+		return err
+	}
+	options := newRegistryOptions(s.cfg.Store, legacyscheme.Scheme, legacyscheme.Codecs, runtime.ContentTypeProtobuf)
+	transport := &http.Transport{DisableCompression: true}
+	s.core, err = newCore(&s.cfg, options, coreConfig{
+		issuer:     issuer,
+		audiences:  []string{tokenIssuer},
+		authorizer: may,
+		disruption: s.client.PolicyV1(),
+		node:       nodeConnection{transport: s.nodeTransport()},
+		transport:  transport,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.core.claimAllocated(ctx); err != nil {
+		return err
+	}
+	s.who, err = newAuthenticator(s.ca, tokenGetter{
+		accounts: s.core.accounts.Store, pods: s.core.pods.Pod.Store, secrets: s.core.secrets, nodes: s.core.nodes.Node.Store})
+	if err != nil {
+		return err
+	}
+	s.groups = newAPIGroups(codecs, s.externalAddress(), nil, may)
+	if err := s.installGroups(options, rules); err != nil {
+		return err
+	}
+	s.mux = mux.NewPathRecorderMux("gantry")
+	s.installPaths()
+	s.fromNetwork = s.chain.network(http.HandlerFunc(s.route), s.who)
+	s.fromProcess = s.chain.inProcess(http.HandlerFunc(s.route))
+	return nil
+}
+
+func (s *Server) installGroups(options *registryOptions, rules authorizer.RuleResolver) error {
+	converter := newLazyConverter(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(legacyscheme.Scheme) })
+	if err := s.groups.install(&s.core.group, converter, 0); err != nil {
+		return err
+	}
+	priority := 17000
+	for _, p := range providers(s.client, s.who, s.may, rules) {
+		info, err := p.NewRESTStorage(servedResources(), options)
+		if err != nil {
+			return fmt.Errorf("set up %T: %w", p, err)
+		}
+		priority -= 100
+		if err := s.groups.install(&info, converter, priority); err != nil {
+			return err
+		}
+	}
+	crds, err := newCRDGroup(newRegistryOptions(s.cfg.Store, apiextensions.Scheme, apiextensions.Codecs, runtime.ContentTypeProtobuf))
+	if err != nil {
+		return err
+	}
+	return s.groups.install(crds, newLazyConverter(func() managedfields.TypeConverter {
+		return apiextensionsapply.NewTypeConverter(apiextensions.Scheme)
+	}), 16000)
+}
+
+// newSerializer speaks JSON, YAML, protobuf and CBOR, and streams big lists.
+func newSerializer() serializer.CodecFactory {
+	return serializer.NewCodecFactory(legacyscheme.Scheme,
+		serializer.WithSerializer(cbor.NewSerializerInfo),
+		serializer.WithStreamingCollectionEncodingToJSON(),
+		serializer.WithStreamingCollectionEncodingToProtobuf())
+}
+
+// route sends an authorized request to what serves its path.
+func (s *Server) route(w http.ResponseWriter, r *http.Request) {
+	if s.groups.owns(r.URL.Path) {
+		s.groups.container.Dispatch(w, r)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+// nodeTransport reaches the node agent.
+func (s *Server) nodeTransport() *http.Transport {
+	return &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return s.cfg.DialNode(ctx) },
+		DisableCompression: true,
+		MaxIdleConns:       4,
+	}
+}
+
+// ClientConfig returns a client configuration that calls the API in this process as the given
+// user: no socket, protobuf, no rate limit. Clients of custom resources must set ContentType to
+// application/json. Groups are taken as they are, plus system:authenticated.
+func (s *Server) ClientConfig(name string, groups ...string) *rest.Config {
+	identity := &user.DefaultInfo{Name: name, Groups: append([]string{user.AllAuthenticated}, groups...)}
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.fromProcess.ServeHTTP(w, r) })
+	return &rest.Config{
+		Host:      "http://gantry.internal",
+		Transport: inproc.New(h, identity),
+		QPS:       -1,
+		ContentConfig: rest.ContentConfig{
+			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
+			ContentType:        runtime.ContentTypeProtobuf,
+		},
+	}
+}
+
+// Addr is the address of the API for clients on this machine.
+func (s *Server) Addr() net.Addr { return s.listeners[0].Addr() }
+
+// CABundle is the PEM of the authorities that clients must trust.
+func (s *Server) CABundle() []byte { return s.ca.Bundle() }
