@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gantryhq/gantry/services/gateway"
+)
+
+// newGatewayCommand is the data plane's own process. `gantry serve` starts it;
+// on a cluster it is the command of a pod.
+func newGatewayCommand(g *globals) *cobra.Command {
+	var cfg gateway.Config
+	var addresses, trusted []string
+	c := &cobra.Command{
+		Use:   "gateway",
+		Short: "Run only the gateway: routes HTTP traffic by Gateway API and Ingress objects",
+		Long: "Serves Gateway API and Ingress objects of the API that --kubeconfig names, and goes on\n" +
+			"serving what it knows while that API is away. `gantry serve` starts it by itself.\n" +
+			"On SIGTERM it takes no new connections and lets requests in flight finish.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if cfg.Addresses, err = parseEach("address", addresses, netip.ParseAddr); err != nil {
+				return usageError{err}
+			}
+			if cfg.TrustedProxies, err = parseEach("trusted-proxy", trusted, netip.ParsePrefix); err != nil {
+				return usageError{err}
+			}
+			if cfg.Client, err = g.config(); err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			return gateway.Run(ctx, cfg)
+		},
+	}
+	c.SetContext(context.Background())
+	flags := c.Flags()
+	flags.StringVar(&cfg.Listen, "listen", ":80", "address to bind for listeners with port 80")
+	flags.StringVar(&cfg.TLSListen, "tls-listen", ":443", "address to bind for listeners with port 443")
+	flags.StringVar(&cfg.Admin, "admin", "", "unix socket or host:port for /metrics, /healthz, /readyz and /routes")
+	flags.StringVar(&cfg.AccessLog, "access-log", "", "file for one JSON line per request, - for standard output")
+	flags.StringSliceVar(&addresses, "address", nil, "address to show in statuses (default the machine's own)")
+	flags.StringSliceVar(&trusted, "trusted-proxy", nil, "network of proxies whose X-Forwarded-* headers are believed")
+	flags.BoolVar(&cfg.TakeOver, "take-over", false, "bind ports that an older gateway still holds, before that one ends")
+	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 30*time.Second, "how long requests in flight may take at the end")
+	return c
+}
+
+// parseEach parses all values of a repeated flag.
+func parseEach[T any](flag string, values []string, parse func(string) (T, error)) ([]T, error) {
+	parsed := make([]T, 0, len(values))
+	for _, v := range values {
+		p, err := parse(v)
+		if err != nil {
+			return nil, fmt.Errorf("--%s %q: %w", flag, v, err)
+		}
+		parsed = append(parsed, p)
+	}
+	return parsed, nil
+}

@@ -1,0 +1,218 @@
+// Package controller keeps the gateway's data plane and the statuses of Gateway
+// API objects and Ingresses in step with the Kubernetes API.
+//
+// Watches: Gateway, GatewayClass, HTTPRoute, ReferenceGrant, Ingress,
+// IngressClass, Service, EndpointSlice, Namespace, Secrets of type
+// kubernetes.io/tls. Writes: the status of GatewayClass, Gateway, HTTPRoute and
+// Ingress; nothing else.
+//
+// It is level-triggered: an event only says that something must be computed
+// again from the caches. Three loops run side by side so that none waits for
+// another: endpoints to the data plane, routes to the data plane, statuses to
+// the API. While the API is away the data plane keeps what it has.
+//
+// Imported by services/gateway only.
+package controller
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
+
+	"github.com/gantryhq/gantry/services/gateway/proxy"
+	"github.com/gantryhq/gantry/services/gateway/route"
+	"github.com/gantryhq/gantry/services/gateway/translate"
+)
+
+// coalesce is how long events are gathered before they are acted upon. A
+// rolling update changes many slices within a millisecond.
+const coalesce = time.Millisecond
+
+// retryAfter is when a port that could not be opened, or a status that could
+// not be written, is tried again.
+const retryAfter = time.Second
+
+// Config is what a Controller works with.
+type Config struct {
+	Kube    kubernetes.Interface
+	Gateway gatewayclient.Interface
+	Proxy   *proxy.Server
+	// Addresses of the machine that statuses show for sockets bound to all.
+	Addresses []netip.Addr
+	Log       *slog.Logger // or nil for slog.Default()
+}
+
+// Controller is one running controller.
+type Controller struct {
+	cfg        Config
+	log        *slog.Logger
+	caches     *caches
+	translator *translate.Translator
+	ready      chan struct{}
+
+	endpoints, routes, statuses signal
+
+	mu       sync.Mutex
+	services map[types.NamespacedName]bool // guarded by mu: whose endpoints may have changed
+	latest   *outcome                      // guarded by mu: what the statuses should say
+
+	served map[types.NamespacedName][]route.ServicePort // endpoints loop only
+}
+
+// outcome is a translation and how the data plane took it.
+type outcome struct {
+	result *translate.Result
+	where  translate.Reachable
+}
+
+// New returns a controller that does nothing until Run.
+func New(cfg Config) (*Controller, error) {
+	c := &Controller{
+		cfg:        cfg,
+		log:        cmp.Or(cfg.Log, slog.Default()),
+		translator: translate.New(),
+		ready:      make(chan struct{}),
+		endpoints:  newSignal(),
+		routes:     newSignal(),
+		statuses:   newSignal(),
+		services:   map[types.NamespacedName]bool{},
+		served:     map[types.NamespacedName][]route.ServicePort{},
+	}
+	var err error
+	if c.caches, err = newCaches(cfg.Kube, cfg.Gateway, c); err != nil {
+		return nil, fmt.Errorf("prepare informers: %w", err)
+	}
+	return c, nil
+}
+
+// Ready is closed once the data plane has its first configuration.
+func (c *Controller) Ready() <-chan struct{} { return c.ready }
+
+// Run works until ctx ends. Without an API it waits for one.
+func (c *Controller) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { c.caches.run(ctx) })
+	if !c.caches.wait(ctx) {
+		return ctx.Err()
+	}
+	// Endpoints first: no port opens before requests can be forwarded.
+	c.syncEndpoints()
+	c.syncRoutes()
+	close(c.ready)
+	running.Go(func() { c.endpoints.loop(ctx, func() bool { c.syncEndpoints(); return true }) })
+	running.Go(func() { c.routes.loop(ctx, c.syncRoutes) })
+	running.Go(func() { c.statuses.loop(ctx, func() bool { return c.syncStatuses(ctx) }) })
+	c.statuses.set()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// serviceChanged notes that a Service's endpoints must be looked at again.
+func (c *Controller) serviceChanged(name types.NamespacedName) {
+	c.mu.Lock()
+	c.services[name] = true
+	c.mu.Unlock()
+	c.endpoints.set()
+}
+
+// syncEndpoints brings the endpoints of changed Services into the data plane.
+func (c *Controller) syncEndpoints() {
+	c.mu.Lock()
+	names := c.services
+	c.services = map[types.NamespacedName]bool{}
+	c.mu.Unlock()
+
+	var changed []route.Upstream
+	var gone []route.ServicePort
+	for name := range names {
+		before := map[route.ServicePort]bool{}
+		for _, p := range c.served[name] {
+			before[p] = true
+		}
+		delete(c.served, name)
+		if service := c.caches.service(name); service != nil {
+			for _, u := range translate.Upstreams(service, c.caches.slices(name)) {
+				changed = append(changed, u)
+				delete(before, u.Service)
+				c.served[name] = append(c.served[name], u.Service)
+			}
+		}
+		for p := range before {
+			gone = append(gone, p)
+		}
+	}
+	c.cfg.Proxy.SetUpstreams(changed, gone)
+}
+
+// syncRoutes compiles all routes anew and swaps the table. It reports whether
+// every port could be opened.
+func (c *Controller) syncRoutes() bool {
+	result := c.translator.Translate(c.caches.objects())
+	for _, p := range result.Problems {
+		c.log.Warn("route not served as written", "problem", p)
+	}
+	where := translate.Reachable{Addresses: c.cfg.Addresses, Bindings: map[uint16]translate.Binding{}}
+	ok := true
+	for port, b := range c.cfg.Proxy.SetTable(result.Table) {
+		where.Bindings[port] = translate.Binding{Address: b.Address, Err: b.Err}
+		if b.Err != nil {
+			c.log.Error("port of the gateway is not open", "port", port, "error", b.Err)
+			ok = false
+		}
+	}
+	result.Bind(where)
+	c.mu.Lock()
+	c.latest = &outcome{result, where}
+	c.mu.Unlock()
+	c.statuses.set()
+	return ok
+}
+
+// signal wakes a loop; many wake-ups before it runs are one.
+type signal chan struct{}
+
+func newSignal() signal { return make(signal, 1) }
+
+func (s signal) set() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}
+
+// loop calls sync after every wake-up, and again after a while if it was not
+// successful.
+func (s signal) loop(ctx context.Context, sync func() bool) {
+	var retry <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-retry:
+		case <-s:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(coalesce):
+			}
+			// What woke us meanwhile is part of this run.
+			select {
+			case <-s:
+			default:
+			}
+		}
+		retry = nil
+		if !sync() {
+			retry = time.After(retryAfter)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
+
+	"github.com/gantryhq/gantry/services/gateway/controller"
+	"github.com/gantryhq/gantry/services/gateway/proxy"
+)
+
+// Run serves until ctx ends, then closes its ports, lets requests in flight
+// finish and returns nil. It returns an error if it cannot start, or if
+// requests were cut because they took longer than DrainTimeout.
+//
+// Run listens only once it has read the routes, so that a successor never
+// answers for routes it does not know yet. Without an API it waits for one.
+func Run(ctx context.Context, cfg Config) error {
+	if err := cfg.complete(); err != nil {
+		return err
+	}
+	kube, gateways, err := clients(cfg.Client)
+	if err != nil {
+		return fmt.Errorf("connect to the API: %w", err)
+	}
+	accessLog, err := openAccessLog(cfg.AccessLog)
+	if err != nil {
+		return err
+	}
+	var logTo io.Writer
+	if accessLog != nil {
+		defer accessLog.Close()
+		logTo = accessLog
+	}
+	registry := prometheus.NewRegistry()
+	proxyConfig := cfg.proxyConfig(logTo)
+	proxyConfig.Registry = registry
+	dataPlane := proxy.New(proxyConfig)
+	control, err := controller.New(controller.Config{
+		Kube: kube, Gateway: gateways, Proxy: dataPlane, Addresses: cfg.Addresses, Log: cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	admin, err := startAdmin(cfg.Admin, registry, dataPlane, control.Ready())
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+
+	if err := control.Run(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	cfg.Log.Info("gateway drains", "timeout", cfg.DrainTimeout)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainTimeout)
+	defer cancel()
+	return dataPlane.Shutdown(drain)
+}
+
+// clients returns the two client sets over one patient connection: protobuf for
+// built-in kinds, JSON for custom resources, which know nothing else.
+func clients(cfg *rest.Config) (kubernetes.Interface, gatewayclient.Interface, error) {
+	patient := rest.CopyConfig(cfg)
+	patient.Wrap(waitForAPI)
+	patient.UserAgent = "gantry-gateway"
+	patient.QPS = -1 // the number of objects bounds what is sent
+	patient.ContentType = runtime.ContentTypeJSON
+	gateways, errGateways := gatewayclient.NewForConfig(patient)
+
+	compact := rest.CopyConfig(patient)
+	compact.ContentType = runtime.ContentTypeProtobuf
+	compact.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	kube, errKube := kubernetes.NewForConfig(compact)
+	return kube, gateways, errors.Join(errGateways, errKube)
+}

@@ -1,0 +1,226 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/gantryhq/gantry/services/gateway/route"
+)
+
+var (
+	errRequestTimeout = errors.New("the route's request timeout has passed")
+	errBackendTimeout = errors.New("the route's backendRequest timeout has passed")
+)
+
+// handler serves one port.
+type handler struct {
+	server *Server
+	port   *port
+}
+
+// exchange is one request and its response on their way through the gateway.
+type exchange struct {
+	port     *port
+	host     string // of the request, lower case, without port
+	rule     *route.Rule
+	prefix   string
+	backend  *route.Backend
+	pool     *pool
+	endpoint string // last one tried
+	timer    *time.Timer
+}
+
+type exchangeKey struct{}
+
+func exchangeOf(ctx context.Context) *exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
+	return x
+}
+
+func (x *exchange) stopTimer() {
+	if x.timer != nil {
+		x.timer.Stop()
+	}
+}
+
+// ServeHTTP routes, forwards or answers one request, and accounts for it.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s := h.server
+	s.exchanges.Add(1)
+	defer s.exchanges.Done()
+	s.metrics.inFlight.Inc()
+	defer s.metrics.inFlight.Dec()
+
+	x := &exchange{port: h.port, host: hostOf(r)}
+	rec := &recorder{ResponseWriter: w}
+	start := time.Now()
+	// Also when the response is cut, which ReverseProxy does by a panic.
+	defer func() {
+		took := time.Since(start)
+		s.metrics.observe(x, rec.status, took)
+		s.access.write(start, r, x, rec, took)
+	}()
+	h.serve(rec, r, x)
+}
+
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
+	s := h.server
+	table := s.table.Load()
+	if r.TLS != nil && r.TLS.ServerName != "" && !table.SameListener(h.port.number, strings.ToLower(r.TLS.ServerName), x.host) {
+		problem(w, http.StatusMisdirectedRequest, "this connection was opened for another host name")
+		return
+	}
+	if hasDotSegment(r.URL.Path) {
+		problem(w, http.StatusBadRequest, `the path has a "." or ".." segment: send it resolved`)
+		return
+	}
+	hit, ok := table.Lookup(h.port.number, x.host, r.Method, r.URL.Path, &attributes{request: r})
+	if !ok {
+		problem(w, http.StatusNotFound, fmt.Sprintf("no route serves host %q and this path", x.host))
+		return
+	}
+	x.rule, x.prefix = hit.Rule, hit.Prefix
+	switch {
+	case x.rule.Invalid != "":
+		problem(w, http.StatusInternalServerError, "the route is not valid; see its status")
+		return
+	case x.rule.Redirect != nil:
+		h.redirect(w, r, x)
+		return
+	}
+	x.backend = choose(x.rule.Backends)
+	if x.backend == nil || x.backend.Invalid != "" {
+		problem(w, http.StatusInternalServerError, "the route has no valid backend; see its status")
+		return
+	}
+	x.pool = s.upstreams.get(x.backend.Service)
+	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), exchangeKey{}, x))
+	defer cancel(nil)
+	if d := x.rule.RequestTimeout; d > 0 {
+		x.timer = time.AfterFunc(d, func() { cancel(errRequestTimeout) })
+		defer x.timer.Stop()
+	}
+	s.forward.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// choose picks a backend by weight; nil if no weight is above 0.
+func choose(backends []route.Backend) *route.Backend {
+	if len(backends) == 1 && backends[0].Weight > 0 {
+		return &backends[0]
+	}
+	var total int32
+	for i := range backends {
+		total += backends[i].Weight
+	}
+	if total <= 0 {
+		return nil
+	}
+	at := rand.Int32N(total)
+	for i := range backends {
+		if at -= backends[i].Weight; at < 0 {
+			return &backends[i]
+		}
+	}
+	return nil
+}
+
+// failed answers a request that could not be forwarded.
+func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
+	x := exchangeOf(r.Context())
+	switch cause := context.Cause(r.Context()); {
+	case errors.Is(err, errNoEndpoints):
+		w.Header().Set("Retry-After", "1")
+		problem(w, http.StatusServiceUnavailable, fmt.Sprintf("Service %s has no endpoint that is ready", x.backend.Service))
+	case errors.Is(cause, errRequestTimeout), errors.Is(err, errBackendTimeout):
+		problem(w, http.StatusGatewayTimeout, "the backend did not answer in time")
+	case errors.Is(r.Context().Err(), context.Canceled):
+		w.WriteHeader(statusClientGone) // only the log and the metrics see it
+	default:
+		s.log.Debug("forward request", "route", x.rule.Route, "endpoint", x.endpoint, "error", err)
+		problem(w, http.StatusBadGateway, "the backend could not be reached or broke the connection")
+	}
+}
+
+// hostOf is the host a request is for, without port, in lower case.
+func hostOf(r *http.Request) string {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return strings.TrimSuffix(strings.ToLower(host), ".")
+}
+
+// hasDotSegment finds segments that a backend would resolve to another path
+// than the one the route was chosen by.
+func hasDotSegment(path string) bool {
+	if !strings.Contains(path, "/.") {
+		return false
+	}
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+// attributes reads headers and query for the route table, the query only once.
+type attributes struct {
+	request *http.Request
+	query   url.Values
+}
+
+func (a *attributes) Header(name string) (string, bool) {
+	if strings.EqualFold(name, "Host") {
+		return a.request.Host, true
+	}
+	values := a.request.Header.Values(name)
+	return strings.Join(values, ","), len(values) > 0
+}
+
+func (a *attributes) Query(name string) (string, bool) {
+	if a.query == nil {
+		a.query = a.request.URL.Query()
+	}
+	values := a.query[name]
+	if len(values) == 0 {
+		return "", false
+	}
+	return values[0], true
+}
+
+// recorder remembers what was answered.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+// Unwrap lets http.ResponseController reach flushing and hijacking.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+func (r *recorder) WriteHeader(status int) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		r.status = status
+	}
+	if status == statusClientGone {
+		return
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	n, err := r.ResponseWriter.Write(p)
+	r.bytes += int64(n)
+	return n, err
+}

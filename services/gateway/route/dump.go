@@ -1,0 +1,147 @@
+package route
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Dump writes the table for people: the gateway's admin address shows it, and
+// the tests of the translation compare it.
+func (t *Table) Dump(w io.Writer) {
+	for _, p := range t.Ports() {
+		scheme := "http"
+		if p.TLS {
+			scheme = "https"
+		}
+		fmt.Fprintf(w, "port %d %s\n", p.Number, scheme)
+		p.certs.each(func(host string, certs []*Certificate) {
+			for _, c := range certs {
+				fmt.Fprintf(w, "  certificate %s from %s\n", host, c.Source)
+			}
+		})
+		p.listeners.each(func(host string, l *listener) {
+			fmt.Fprintf(w, "  listener %s\n", host)
+			l.hosts.each(func(host string, v *virtualHost) {
+				fmt.Fprintf(w, "    host %s\n", host)
+				v.dump(w)
+			})
+		})
+	}
+}
+
+func (v *virtualHost) dump(w io.Writer) {
+	var entries []entry
+	for _, path := range sortedKeys(v.exact, strings.Compare) {
+		entries = append(entries, v.exact[path]...)
+	}
+	entries = append(entries, v.regex...)
+	longestFirst := func(a, b string) int {
+		if d := strings.Count(b, "/") - strings.Count(a, "/"); d != 0 {
+			return d
+		}
+		return strings.Compare(a, b)
+	}
+	for _, path := range sortedKeys(v.prefix, longestFirst) {
+		entries = append(entries, v.prefix[path]...)
+	}
+	for _, e := range entries {
+		fmt.Fprintf(w, "      %s\n", e.match)
+		e.rule.dump(w)
+	}
+}
+
+func sortedKeys(m map[string][]entry, less func(a, b string) int) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, less)
+	return keys
+}
+
+func (m Match) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s", m.Kind, m.Path)
+	if m.Method != "" {
+		fmt.Fprintf(&b, " method=%s", m.Method)
+	}
+	for _, h := range m.Headers {
+		fmt.Fprintf(&b, " header:%s", h)
+	}
+	for _, q := range m.Query {
+		fmt.Fprintf(&b, " query:%s", q)
+	}
+	return b.String()
+}
+
+func (m ValueMatch) String() string {
+	if m.Pattern != nil {
+		return m.Name + "~" + m.Value
+	}
+	return m.Name + "=" + m.Value
+}
+
+func (r *Rule) dump(w io.Writer) {
+	const indent = "        "
+	fmt.Fprintf(w, "%s-> %s\n", indent, r.Route)
+	for _, t := range []struct {
+		name string
+		d    time.Duration
+	}{{"request timeout", r.RequestTimeout}, {"backend timeout", r.BackendTimeout}} {
+		if t.d != 0 {
+			fmt.Fprintf(w, "%s%s %s\n", indent, t.name, t.d)
+		}
+	}
+	if r.Invalid != "" {
+		fmt.Fprintf(w, "%sINVALID: %s\n", indent, r.Invalid)
+	}
+	r.Filters.dump(w, indent)
+	if d := r.Redirect; d != nil {
+		fmt.Fprintf(w, "%sredirect %d scheme=%q host=%q port=%d path=%s\n", indent, d.Status, d.Scheme, d.Host, d.Port, d.Path)
+	}
+	for _, b := range r.Backends {
+		fmt.Fprintf(w, "%sbackend %s weight %d", indent, b.Service, b.Weight)
+		if b.Invalid != "" {
+			fmt.Fprintf(w, " INVALID: %s", b.Invalid)
+		}
+		fmt.Fprintln(w)
+		b.Filters.dump(w, indent+"  ")
+	}
+}
+
+func (f *Filters) dump(w io.Writer, indent string) {
+	f.Request.dump(w, indent+"request")
+	f.Response.dump(w, indent+"response")
+	if f.Rewrite != nil {
+		fmt.Fprintf(w, "%srewrite host=%q path=%s\n", indent, f.Rewrite.Host, f.Rewrite.Path)
+	}
+}
+
+func (h *HeaderChange) dump(w io.Writer, subject string) {
+	for _, s := range h.Set {
+		fmt.Fprintf(w, "%s header set %s: %s\n", subject, s.Name, s.Value)
+	}
+	for _, a := range h.Add {
+		fmt.Fprintf(w, "%s header add %s: %s\n", subject, a.Name, a.Value)
+	}
+	for _, r := range h.Remove {
+		fmt.Fprintf(w, "%s header remove %s\n", subject, r)
+	}
+}
+
+func (p *PathChange) String() string {
+	switch {
+	case p == nil:
+		return "(same)"
+	case p.Full:
+		return p.Value
+	}
+	return p.Value + "(rest)"
+}
+
+func (s ServicePort) String() string {
+	return fmt.Sprintf("%s/%s:%d", s.Namespace, s.Name, s.Port)
+}

@@ -1,0 +1,332 @@
+// Package route is the gateway's route table: given a port, a host, a path,
+// a method, headers and query parameters it says which rule applies.
+//
+// A Table is immutable once built and may be read by any number of goroutines
+// without locks; a change of configuration builds a new Table and swaps the
+// pointer. Lookups allocate nothing and cost a few hash look-ups whatever the
+// number of routes. The package does no I/O and knows neither Kubernetes
+// objects nor net/http, so that every data plane can use it.
+//
+// Precedence is that of the Gateway API v1 (HTTPRouteRule, HTTPRouteSpec
+// hostnames): the most specific listener host, then the most specific route
+// host, then an exact path, then a regular expression, then the longest path
+// prefix, then a method, then the number of header matches, then of query
+// matches, then the order in which rules were added. A host that matches is
+// final: rules of less specific hosts are not tried after it.
+//
+// Imported by the gateway's translation, controller and data plane only.
+package route
+
+import (
+	"crypto/tls"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Table is the whole configuration of the data plane, except for endpoints,
+// which change much more often and are kept apart.
+type Table struct {
+	ports map[uint16]*Port
+}
+
+// Port is what one listening port serves.
+type Port struct {
+	Number uint16
+	// TLS says whether connections start with a TLS handshake.
+	TLS bool
+
+	listeners hostMap[*listener]
+	certs     hostMap[[]*Certificate]
+}
+
+// Certificate is a key pair and the name of the Secret it came from.
+type Certificate struct {
+	Source string
+	Pair   *tls.Certificate
+}
+
+// listener holds the virtual hosts behind one listener host name.
+type listener struct {
+	hostname string
+	hosts    hostMap[*virtualHost]
+}
+
+// virtualHost holds the rules of one host name, by path.
+type virtualHost struct {
+	hostname string
+	exact    map[string][]entry
+	prefix   map[string][]entry // key without trailing slash; "" is "/"
+	regex    []entry            // longest expression first
+	// depth is the number of slashes of the deepest prefix: no more segments of
+	// a request's path need to be looked at.
+	depth int
+}
+
+type entry struct {
+	match Match
+	rule  *Rule
+	seq   int // order of addition, the last tie-breaker
+}
+
+// PathKind says how a path is compared.
+type PathKind int
+
+// The kinds of path comparison, in order of precedence.
+const (
+	Exact PathKind = iota
+	Regex
+	Prefix
+)
+
+func (k PathKind) String() string { return [...]string{"exact", "regex", "prefix"}[k] }
+
+// Match is one condition of a rule; all parts must hold.
+type Match struct {
+	Kind    PathKind
+	Path    string
+	Pattern *regexp.Regexp // for Regex; must match the whole path
+	Method  string         // or "" for all
+	Headers []ValueMatch
+	Query   []ValueMatch
+}
+
+// ValueMatch compares one header or query parameter.
+type ValueMatch struct {
+	Name    string
+	Value   string
+	Pattern *regexp.Regexp // or nil: Value must be equal
+}
+
+// Rule is what happens to a request that matched.
+type Rule struct {
+	// Route names the object the rule came from, as "HTTPRoute/namespace/name":
+	// the label in metrics and logs.
+	Route    string
+	Filters  Filters
+	Redirect *Redirect
+	Backends []Backend
+	// RequestTimeout limits the whole exchange, BackendTimeout one attempt at
+	// one endpoint; 0 is no limit.
+	RequestTimeout time.Duration
+	BackendTimeout time.Duration
+	// Invalid says why the rule cannot be served, or is empty. Requests that it
+	// matches are answered with status 500 rather than by a rule that a part of
+	// the configuration, such as a filter, was meant to keep them from.
+	Invalid string
+}
+
+// ServicePort names the Kubernetes Service port that a backend stands for.
+type ServicePort struct {
+	Namespace, Name string
+	Port            int32
+}
+
+// Backend is one weighted destination.
+type Backend struct {
+	Service ServicePort
+	Weight  int32
+	Filters Filters
+	// Invalid says why the reference cannot be used, or is empty. Its share of
+	// the requests is answered with status 500, as the Gateway API demands.
+	Invalid string
+}
+
+// Filters change a request on its way to the backend and the response on its
+// way back.
+type Filters struct {
+	Request  HeaderChange
+	Response HeaderChange
+	Rewrite  *Rewrite
+}
+
+// HeaderChange edits headers: first Set, then Add, then Remove.
+type HeaderChange struct {
+	Set, Add []Header
+	Remove   []string
+}
+
+// Header is one header field.
+type Header struct{ Name, Value string }
+
+// Rewrite changes what the backend sees as host and path.
+type Rewrite struct {
+	Host string // or ""
+	Path *PathChange
+}
+
+// PathChange replaces the whole path, or only the prefix that matched.
+type PathChange struct {
+	Full  bool
+	Value string
+}
+
+// Redirect answers with a Location instead of forwarding.
+type Redirect struct {
+	Scheme, Host string // or ""
+	Port         int32  // or 0
+	Path         *PathChange
+	Status       int
+}
+
+// Attributes gives access to the parts of a request that few rules ask for.
+type Attributes interface {
+	// Header returns the values of a header joined with commas, and whether it
+	// is present.
+	Header(name string) (string, bool)
+	// Query returns the first value of a query parameter, and whether it is present.
+	Query(name string) (string, bool)
+}
+
+// Hit is the result of a look-up.
+type Hit struct {
+	Rule *Rule
+	// Prefix is the path prefix that matched, without trailing slash, or "".
+	// Only meaningful if the match was by prefix; rewrites replace it.
+	Prefix string
+}
+
+// Lookup finds the rule for a request. host is in lower case and without port,
+// path starts with a slash and is decoded.
+func (t *Table) Lookup(port uint16, host, method, path string, attributes Attributes) (Hit, bool) {
+	p := t.ports[port]
+	if p == nil {
+		return Hit{}, false
+	}
+	l, ok := p.listeners.find(host)
+	if !ok {
+		return Hit{}, false
+	}
+	v, ok := l.hosts.find(host)
+	if !ok {
+		return Hit{}, false
+	}
+	return v.lookup(method, path, attributes)
+}
+
+// SameListener says whether two host names are served by the same listener of
+// a port. A TLS connection opened for one host may carry requests for another
+// only then.
+func (t *Table) SameListener(port uint16, a, b string) bool {
+	p := t.ports[port]
+	if p == nil {
+		return false
+	}
+	la, okA := p.listeners.find(a)
+	lb, okB := p.listeners.find(b)
+	return okA && okB && la == lb
+}
+
+// Certificates returns the key pairs for a server name, or nil.
+func (t *Table) Certificates(port uint16, serverName string) []*Certificate {
+	p := t.ports[port]
+	if p == nil {
+		return nil
+	}
+	certs, _ := p.certs.find(serverName)
+	return certs
+}
+
+// Ports lists the ports in ascending order.
+func (t *Table) Ports() []*Port {
+	ports := make([]*Port, 0, len(t.ports))
+	for _, p := range t.ports {
+		ports = append(ports, p)
+	}
+	slices.SortFunc(ports, func(a, b *Port) int { return int(a.Number) - int(b.Number) })
+	return ports
+}
+
+func (v *virtualHost) lookup(method, path string, attributes Attributes) (Hit, bool) {
+	if e := first(v.exact[path], method, attributes); e != nil {
+		return Hit{Rule: e.rule}, true
+	}
+	for i := range v.regex {
+		if e := &v.regex[i]; e.match.Pattern.MatchString(path) && e.holds(method, attributes) {
+			return Hit{Rule: e.rule}, true
+		}
+	}
+	for prefix := clip(path, v.depth); ; {
+		if e := first(v.prefix[prefix], method, attributes); e != nil {
+			return Hit{Rule: e.rule, Prefix: prefix}, true
+		}
+		slash := strings.LastIndexByte(prefix, '/')
+		if slash < 0 {
+			return Hit{}, false
+		}
+		prefix = prefix[:slash]
+	}
+}
+
+// clip cuts path after depth segments and removes one trailing slash, so that
+// the longest prefix which can be in the table remains.
+func clip(path string, depth int) string {
+	slashes := 0
+	for i := 0; i < len(path); i++ {
+		if path[i] != '/' {
+			continue
+		}
+		if slashes == depth {
+			return path[:i]
+		}
+		slashes++
+	}
+	return strings.TrimSuffix(path, "/")
+}
+
+func first(entries []entry, method string, attributes Attributes) *entry {
+	for i := range entries {
+		if entries[i].holds(method, attributes) {
+			return &entries[i]
+		}
+	}
+	return nil
+}
+
+// holds checks everything but the path.
+func (e *entry) holds(method string, attributes Attributes) bool {
+	if e.match.Method != "" && e.match.Method != method {
+		return false
+	}
+	for i := range e.match.Headers {
+		if v, ok := attributes.Header(e.match.Headers[i].Name); !ok || !e.match.Headers[i].holds(v) {
+			return false
+		}
+	}
+	for i := range e.match.Query {
+		if v, ok := attributes.Query(e.match.Query[i].Name); !ok || !e.match.Query[i].holds(v) {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *ValueMatch) holds(value string) bool {
+	if m.Pattern != nil {
+		return m.Pattern.MatchString(value)
+	}
+	return m.Value == value
+}
+
+// Routes returns the names of all routes that have a rule in the table.
+func (t *Table) Routes() map[string]bool {
+	names := map[string]bool{}
+	for _, p := range t.ports {
+		p.listeners.each(func(_ string, l *listener) {
+			l.hosts.each(func(_ string, v *virtualHost) {
+				for _, e := range v.regex {
+					names[e.rule.Route] = true
+				}
+				for _, byPath := range []map[string][]entry{v.exact, v.prefix} {
+					for _, entries := range byPath {
+						for _, e := range entries {
+							names[e.rule.Route] = true
+						}
+					}
+				}
+			})
+		})
+	}
+	return names
+}
