@@ -1,0 +1,207 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/engine/network/rtnl"
+)
+
+const ipForward = "net.ipv4.ip_forward"
+
+// openBridge makes the bridge with its addresses and the route of the service range,
+// or completes what is there. It returns index and MTU.
+func (n *Network) openBridge() (index, mtu int, err error) {
+	gw := n.plan.Gateway()
+	mtu = hostMTU()
+	link, err := netlink.LinkByName(n.plan.Bridge)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = n.plan.Bridge, mtu
+		// A fixed address: the kernel's choice would change with the ports.
+		attrs.HardwareAddr = macOf(gw)
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return 0, 0, fmt.Errorf("create bridge %s: %w", n.plan.Bridge, err)
+		}
+		link, err = netlink.LinkByName(n.plan.Bridge)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("find bridge %s: %w", n.plan.Bridge, err)
+	}
+	if link.Type() != "bridge" {
+		return 0, 0, fmt.Errorf("interface %s is a %s, not a bridge: remove it, the name belongs to this data directory", n.plan.Bridge, link.Type())
+	}
+	index = link.Attrs().Index
+	if err := n.setSysctls(); err != nil {
+		return 0, 0, err
+	}
+	err = n.hostDo(
+		rtnl.SetUp(index),
+		rtnl.AddAddr(index, netip.PrefixFrom(gw, n.plan.PodCIDR.Bits()), unix.RT_SCOPE_UNIVERSE).Ignoring(syscall.EEXIST),
+		rtnl.AddAddr(index, netip.PrefixFrom(n.plan.DNS(), 32), unix.RT_SCOPE_HOST).Ignoring(syscall.EEXIST),
+		// The host's own connections to services need a route before they are
+		// translated, also on a machine without a default route.
+		rtnl.AddRoute(rtnl.Route{Dst: n.plan.ServiceCIDR, Index: index, Source: gw}).Ignoring(syscall.EEXIST),
+	)
+	if err != nil {
+		return 0, 0, fmt.Errorf("configure bridge %s: %w", n.plan.Bridge, err)
+	}
+	return index, mtu, nil
+}
+
+// setSysctls sets what routing needs, remembering the former value of the one that
+// is not confined to our bridge.
+func (n *Network) setSysctls() error {
+	own := "net.ipv4.conf." + n.plan.Bridge + "."
+	for _, s := range []sysctl{
+		{own + "route_localnet", "1"},
+		{"net.ipv6.conf." + n.plan.Bridge + ".disable_ipv6", "1"},
+	} {
+		if err := s.write(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	forward := sysctl{ipForward, "1"}
+	before, err := forward.read()
+	if err != nil {
+		return err
+	}
+	if before == forward.value {
+		return nil
+	}
+	if n.plan.Restore == nil {
+		n.plan.Restore = map[string]string{}
+	}
+	n.plan.Restore[ipForward] = before
+	if err := savePlan(n.cfg.DataDir, n.plan); err != nil {
+		return err
+	}
+	return forward.write()
+}
+
+// hostMTU is the MTU of the default route's interface, so that pods' packets need
+// no fragmentation on the way out.
+func hostMTU() int {
+	const ethernet = 1500
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return ethernet
+	}
+	for _, r := range routes {
+		if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil && l.Attrs().MTU > 0 {
+			return l.Attrs().MTU
+		}
+	}
+	return ethernet
+}
+
+// defaultNodeIP is the source address of the default route, else the first global
+// address of the host, else the gateway.
+func defaultNodeIP(gateway netip.Addr) netip.Addr {
+	if routes, err := netlink.RouteGet(net.IPv4(192, 0, 2, 1)); err == nil && len(routes) > 0 {
+		if ip, ok := netip.AddrFromSlice(routes[0].Src); ok && !ip.IsLoopback() {
+			return ip.Unmap()
+		}
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return gateway
+	}
+	for _, a := range addrs {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && a.Scope == unix.RT_SCOPE_UNIVERSE && ip.Unmap() != gateway {
+			return ip.Unmap()
+		}
+	}
+	return gateway
+}
+
+// dropStalePins removes pins without a lease, which an interrupted Attach or a reboot
+// left.
+func (n *Network) dropStalePins() error {
+	entries, err := os.ReadDir(n.netnsDir)
+	if err != nil {
+		return fmt.Errorf("list network namespaces: %w", err)
+	}
+	for _, e := range entries {
+		if _, ok := n.leases.get(e.Name()); ok {
+			continue
+		}
+		if err := unpin(n.pinPath(e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweeper deletes the host ends of interface pairs whose pod was detached and whose
+// namespace is still kept alive by a process that would not die.
+type sweeper struct {
+	do func(...rtnl.Request) error
+
+	mu  sync.Mutex
+	due map[string]time.Time // by name
+}
+
+const sweepAfter = 10 * time.Second
+
+func newSweeper(do func(...rtnl.Request) error) *sweeper {
+	return &sweeper{do: do, due: map[string]time.Time{}}
+}
+
+func (s *sweeper) add(veth string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.due[veth] = time.Now().Add(sweepAfter)
+}
+
+// cancel keeps the interface: its pod is attached again.
+func (s *sweeper) cancel(veth string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.due, veth)
+}
+
+func (s *sweeper) run(ctx context.Context) error {
+	tick := time.NewTicker(sweepAfter / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			if err := s.sweep(now); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (s *sweeper) sweep(now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var requests []rtnl.Request
+	for veth, due := range s.due {
+		if now.After(due) {
+			requests = append(requests, rtnl.DelLink(veth).Ignoring(syscall.ENODEV))
+			delete(s.due, veth)
+		}
+	}
+	if len(requests) == 0 {
+		return nil
+	}
+	return s.do(requests...)
+}

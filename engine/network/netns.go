@@ -1,0 +1,122 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/engine/network/rtnl"
+)
+
+// podNetNS is an open network namespace of a pod.
+type podNetNS struct {
+	fd   int
+	sock *rtnl.Socket
+}
+
+func (p podNetNS) close() {
+	p.sock.Close()
+	unix.Close(p.fd)
+}
+
+// podSysctls are set in every new pod before its interface exists. Pods have no
+// IPv6 network, so the interface is spared its duplicate address detection and
+// multicast reports; the loopback keeps ::1. The other two let processes without
+// privileges bind low ports and send pings, as container runtimes do.
+var podSysctls = []sysctl{
+	{"net.ipv6.conf.default.disable_ipv6", "1"},
+	{"net.ipv4.ip_unprivileged_port_start", "0"},
+	{"net.ipv4.ping_group_range", "0 2147483647"},
+}
+
+// createNetNS makes a network namespace and pins it at path, which must exist as an
+// empty file.
+func createNetNS(path string, sysctls []sysctl) (ns podNetNS, err error) {
+	// A fresh goroutine: when the thread cannot return to the host's namespace the
+	// goroutine ends while locked, and the runtime discards the thread.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		host, herr := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if herr != nil {
+			err = fmt.Errorf("open host network namespace: %w", herr)
+			runtime.UnlockOSThread()
+			return
+		}
+		defer unix.Close(host)
+		ns, err = enterNewNetNS(path, sysctls)
+		if serr := unix.Setns(host, unix.CLONE_NEWNET); serr != nil {
+			err = errors.Join(err, fmt.Errorf("return to the host network namespace: %w", serr))
+			return
+		}
+		runtime.UnlockOSThread()
+	}()
+	<-done
+	return ns, err
+}
+
+// enterNewNetNS leaves the calling thread in the new namespace.
+func enterNewNetNS(path string, sysctls []sysctl) (podNetNS, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return podNetNS{}, fmt.Errorf("create network namespace: %w", err)
+	}
+	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+		return podNetNS{}, fmt.Errorf("pin network namespace at %s: %w", path, err)
+	}
+	for _, s := range sysctls {
+		// A kernel without IPv6 or without one of them needs no setting.
+		if err := s.write(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return podNetNS{}, err
+		}
+	}
+	return openPodSockets()
+}
+
+func openPodSockets() (podNetNS, error) {
+	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return podNetNS{}, fmt.Errorf("open network namespace: %w", err)
+	}
+	sock, err := rtnl.Open()
+	if err != nil {
+		unix.Close(fd)
+		return podNetNS{}, err
+	}
+	return podNetNS{fd, sock}, nil
+}
+
+// isPinned reports whether a network namespace is mounted at path. After a reboot
+// the file may still be there, without a namespace.
+func isPinned(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
+// unpin removes the pin. The kernel deletes the namespace, and with it the interface
+// pair, once the last process in it is gone. Nothing pinned is no error.
+func unpin(path string) error {
+	for isPinned(path) {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unpin network namespace %s: %w", path, err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove network namespace pin: %w", err)
+	}
+	return nil
+}
+
+// prepareNetNSDir makes the directory of the pins.
+func prepareNetNSDir(dataDir string) (string, error) {
+	dir := filepath.Join(dataDir, "run", "netns")
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return "", fmt.Errorf("create network namespace directory: %w", err)
+	}
+	return dir, nil
+}

@@ -1,0 +1,295 @@
+// Package rtnl sends batches of rtnetlink requests: several changes to links,
+// addresses, routes and neighbours in one system call, with all answers awaited.
+//
+// Creating a pod's interface pair with the peer already in the pod's network
+// namespace and the host end already on the bridge is one request here; the
+// usual create, then move, then enslave costs more than ten times as much because
+// each step waits for the kernel's RCU grace periods.
+//
+// A [Socket] belongs to the network namespace in which its thread was when it
+// was opened, and may be used from any thread afterwards. It is not safe for
+// concurrent use. Only engine/network imports this package.
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Socket is a route netlink socket of one network namespace.
+type Socket struct {
+	fd  int
+	seq uint32
+	buf []byte
+}
+
+// Open opens a socket in the calling thread's network namespace.
+func Open() (*Socket, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open route netlink socket: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("bind route netlink socket: %w", err)
+	}
+	// Best effort: without it the answers repeat the whole request.
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	return &Socket{fd: fd, buf: make([]byte, 16<<10)}, nil
+}
+
+// Close closes the socket.
+func (s *Socket) Close() error { return unix.Close(s.fd) }
+
+// Request is one change, built by the functions of this package.
+type Request struct {
+	what   string
+	req    *nl.NetlinkRequest
+	ignore []syscall.Errno
+}
+
+// Ignoring makes the batch treat the given errors of this request as success.
+func (r Request) Ignoring(errs ...syscall.Errno) Request {
+	r.ignore = append(r.ignore, errs...)
+	return r
+}
+
+// Do sends all requests in one system call and waits for all answers. The kernel
+// carries on after a request that failed; Do returns all failures joined.
+func (s *Socket) Do(requests ...Request) error {
+	var out []byte
+	first := s.seq + 1
+	for _, r := range requests {
+		s.seq++
+		r.req.Seq = s.seq
+		out = append(out, r.req.Serialize()...)
+	}
+	if err := unix.Sendto(s.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("send route netlink batch: %w", err)
+	}
+	var errs []error
+	for left := len(requests); left > 0; {
+		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("receive route netlink answers: %w", err)
+		}
+		msgs, err := syscall.ParseNetlinkMessage(s.buf[:n])
+		if err != nil {
+			return fmt.Errorf("parse route netlink answers: %w", err)
+		}
+		for _, m := range msgs {
+			i := m.Header.Seq - first
+			if m.Header.Type != unix.NLMSG_ERROR || i >= uint32(len(requests)) {
+				continue
+			}
+			left--
+			if err := requests[i].result(m.Data); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r Request) result(answer []byte) error {
+	code := int32(nl.NativeEndian().Uint32(answer[:4]))
+	if code == 0 {
+		return nil
+	}
+	errno := syscall.Errno(-code)
+	for _, e := range r.ignore {
+		if errno == e {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %w", r.what, errno)
+}
+
+const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL | unix.NLM_F_ACK
+
+// AddVeth creates the pair (name, peer): name is up, has index, and is a port of the
+// bridge with index master; peer is down, in the namespace behind netns, with the
+// hardware address mac. Raising the peer is a request of its own: the kernel refuses
+// to create it up before it is paired.
+func AddVeth(name string, master int, peer string, netns int, mac net.HardwareAddr, mtu int) Request {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, create)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
+	// One queue each: the default is one per possible processor, whose memory
+	// nobody uses.
+	req.AddData(nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	p := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	p.AddChild(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	p.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(peer))
+	p.AddRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1))
+	p.AddRtAttr(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1))
+	p.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu)))
+	p.AddRtAttr(unix.IFLA_ADDRESS, []byte(mac))
+	p.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(netns)))
+	req.AddData(info)
+	return Request{what: "create interface pair " + name, req: req}
+}
+
+// SetUp raises the link with this index.
+func SetUp(index int) Request {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
+	req.AddData(msg)
+	return Request{what: fmt.Sprintf("raise link %d", index), req: req}
+}
+
+// DelLink deletes the link with this name.
+func DelLink(name string) Request {
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	return Request{what: "delete link " + name, req: req}
+}
+
+// AddAddr gives the link an address. An address of host scope is never chosen as
+// the source of traffic that leaves the machine.
+func AddAddr(index int, addr netip.Prefix, scope uint8) Request {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWADDR, create)
+	msg := nl.NewIfAddrmsg(unix.AF_INET)
+	msg.Index = uint32(index)
+	msg.Prefixlen = uint8(addr.Bits())
+	msg.Scope = scope
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFA_LOCAL, addr.Addr().AsSlice()))
+	req.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, addr.Addr().AsSlice()))
+	return Request{what: "add address " + addr.String(), req: req}
+}
+
+// Route is a unicast route of the main table. The zero Gateway means on-link, the
+// zero Source lets the kernel choose.
+type Route struct {
+	Dst     netip.Prefix
+	Index   int
+	Gateway netip.Addr
+	Source  netip.Addr
+}
+
+// AddRoute adds a route.
+func AddRoute(r Route) Request {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, create)
+	msg := nl.NewRtMsg()
+	msg.Family = unix.AF_INET
+	msg.Dst_len = uint8(r.Dst.Bits())
+	msg.Scope = unix.RT_SCOPE_LINK
+	if r.Gateway.IsValid() {
+		msg.Scope = unix.RT_SCOPE_UNIVERSE
+	}
+	req.AddData(msg)
+	if r.Dst.Bits() > 0 {
+		req.AddData(nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice()))
+	}
+	if r.Gateway.IsValid() {
+		req.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, r.Gateway.AsSlice()))
+	}
+	if r.Source.IsValid() {
+		req.AddData(nl.NewRtAttr(unix.RTA_PREFSRC, r.Source.AsSlice()))
+	}
+	req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(r.Index))))
+	return Request{what: "add route to " + r.Dst.String(), req: req}
+}
+
+// neighMsg is struct ndmsg of linux/neighbour.h.
+func neighMsg(index int, state uint16) []byte {
+	m := make([]byte, 12)
+	m[0] = unix.AF_INET
+	nl.NativeEndian().PutUint32(m[4:], uint32(index))
+	nl.NativeEndian().PutUint16(m[8:], state)
+	return m
+}
+
+// SetNeigh makes the hardware address of a neighbour known for good.
+func SetNeigh(index int, addr netip.Addr, mac net.HardwareAddr) Request {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
+	req.AddRawData(neighMsg(index, unix.NUD_PERMANENT))
+	req.AddRawData(nl.NewRtAttr(unix.NDA_DST, addr.AsSlice()).Serialize())
+	req.AddRawData(nl.NewRtAttr(unix.NDA_LLADDR, mac).Serialize())
+	return Request{what: "add neighbour " + addr.String(), req: req}
+}
+
+// DelNeigh forgets a neighbour.
+func DelNeigh(index int, addr netip.Addr) Request {
+	req := nl.NewNetlinkRequest(unix.RTM_DELNEIGH, unix.NLM_F_ACK)
+	req.AddRawData(neighMsg(index, 0))
+	req.AddRawData(nl.NewRtAttr(unix.NDA_DST, addr.AsSlice()).Serialize())
+	return Request{what: "delete neighbour " + addr.String(), req: req}
+}
+
+// PortForwarding reports whether the named link is a bridge port that forwards.
+func (s *Socket) PortForwarding(name string) (bool, error) {
+	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h
+	s.seq++
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	req.Seq = s.seq
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
+	if err := unix.Sendto(s.fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return false, fmt.Errorf("ask for link %s: %w", name, err)
+	}
+	for {
+		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("receive link %s: %w", name, err)
+		}
+		msgs, err := syscall.ParseNetlinkMessage(s.buf[:n])
+		if err != nil {
+			return false, fmt.Errorf("parse link %s: %w", name, err)
+		}
+		for _, m := range msgs {
+			if m.Header.Seq != s.seq {
+				continue
+			}
+			if m.Header.Type == unix.NLMSG_ERROR {
+				return false, Request{what: "ask for link " + name}.result(m.Data)
+			}
+			return portForwarding(m.Data[unix.SizeofIfInfomsg:])
+		}
+	}
+}
+
+// portForwarding finds IFLA_LINKINFO / IFLA_INFO_SLAVE_DATA / IFLA_BRPORT_STATE.
+func portForwarding(attrs []byte) (bool, error) {
+	const stateForwarding = 3 // BR_STATE_FORWARDING of linux/if_bridge.h
+	for _, want := range []uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_SLAVE_DATA, nl.IFLA_BRPORT_STATE} {
+		list, err := nl.ParseRouteAttr(attrs)
+		if err != nil {
+			return false, fmt.Errorf("parse bridge port: %w", err)
+		}
+		attrs = nil
+		for _, a := range list {
+			if a.Attr.Type&^unix.NLA_F_NESTED == want {
+				attrs = a.Value
+			}
+		}
+		if attrs == nil {
+			return false, nil
+		}
+	}
+	return len(attrs) > 0 && attrs[0] == stateForwarding, nil
+}
