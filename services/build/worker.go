@@ -1,0 +1,304 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	ctdsnapshots "github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/containerd/containerd/v2/plugins/snapshots/native"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/cmd/buildkitd/config"
+	"github.com/moby/buildkit/control"
+	"github.com/moby/buildkit/executor/oci"
+	"github.com/moby/buildkit/frontend"
+	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
+	"github.com/moby/buildkit/frontend/gateway"
+	"github.com/moby/buildkit/frontend/gateway/forwarder"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/util/db/boltutil"
+	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/moby/buildkit/util/network/cniprovider"
+	"github.com/moby/buildkit/util/network/netproviders"
+	"github.com/moby/buildkit/util/resolver"
+	"github.com/moby/buildkit/worker"
+	"github.com/moby/buildkit/worker/base"
+	"github.com/moby/buildkit/worker/runc"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/gantryhq/gantry/internal/librarylog"
+)
+
+// WorkerConfig says where a worker works.
+type WorkerConfig struct {
+	DataDir string // cache under DataDir/build, socket under DataDir/run
+
+	IdleTimeout   time.Duration // the worker ends after so long without a build; 0 means 5 minutes
+	MaxCacheBytes int64         // 0 means 10 GB
+
+	Log *slog.Logger // nil means slog.Default()
+}
+
+const (
+	defaultIdle     = 5 * time.Minute
+	defaultMaxCache = 10 << 30
+	stopPatience    = 10 * time.Second
+	keptHistory     = 10 // finished builds that BuildKit remembers
+
+	// minFreePercent of the disk is what pruning tries to leave to others.
+	minFreePercent = 5
+)
+
+// paths are the worker's files, known to client and worker.
+type paths struct{ dir, socket, lock, log string }
+
+func pathsOf(dataDir string) paths {
+	dir := filepath.Join(dataDir, "build")
+	return paths{
+		dir:    dir,
+		socket: filepath.Join(dataDir, "run", "build.sock"),
+		lock:   filepath.Join(dir, "worker.lock"),
+		log:    filepath.Join(dir, "worker.log"),
+	}
+}
+
+// Worker serves builds on DataDir/run/build.sock until ctx ends or nobody has
+// built for a while. When another worker already serves the directory it
+// returns nil at once. Call it from a process of its own: it starts runc, and
+// BuildKit keeps process-wide state.
+func Worker(ctx context.Context, cfg WorkerConfig) error {
+	if cfg.IdleTimeout == 0 {
+		cfg.IdleTimeout = defaultIdle
+	}
+	if cfg.MaxCacheBytes == 0 {
+		cfg.MaxCacheBytes = defaultMaxCache
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	librarylog.Redirect(cfg.Log)
+	abs, err := filepath.Abs(cfg.DataDir)
+	if err != nil {
+		return fmt.Errorf("start build worker: %w", err)
+	}
+	cfg.DataDir = abs
+	p := pathsOf(abs)
+	for _, dir := range []string{p.dir, filepath.Dir(p.socket)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("start build worker: %w", err)
+		}
+	}
+	unlock, err := lockDir(p.lock)
+	if errors.Is(err, errLocked) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("start build worker: %w", err)
+	}
+	defer unlock()
+	defer removeCgroups(abs)
+	if err := serve(ctx, cfg, p); err != nil {
+		return fmt.Errorf("build worker: %w", err)
+	}
+	return nil
+}
+
+func serve(ctx context.Context, cfg WorkerConfig, p paths) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	controller, err := newController(ctx, cfg, p)
+	if err != nil {
+		return err
+	}
+	idle := newIdleTimer(cfg.IdleTimeout, stop)
+	server := grpc.NewServer(
+		grpc.StatsHandler(idle),
+		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor),
+		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
+		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
+		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
+	)
+	controller.Register(server)
+
+	// We hold the lock: a socket that exists is a leftover.
+	if err := os.Remove(p.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, controller.Close())
+	}
+	listener, err := listenPrivately(p.socket)
+	if err != nil {
+		return errors.Join(err, controller.Close())
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		// New clients find no socket and start the next worker, which waits
+		// for our lock.
+		force := time.AfterFunc(stopPatience, server.Stop)
+		server.GracefulStop()
+		force.Stop()
+	}
+	return errors.Join(err, controller.Close())
+}
+
+// listenPrivately makes a socket that only its owner can open.
+func listenPrivately(path string) (net.Listener, error) {
+	old := unix.Umask(0o177)
+	defer unix.Umask(old)
+	return net.Listen("unix", path)
+}
+
+// newController puts BuildKit together.
+func newController(ctx context.Context, cfg WorkerConfig, p paths) (*control.Controller, error) {
+	w, err := newOCIWorker(ctx, cfg, p)
+	if err != nil {
+		return nil, err
+	}
+	workers := &worker.Controller{}
+	if err := workers.Add(w); err != nil {
+		return nil, err
+	}
+	sessions, err := session.NewManager()
+	if err != nil {
+		return nil, err
+	}
+	custom, err := gateway.NewGatewayFrontend(workers.Infos(), nil)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := bboltcachestorage.NewStore(filepath.Join(p.dir, "cache.db"))
+	if err != nil {
+		return nil, fmt.Errorf("open build cache: %w", err)
+	}
+	history, err := boltutil.SafeOpen(filepath.Join(p.dir, "history.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return nil, fmt.Errorf("open build history: %w", err)
+	}
+	kept := int64(keptHistory)
+	return control.NewController(control.Opt{
+		SessionManager:   sessions,
+		WorkerController: workers,
+		Frontends: map[string]frontend.Frontend{
+			"dockerfile.v0": forwarder.NewGatewayForwarder(workers.Infos(), dockerfile.Build),
+			"gateway.v0":    custom,
+		},
+		CacheManager:   solver.NewCacheManager(ctx, "local", cache, worker.NewCacheResultStorage(workers)),
+		Entitlements:   []string{"network.host"}, // steps have the host's network anyway
+		HistoryDB:      history,
+		CacheStore:     cache,
+		LeaseManager:   w.LeaseManager(),
+		ContentStore:   w.ContentStore(),
+		HistoryConfig:  &config.HistoryConfig{MaxEntries: &kept},
+		GarbageCollect: w.GarbageCollect,
+		GracefulStop:   ctx.Done(),
+	})
+}
+
+// newOCIWorker is the part of BuildKit that runs steps, with runc, and keeps
+// their results.
+func newOCIWorker(ctx context.Context, cfg WorkerConfig, p paths) (*base.Worker, error) {
+	opt, err := runc.NewWorkerOpt(p.dir, snapshotter(p.dir, cfg.Log), false, oci.ProcessSandbox, nil, nil,
+		netproviders.Opt{Mode: "host", CNI: cniprovider.Opt{Root: p.dir}},
+		nil, "", "", false, nil, "", cgroupParent(cfg.DataDir), nil)
+	if err != nil {
+		return nil, fmt.Errorf("prepare runc: %w", err)
+	}
+	opt.GCPolicy = gcPolicy(cfg.MaxCacheBytes, p.dir)
+	opt.RegistryHosts = resolver.NewRegistryConfig(nil) // loopback by HTTP, others by HTTPS
+	w, err := base.NewWorker(ctx, opt)
+	if err != nil {
+		return nil, fmt.Errorf("open build state: %w", err)
+	}
+	return w, nil
+}
+
+// snapshotter is overlay where the file system can, else plain copies.
+func snapshotter(dir string, log *slog.Logger) runc.SnapshotterFactory {
+	if err := overlayutils.Supported(dir); err != nil {
+		log.Warn("builds copy files instead of using overlay mounts, which is slow", "dir", dir, "err", err)
+		return runc.SnapshotterFactory{Name: "native", New: native.NewSnapshotter}
+	}
+	return runc.SnapshotterFactory{Name: "overlayfs", New: func(root string) (ctdsnapshots.Snapshotter, error) {
+		return overlay.NewSnapshotter(root, overlay.AsynchronousRemove)
+	}}
+}
+
+// gcPolicy drops what is cheap to get again first (contexts, downloads, cache
+// mounts of two days ago), then the rest, until the cache fits.
+func gcPolicy(maxBytes int64, dir string) []client.PruneInfo {
+	var st unix.Statfs_t
+	minFree := int64(0)
+	if err := unix.Statfs(dir, &st); err == nil {
+		minFree = int64(st.Blocks) * st.Bsize / 100 * minFreePercent
+	}
+	return []client.PruneInfo{
+		{
+			Filter:       []string{"type==source.local,type==exec.cachemount,type==source.git.checkout"},
+			KeepDuration: 48 * time.Hour,
+			MaxUsedSpace: maxBytes / 10,
+		},
+		{KeepDuration: 60 * 24 * time.Hour, MaxUsedSpace: maxBytes, MinFreeSpace: minFree},
+		{MaxUsedSpace: maxBytes, MinFreeSpace: minFree},
+		{All: true, MaxUsedSpace: maxBytes, MinFreeSpace: minFree},
+	}
+}
+
+// cgroupParent names the cgroup of all steps of this instance.
+func cgroupParent(dataDir string) string {
+	return fmt.Sprintf("gantry-build-%x", sha256.Sum256([]byte(dataDir)))[:len("gantry-build-")+8]
+}
+
+// removeCgroups removes what runc leaves: the empty parents of the steps' cgroups.
+func removeCgroups(dataDir string) {
+	for _, pattern := range []string{"/sys/fs/cgroup/%s", "/sys/fs/cgroup/*/%s"} {
+		dirs, err := filepath.Glob(fmt.Sprintf(pattern, cgroupParent(dataDir)))
+		if err != nil {
+			continue // the pattern is constant and valid
+		}
+		for _, dir := range dirs {
+			// A step that is still running keeps its cgroup: these fail, rightly.
+			_ = os.Remove(filepath.Join(dir, "buildkit"))
+			_ = os.Remove(dir)
+		}
+	}
+}
+
+var errLocked = errors.New("locked by another process")
+
+// lockDir takes the lock file at path and writes our process id into it.
+func lockDir(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close() // nothing was written
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errLocked
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err := f.Truncate(0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { _ = f.Close() }, nil // closing releases the lock
+}
