@@ -3,10 +3,12 @@ package app
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
 )
 
 const (
@@ -131,4 +133,19 @@ func removeNull(m map[string]any) {
 
 func (a *Application) warnf(format string, args ...any) {
 	a.Warnings = append(a.Warnings, fmt.Sprintf(format, args...))
+}
+
+// Write prints the objects as one YAML stream, as kubectl apply -f - reads it.
+// Images that are built are written under their unpinned names.
+func (a *Application) Write(out io.Writer) error {
+	for _, o := range a.Objects {
+		content, err := yaml.Marshal(o.Object)
+		if err != nil {
+			return fmt.Errorf("%s: %w", o.Origin, err)
+		}
+		if _, err := fmt.Fprintf(out, "---\n# %s\n%s", o.Origin, content); err != nil {
+			return fmt.Errorf("write %s: %w", o, err)
+		}
+	}
+	return nil
 }
