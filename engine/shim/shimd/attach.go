@@ -5,8 +5,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gantryhq/gantry/engine/shim/protocol"
 )
 
@@ -22,9 +20,10 @@ func (s *Server) attach(conn *net.UnixConn, req *protocol.Request, files map[str
 		return err
 	}
 	for name, f := range files {
-		if files[name], err = pollable(f); err != nil {
+		if files[name], err = protocol.Pollable(f); err != nil {
 			return err
 		}
+		f.Close()
 	}
 	client := newSink(files["stdout"], files["stderr"])
 	defer client.close()
@@ -100,20 +99,4 @@ func (c *container) copyInput(input *os.File) {
 		c.stdin.Write([]byte{4}) // end of file, as a person types it
 	}
 	c.closeInput()
-}
-
-// pollable makes a received descriptor one that a goroutine can wait for, and
-// takes the place of f.
-func pollable(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	name := f.Name()
-	f.Close()
-	if err != nil {
-		return nil, os.NewSyscallError("dup", err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
 }

@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gantryhq/gantry/engine/shim/protocol"
 )
 
@@ -33,30 +31,7 @@ func (s *consoleSocket) wait() (*os.File, error) {
 	if err := s.listener.SetDeadline(time.Now().Add(consoleTimeout)); err != nil {
 		return nil, err
 	}
-	conn, err := s.listener.AcceptUnix()
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	name := make([]byte, 4096)
-	rights := make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := conn.ReadMsgUnix(name, rights)
-	if err != nil {
-		return nil, err
-	}
-	messages, err := unix.ParseSocketControlMessage(rights[:n])
-	if err != nil || len(messages) != 1 {
-		return nil, protocol.Errorf(protocol.CodeFailed, "no terminal arrived on the console socket")
-	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return nil, protocol.Errorf(protocol.CodeFailed, "no terminal arrived on the console socket")
-	}
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		unix.Close(fds[0])
-		return nil, err
-	}
-	return os.NewFile(uintptr(fds[0]), "terminal"), nil
+	return protocol.AcceptTerminal(s.listener)
 }
 
 func (s *consoleSocket) close() {

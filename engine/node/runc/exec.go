@@ -1,0 +1,272 @@
+package runc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/engine/node/runtime"
+	"github.com/gantryhq/gantry/engine/shim"
+	"github.com/gantryhq/gantry/engine/shim/protocol"
+)
+
+// drainIdle is how long the output of an ended process may be silent before it
+// is given up: a background process can hold it open for ever.
+const drainIdle = 500 * time.Millisecond
+
+// execName names the files of one exec in a container's directory.
+func (d *Driver) execName() string { return fmt.Sprintf("exec-%d", d.execs.Add(1)) }
+
+// Exec runs a process in a running container and returns its exit code. Ending
+// ctx kills the process.
+func (d *Driver) Exec(ctx context.Context, id string, e runtime.Exec, s runtime.Streams) (int, error) {
+	r, err := d.record(id)
+	if err != nil {
+		return 0, fmt.Errorf("exec: %w", err)
+	}
+	code, err := d.exec(ctx, r, e, s)
+	if err != nil {
+		return 0, fmt.Errorf("exec in container %q: %w", id, err)
+	}
+	return code, nil
+}
+
+func (d *Driver) exec(ctx context.Context, r *record, e runtime.Exec, s runtime.Streams) (int, error) {
+	if len(e.Args) == 0 {
+		return 0, errors.New("no command was given")
+	}
+	base := filepath.Join(d.dir(r.ID), d.execName())
+	files := execFiles{process: base + ".json", pid: base + ".pid", log: base + ".log", console: filepath.Base(base) + ".sock"}
+	defer files.remove(d.dir(r.ID))
+	if err := writeJSON(files.process, execProcess(r, e, s.TTY)); err != nil {
+		return 0, err
+	}
+	pipes, err := openExecStreams(d.dir(r.ID), files.console, s)
+	if err != nil {
+		return 0, err
+	}
+	defer pipes.close()
+
+	command := append(d.runtimeCommand(r, files.log), "exec", "--detach", "--pid-file", files.pid, "--process", files.process)
+	if s.TTY {
+		command = append(command, "--console-socket", files.console)
+	}
+	process, err := d.startExec(ctx, r, protocol.Exec{Command: append(command, r.ID), PIDFile: files.pid, Env: runtimeEnv()}, pipes)
+	if err != nil {
+		return 0, explain(err, files.log)
+	}
+	defer process.Close()
+	if err := pipes.connect(s); err != nil {
+		return 0, err
+	}
+	code, err := process.Wait()
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
+	if err != nil {
+		return 0, err
+	}
+	pipes.drain()
+	return code, nil
+}
+
+// startExec runs the OCI runtime; only this part counts against the bound.
+func (d *Driver) startExec(ctx context.Context, r *record, e protocol.Exec, pipes *execStreams) (*shim.Process, error) {
+	select {
+	case d.slots <- struct{}{}:
+		defer func() { <-d.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	process, err := d.shim.Exec(ctx, r.ID, e, pipes.theirs)
+	pipes.closeTheirs()
+	return process, err
+}
+
+// execProcess is the container's first process with another command.
+func execProcess(r *record, e runtime.Exec, tty bool) any {
+	p := *r.Process
+	p.Args = e.Args
+	p.Env = append(append([]string{}, p.Env...), e.Env...)
+	p.Terminal = tty
+	if e.Cwd != "" {
+		p.Cwd = e.Cwd
+	}
+	if e.User != nil {
+		p.User = user(*e.User)
+	}
+	return p
+}
+
+type execFiles struct{ process, pid, log, console string }
+
+func (f execFiles) remove(dir string) {
+	for _, path := range []string{f.process, f.pid, f.log, filepath.Join(dir, f.console)} {
+		os.Remove(path)
+	}
+}
+
+// execStreams are both ends of an exec's streams.
+type execStreams struct {
+	theirs         shim.Files
+	stdin          *os.File // our ends, or nil
+	stdout, stderr *os.File
+	console        *net.UnixListener
+	terminal       *os.File
+
+	copies sync.WaitGroup // of output
+	ended  chan struct{}  // closed when the process has ended
+}
+
+func openExecStreams(dir, console string, s runtime.Streams) (*execStreams, error) {
+	x := &execStreams{ended: make(chan struct{})}
+	var err error
+	if s.TTY {
+		x.console, err = protocol.Listen(dir, console)
+		return x, err
+	}
+	open := func(wanted bool, reader, writer **os.File) {
+		if wanted && err == nil {
+			*reader, *writer, err = os.Pipe()
+		}
+	}
+	open(s.Stdin != nil, &x.theirs.Stdin, &x.stdin)
+	open(s.Stdout != nil, &x.stdout, &x.theirs.Stdout)
+	open(s.Stderr != nil, &x.stderr, &x.theirs.Stderr)
+	if err != nil {
+		x.close()
+	}
+	return x, err
+}
+
+// connect begins to copy once the process runs.
+func (x *execStreams) connect(s runtime.Streams) error {
+	if x.console != nil {
+		if err := x.acceptTerminal(); err != nil {
+			return err
+		}
+		x.stdin, x.stdout = x.terminal, x.terminal
+		go x.resize(s.Resize)
+	}
+	if s.Stdin != nil {
+		go func() {
+			io.Copy(x.stdin, s.Stdin)
+			if x.terminal == nil {
+				x.stdin.Close()
+			} else {
+				x.terminal.Write([]byte{4}) // end of file, as a person types it
+			}
+		}()
+	}
+	x.copyOut(x.stdout, s.Stdout)
+	x.copyOut(x.stderr, s.Stderr)
+	return nil
+}
+
+func (x *execStreams) acceptTerminal() (err error) {
+	x.console.SetDeadline(time.Now().Add(10 * time.Second))
+	x.terminal, err = protocol.AcceptTerminal(x.console)
+	return err
+}
+
+// resize applies window sizes until the process ended.
+func (x *execStreams) resize(sizes <-chan runtime.Size) {
+	for {
+		select {
+		case <-x.ended:
+			return
+		case size, ok := <-sizes:
+			if !ok {
+				return
+			}
+			raw, err := x.terminal.SyscallConn()
+			if err != nil {
+				return
+			}
+			raw.Control(func(fd uintptr) {
+				unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Height, Col: size.Width})
+			})
+		}
+	}
+}
+
+// copyOut copies output until its end, or after the process ended until it is silent.
+func (x *execStreams) copyOut(from *os.File, to io.Writer) {
+	if from == nil || to == nil {
+		return
+	}
+	x.copies.Add(1)
+	go func() {
+		defer x.copies.Done()
+		b := make([]byte, 32<<10)
+		for {
+			n, err := from.Read(b)
+			if n > 0 {
+				if _, writeErr := to.Write(b[:n]); writeErr != nil {
+					return
+				}
+			}
+			switch {
+			case errors.Is(err, os.ErrDeadlineExceeded) && n == 0 && x.silent(from):
+				return
+			case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+				return
+			}
+		}
+	}()
+}
+
+// silent extends the deadline that drain has set; false means something came.
+func (x *execStreams) silent(from *os.File) bool {
+	readable := false
+	raw, err := from.SyscallConn()
+	if err != nil {
+		return true
+	}
+	raw.Control(func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		readable = err == nil && n > 0
+	})
+	from.SetReadDeadline(time.Now().Add(drainIdle))
+	return !readable
+}
+
+// drain waits for the rest of the output of a process that has ended.
+func (x *execStreams) drain() {
+	close(x.ended)
+	for _, f := range []*os.File{x.stdout, x.stderr} {
+		if f != nil {
+			f.SetReadDeadline(time.Now().Add(drainIdle))
+		}
+	}
+	x.copies.Wait()
+}
+
+func (x *execStreams) closeTheirs() {
+	for _, f := range []*os.File{x.theirs.Stdin, x.theirs.Stdout, x.theirs.Stderr} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	x.theirs = shim.Files{}
+}
+
+func (x *execStreams) close() {
+	x.closeTheirs()
+	for _, f := range []*os.File{x.stdin, x.stdout, x.stderr} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if x.console != nil {
+		x.console.Close()
+	}
+}

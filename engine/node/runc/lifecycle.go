@@ -1,0 +1,234 @@
+package runc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/engine/node/runtime"
+	"github.com/gantryhq/gantry/engine/shim/protocol"
+)
+
+// removeTimeout bounds the removal of what a failed or interrupted start left.
+const removeTimeout = 30 * time.Second
+
+// List returns all containers. It also removes what interrupted starts left.
+func (d *Driver) List(ctx context.Context) ([]runtime.State, error) {
+	candidates, err := d.idle()
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	held, err := d.shim.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	d.mu.Lock()
+	states := make([]runtime.State, 0, len(held))
+	for _, s := range held {
+		delete(candidates, s.ID)
+		if r := d.known[s.ID]; r != nil && s.Phase != protocol.Starting {
+			states = append(states, r.state(s))
+		}
+	}
+	d.mu.Unlock()
+	return states, d.sweep(ctx, candidates)
+}
+
+// idle returns the containers with a directory on which nobody works, with
+// their records if they have one.
+func (d *Driver) idle() (map[string]*record, error) {
+	entries, err := os.ReadDir(d.containersDir())
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	idle := map[string]*record{}
+	for _, e := range entries {
+		if id := e.Name(); !d.busy[id] && checkID(id) == nil {
+			idle[id] = d.known[id]
+		}
+	}
+	return idle, nil
+}
+
+// sweep removes containers that had a directory but that the shim did not hold:
+// somebody died while they were made or removed.
+func (d *Driver) sweep(ctx context.Context, orphans map[string]*record) error {
+	var problems []error
+	for id, seen := range orphans {
+		d.mu.Lock()
+		mine := !d.busy[id] && d.known[id] == seen
+		if mine {
+			d.busy[id] = true
+			delete(d.known, id)
+		}
+		d.mu.Unlock()
+		if !mine {
+			continue
+		}
+		d.log.Warn("removing a half-made container: its start or removal was interrupted", "container", id)
+		r, err := d.readRecord(id)
+		if err != nil {
+			r = &record{ID: id} // it got no further than its directory
+		}
+		if err := d.destroy(ctx, r); err != nil {
+			problems = append(problems, fmt.Errorf("remove half-made container %q: %w", id, err))
+		}
+		d.unclaim(id)
+	}
+	return errors.Join(problems...)
+}
+
+// Remove kills what is left of a container and deletes every trace of it but
+// its log.
+func (d *Driver) Remove(ctx context.Context, id string) error {
+	r, err := d.record(id)
+	if err != nil {
+		return fmt.Errorf("remove: %w", err)
+	}
+	d.mu.Lock()
+	if d.busy[id] {
+		d.mu.Unlock()
+		return fmt.Errorf("remove container %q: it is being removed already", id)
+	}
+	d.busy[id] = true
+	d.mu.Unlock()
+	defer d.unclaim(id)
+	if err := d.destroy(ctx, r); err != nil {
+		return fmt.Errorf("remove container %q: %w", id, err)
+	}
+	d.mu.Lock()
+	delete(d.known, id)
+	d.mu.Unlock()
+	return nil
+}
+
+// destroy removes a container, however far it got. It can be called again after
+// an error.
+func (d *Driver) destroy(ctx context.Context, r *record) error {
+	if _, bounded := ctx.Deadline(); !bounded {
+		limited, cancel := context.WithTimeout(ctx, removeTimeout)
+		defer cancel()
+		ctx = limited
+	}
+	if r.Cgroup != "" {
+		if err := d.cgroups.kill(ctx, r.Cgroup); err != nil {
+			return err
+		}
+	}
+	// Without control groups of its own, as in a virtual machine, the first
+	// process still ends by its signal.
+	err := d.shim.Signal(ctx, r.ID, int(unix.SIGKILL))
+	if err == nil {
+		err = d.shim.Forget(ctx, r.ID, removeTimeout)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := d.deleteRuntimeState(ctx, r); err != nil {
+		return err
+	}
+	if r.Cgroup != "" {
+		if err := d.cgroups.remove(ctx, r.Cgroup); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(d.dir(r.ID))
+}
+
+// deleteRuntimeState makes the OCI runtime forget a container. For runc, `runc
+// delete` would kill the cgroup, remove it and remove this directory; it would
+// run hooks too, which no container of ours has. The first two are done by
+// destroy, so only the directory is left, which saves a run of runc.
+func (d *Driver) deleteRuntimeState(ctx context.Context, r *record) error {
+	state := filepath.Join(d.stateDir(), r.ID)
+	if r.Runtime != "" && filepath.Base(r.Runtime) != "runc" {
+		if _, err := os.Stat(d.dir(r.ID)); err != nil {
+			return nil
+		}
+		log := filepath.Join(d.dir(r.ID), "delete.log")
+		args := append(d.runtimeCommand(r, log)[1:], "delete", "--force", r.ID)
+		if out, err := exec.CommandContext(ctx, r.Runtime, args...).CombinedOutput(); err != nil {
+			if _, statErr := os.Stat(state); statErr == nil {
+				return fmt.Errorf("%s delete: %w: %s", filepath.Base(r.Runtime), err, out)
+			}
+		}
+	}
+	return os.RemoveAll(state)
+}
+
+// Signal sends a signal to the first process, or to all.
+func (d *Driver) Signal(ctx context.Context, id string, signal int, all bool) error {
+	r, err := d.record(id)
+	if err != nil {
+		return fmt.Errorf("signal: %w", err)
+	}
+	if !all {
+		return d.shim.Signal(ctx, id, signal)
+	}
+	if signal == int(unix.SIGKILL) {
+		return d.cgroups.kill(ctx, r.Cgroup)
+	}
+	pids, err := d.cgroups.processes(r.Cgroup)
+	if err != nil {
+		return fmt.Errorf("signal container %q: %w", id, err)
+	}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.Signal(signal)); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("signal container %q: kill %d: %w", id, pid, err)
+		}
+	}
+	return nil
+}
+
+// ReopenLog makes the shim write to LogPath anew.
+func (d *Driver) ReopenLog(ctx context.Context, id string) error {
+	return d.shim.Reopen(ctx, id)
+}
+
+// eventBuffer lets exits of many containers at once arrive without a rendezvous each.
+const eventBuffer = 128
+
+// Events delivers exits and kills for lack of memory. It outlives the shim: a
+// new one is started, which takes the running containers over and delivers all
+// exited ones again.
+func (d *Driver) Events(ctx context.Context) <-chan runtime.State {
+	states := make(chan runtime.State, eventBuffer)
+	go func() {
+		defer close(states)
+		for ctx.Err() == nil {
+			err := d.shim.Events(ctx, func(s protocol.State) { d.deliver(ctx, states, s) })
+			if ctx.Err() != nil {
+				return
+			}
+			d.log.Warn("lost the container shim, connecting anew", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+	return states
+}
+
+func (d *Driver) deliver(ctx context.Context, to chan<- runtime.State, s protocol.State) {
+	r, err := d.record(s.ID)
+	if err != nil {
+		// A start that is not acknowledged yet: its container may end first.
+		if r, err = d.readRecord(s.ID); err != nil {
+			return
+		}
+	}
+	select {
+	case to <- r.state(s):
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,208 @@
+package runc
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/engine/node/runtime"
+)
+
+// defaultPath is the PATH of containers whose image names none.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// maxOpenFiles is the limit of open files that containers get where the host
+// allows it, as under Docker and containerd.
+const maxOpenFiles = 1 << 20
+
+// spec translates a container into an OCI runtime configuration.
+func (d *Driver) spec(c *runtime.Container) (*specs.Spec, error) {
+	if len(c.Args) == 0 {
+		return nil, errors.New("it has no command: neither the image nor the pod names one")
+	}
+	if !filepath.IsAbs(c.Rootfs) {
+		return nil, fmt.Errorf("root directory %q: an absolute path is needed", c.Rootfs)
+	}
+	cgroup, err := d.cgroups.join(c.CgroupParent, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	capabilities, err := d.base.capabilities(&c.Security)
+	if err != nil {
+		return nil, err
+	}
+	s := &specs.Spec{
+		Version:  "1.0.2",
+		Root:     &specs.Root{Path: c.Rootfs, Readonly: c.ReadOnlyRootfs},
+		Hostname: hostname(c),
+		Process: &specs.Process{
+			Terminal:        c.TTY,
+			User:            user(c.User),
+			Args:            c.Args,
+			Env:             environment(c),
+			Cwd:             cwd(c.Cwd),
+			Capabilities:    capabilities,
+			Rlimits:         d.base.rlimits,
+			NoNewPrivileges: !c.Security.AllowPrivilegeEsc && !c.Security.Privileged,
+			OOMScoreAdj:     d.base.oomScoreAdj(c.Resources.OOMScoreAdj),
+		},
+		Linux: &specs.Linux{
+			CgroupsPath: cgroup,
+			Namespaces:  d.namespaces(c),
+			Sysctl:      c.Sysctls,
+		},
+	}
+	if m := c.Namespaces.UserNS; m != nil {
+		mapping := []specs.LinuxIDMapping{{ContainerID: 0, HostID: m.HostID, Size: m.Length}}
+		s.Linux.UIDMappings, s.Linux.GIDMappings = mapping, mapping
+	}
+	if s.Linux.Resources, err = d.resources(&c.Resources); err != nil {
+		return nil, err
+	}
+	s.Mounts = d.mounts(c)
+	s.Linux.RootfsPropagation = rootPropagation(c.Mounts)
+	if err := addDevices(s, c); err != nil {
+		return nil, err
+	}
+	return s, d.base.secure(s, &c.Security)
+}
+
+func hostname(c *runtime.Container) string {
+	if c.Namespaces.UTS == runtime.Host {
+		return "" // it would rename the host
+	}
+	return c.Hostname
+}
+
+func user(u runtime.User) specs.User {
+	return specs.User{UID: u.UID, GID: u.GID, AdditionalGids: u.AdditionalGroups}
+}
+
+func cwd(dir string) string {
+	if dir == "" {
+		return "/"
+	}
+	return dir
+}
+
+// environment adds what programs expect everywhere and the image did not set.
+func environment(c *runtime.Container) []string {
+	env := slices.Clone(c.Env)
+	add := func(name, value string) {
+		has := func(e string) bool { return strings.HasPrefix(e, name+"=") }
+		if value != "" && !slices.ContainsFunc(env, has) {
+			env = append(env, name+"="+value)
+		}
+	}
+	add("PATH", defaultPath)
+	add("HOSTNAME", c.Hostname)
+	if c.TTY {
+		add("TERM", "xterm")
+	}
+	return env
+}
+
+func (d *Driver) namespaces(c *runtime.Container) []specs.LinuxNamespace {
+	namespaces := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	add := func(kind specs.LinuxNamespaceType, path string) {
+		if path != runtime.Host {
+			namespaces = append(namespaces, specs.LinuxNamespace{Type: kind, Path: path})
+		}
+	}
+	add(specs.NetworkNamespace, c.Namespaces.Net)
+	add(specs.IPCNamespace, c.Namespaces.IPC)
+	add(specs.UTSNamespace, c.Namespaces.UTS)
+	add(specs.PIDNamespace, c.Namespaces.PID)
+	if c.Namespaces.UserNS != nil {
+		add(specs.UserNamespace, "")
+	}
+	if d.cgroups.unified != "" && !c.Security.Privileged {
+		add(specs.CgroupNamespace, "")
+	}
+	return namespaces
+}
+
+// resources translates limits. Zero values are left to the kernel.
+func (d *Driver) resources(r *runtime.Resources) (*specs.LinuxResources, error) {
+	s := &specs.LinuxResources{CPU: &specs.LinuxCPU{}, Memory: &specs.LinuxMemory{}}
+	if r.CPUShares > 0 {
+		s.CPU.Shares = &r.CPUShares
+	}
+	if r.CPUQuota != 0 {
+		s.CPU.Quota = &r.CPUQuota
+	}
+	if r.CPUPeriod > 0 {
+		s.CPU.Period = &r.CPUPeriod
+	}
+	if r.MemoryLimit > 0 {
+		s.Memory.Limit = &r.MemoryLimit
+		if d.cgroups.swapLimit() {
+			s.Memory.Swap = &r.MemoryLimit // memory and swap together: no swap
+		}
+		if d.cgroups.unified != "" {
+			// All of it dies together, as one container that is restarted.
+			s.Unified = map[string]string{"memory.oom.group": "1"}
+		}
+	}
+	if r.PidsLimit > 0 {
+		s.Pids = &specs.LinuxPids{Limit: &r.PidsLimit}
+	}
+	for size, limit := range r.Hugepages {
+		s.HugepageLimits = append(s.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: size, Limit: limit})
+	}
+	if len(s.HugepageLimits) > 0 && !d.cgroups.has("hugetlb") {
+		return nil, errors.New("huge pages are limited by the hugetlb cgroup controller, which this host has not mounted")
+	}
+	return s, nil
+}
+
+// addDevices gives a privileged container every device of the host, others only
+// those named and what every container has.
+func addDevices(s *specs.Spec, c *runtime.Container) error {
+	if c.Security.Privileged {
+		s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+		devices, err := oci.HostDevices()
+		if err != nil {
+			return fmt.Errorf("list devices of the host: %w", err)
+		}
+		s.Linux.Devices = devices
+		return nil
+	}
+	s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	for _, root := range c.Devices {
+		err := filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			device, err := oci.DeviceFromPath(path)
+			if err != nil {
+				return err
+			}
+			s.Linux.Devices = append(s.Linux.Devices, *device)
+			s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{
+				Allow: true, Type: device.Type, Major: &device.Major, Minor: &device.Minor, Access: "rwm",
+			})
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("add device %q: %w", root, err)
+		}
+	}
+	return nil
+}
+
+// openFiles returns the limit of open files that a container can be given.
+func openFiles() (uint64, error) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, err
+	}
+	return min(limit.Max, maxOpenFiles), nil
+}
