@@ -1,0 +1,208 @@
+package base
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/gantryhq/gantry/internal/hint"
+	"github.com/gantryhq/gantry/internal/testenv"
+)
+
+func TestBusyboxIsAnImageWithAllApplets(t *testing.T) {
+	testenv.NeedProgram(t, "busybox", "busybox-static")
+	host := newRegistry(t)
+	opt := BusyboxOptions{Tag: host + "/base/busybox:latest", WorkDir: t.TempDir()}
+	first, err := Busybox(context.Background(), opt)
+	must(t, err)
+	files := contents(t, first.Ref)
+	for name, want := range map[string]string{"bin/sh": "/bin/busybox", "usr/bin/env": "/bin/busybox", "etc/passwd": "root:x:0:0", "bin/busybox": "\x7fELF"} {
+		if !strings.HasPrefix(files[name], want) {
+			t.Errorf("%s is %.20q", name, files[name])
+		}
+	}
+	again, err := Busybox(context.Background(), opt)
+	if err != nil || !again.Skipped || again.Digest != first.Digest {
+		t.Errorf("made again: %+v, %v", again, err)
+	}
+	opt.Refresh = true
+	fresh, err := Busybox(context.Background(), opt)
+	if err != nil || fresh.Skipped || fresh.Digest != first.Digest {
+		t.Errorf("the same inputs gave %+v, %v; first %s", fresh, err, first.Digest)
+	}
+}
+
+func TestADynamicBusyboxIsRefused(t *testing.T) {
+	sh, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash to stand in for a dynamic busybox")
+	}
+	_, err = Busybox(context.Background(), BusyboxOptions{Tag: newRegistry(t) + "/base/b:1", Program: sh})
+	if err == nil || !strings.Contains(err.Error(), "dynamically") || hint.Of(err) == "" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAnUnreachableRegistryIsSaidBeforeTheWork(t *testing.T) {
+	srv := httptest.NewServer(nil)
+	srv.Close()
+	_, err := Debian(context.Background(), DebianOptions{Tag: strings.TrimPrefix(srv.URL, "http://") + "/base/d:1", Suite: "bookworm"})
+	if err == nil || hint.Of(err) == "" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNamesAreCheckedBeforeAProgramSeesThem(t *testing.T) {
+	for _, opt := range []DebianOptions{
+		{Tag: "UPPER/x"},
+		{Tag: "127.0.0.1:1/x:1", Suite: "--help"},
+		{Tag: "127.0.0.1:1/x:1", Include: []string{"curl,$(id)"}},
+	} {
+		if _, err := Debian(context.Background(), opt); err == nil {
+			t.Errorf("%+v was accepted", opt)
+		}
+	}
+}
+
+func TestDebianIsTheSameFromTheSamePackages(t *testing.T) {
+	testenv.LongRunning(t)
+	testenv.NeedRoot(t)
+	testenv.NeedProgram(t, "debootstrap", "debootstrap")
+	opt := DebianOptions{Tag: newRegistry(t) + "/base/debian:12", Suite: "bookworm", WorkDir: t.TempDir()}
+	began := time.Now()
+	first, err := Debian(context.Background(), opt)
+	if err != nil && strings.Contains(err.Error(), "debootstrap") && os.Getenv("CI") != "true" {
+		t.Skipf("no Debian mirror can be reached: %v", err)
+	}
+	must(t, err)
+	t.Logf("%d packages, %d MB, in %v", first.Packages, first.Size>>20, time.Since(began).Round(time.Second))
+	files := contents(t, first.Ref)
+	for _, name := range []string{"etc/debian_version", "bin", "usr/bin/apt-get", "etc/ssl/certs/ca-certificates.crt", "usr/share/doc/bash/copyright"} {
+		if _, ok := files[name]; !ok {
+			t.Errorf("%s is missing", name)
+		}
+	}
+	for name := range files {
+		for _, gone := range []string{"usr/share/man/", "usr/share/locale/", "var/lib/apt/lists/", "var/cache/apt/", "dev/", "proc/", "etc/machine-id", "etc/resolv.conf"} {
+			if strings.HasPrefix(name, gone) && name != gone {
+				t.Errorf("%s is there", name)
+			}
+		}
+	}
+	if first.Packages < 70 || !strings.Contains(files["etc/apt/sources.list.d/debian.sources"], "bookworm") {
+		t.Errorf("%d packages, sources %q", first.Packages, files["etc/apt/sources.list.d/debian.sources"])
+	}
+	opt.Refresh = true
+	second, err := Debian(context.Background(), opt)
+	must(t, err)
+	if first.Digest != second.Digest {
+		t.Errorf("two runs differ:%s", difference(files, contents(t, second.Ref)))
+	}
+}
+
+func TestAptSourcesAreReadInBothFormats(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "sources.list.d"), 0o755))
+	write := func(name, body string) { must(t, os.WriteFile(filepath.Join(dir, name), []byte(body), 0o644)) }
+	write("sources.list", "# comment\ndeb [arch=amd64 signed-by=/k.gpg] http://mirror.test/debian/ bookworm main contrib # here\ndeb-src http://x bookworm main\n")
+	write("sources.list.d/a.sources", "Types: deb\n# old\nURIs: http://sec.test/debian-security\nSuites: bookworm-security trixie-security\nComponents: main\n\nEnabled: no\nTypes: deb\nURIs: http://off.test\nSuites: bookworm-updates\nComponents: main\n")
+	got, err := hostSources(dir, "bookworm")
+	must(t, err)
+	want := []aptSource{
+		{"http://mirror.test/debian", "bookworm", []string{"main"}},
+		{"http://sec.test/debian-security", "bookworm-security", []string{"main"}},
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("sources %v", got)
+	}
+	if back, err := deb822Sources(strings.NewReader(deb822(got))); err != nil || fmt.Sprint(back) != fmt.Sprint(want) {
+		t.Errorf("written and read: %v, %v", back, err)
+	}
+	public, err := hostSources(t.TempDir(), "trixie")
+	if err != nil || len(public) != 3 || public[0].uri != publicMirror {
+		t.Errorf("a host without apt: %v, %v", public, err)
+	}
+}
+
+func TestWhatStaysOutOfAnImage(t *testing.T) {
+	for rel, out := range map[string]bool{
+		"etc/machine-id": true, "etc/passwd": false, "etc/passwd-": true, "dev": false, "dev/null": true,
+		"usr/share/doc": false, "usr/share/doc/bash": false, "usr/share/doc/bash/copyright": false,
+		"usr/share/doc/bash/README": true, "usr/share/doc/bash/examples/x": true,
+		"var/log": false, "var/log/apt": false, "var/log/apt/term.log": true, "var/log/dpkg.log": true,
+		"var/lib/dpkg/status": false, "var/lib/dpkg/status-old": true, "var/lib/apt/lists": false, "var/lib/apt/lists/x": true,
+	} {
+		if leftOut(rel) != out {
+			t.Errorf("leftOut(%q) = %v", rel, !out)
+		}
+	}
+}
+
+func newRegistry(t *testing.T) string {
+	t.Helper()
+	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(srv.Close)
+	return strings.TrimPrefix(srv.URL, "http://")
+}
+
+// contents reads an image's files: bodies of files, targets of links.
+func contents(t *testing.T, tag string) map[string]string {
+	t.Helper()
+	ref, err := name.ParseReference(tag)
+	must(t, err)
+	img, err := remote.Image(ref)
+	must(t, err)
+	rc := mutate.Extract(img)
+	defer rc.Close()
+	files := map[string]string{}
+	tr := tar.NewReader(rc)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return files
+		}
+		must(t, err)
+		body, err := io.ReadAll(tr)
+		must(t, err)
+		files[strings.TrimSuffix(h.Name, "/")] = string(body) + h.Linkname
+	}
+}
+
+func difference(a, b map[string]string) string {
+	var out []string
+	for name, body := range a {
+		if other, ok := b[name]; !ok || other != body {
+			out = append(out, name)
+		}
+	}
+	for name := range b {
+		if _, ok := a[name]; !ok {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return "\n" + strings.Join(out, "\n")
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
