@@ -119,6 +119,9 @@ func (n *Network) connect(le lease, at Attachment, sysctls map[string]string) er
 	if err := n.hostDo(
 		rtnl.DelLink(le.Veth).Ignoring(syscall.ENODEV),
 		rtnl.AddVeth(le.Veth, n.bridgeIndex, podInterface, ns.fd, mac, n.mtu),
+		// With br_netfilter the kernel bridges translated frames itself, also those
+		// of a pod that reaches itself through a service.
+		rtnl.SetHairpin(le.Veth),
 		rtnl.SetNeigh(n.bridgeIndex, le.IP, mac),
 	); err != nil {
 		return err

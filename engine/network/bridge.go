@@ -60,34 +60,55 @@ func (n *Network) openBridge() (index, mtu int, err error) {
 	return index, mtu, nil
 }
 
-// setSysctls sets what routing needs, remembering the former value of the one that
-// is not confined to our bridge.
+// hostSysctls are not confined to our bridge: their former values are restored.
+//
+// Pods are neighbours on the bridge and yet routed through the host, which would
+// tell them of the shorter way by ICMP redirects. The kernel sends them when "all" or
+// the interface says so; other interfaces keep their own setting.
+var hostSysctls = []sysctl{
+	{ipForward, "1"},
+	{"net.ipv4.conf.all.send_redirects", "0"},
+}
+
+// setSysctls sets what routing needs, remembering former values first.
 func (n *Network) setSysctls() error {
 	own := "net.ipv4.conf." + n.plan.Bridge + "."
 	for _, s := range []sysctl{
 		{own + "route_localnet", "1"},
+		{own + "send_redirects", "0"},
 		{"net.ipv6.conf." + n.plan.Bridge + ".disable_ipv6", "1"},
 	} {
 		if err := s.write(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	forward := sysctl{ipForward, "1"}
-	before, err := forward.read()
-	if err != nil {
-		return err
+	var change []sysctl
+	for _, s := range hostSysctls {
+		before, err := s.read()
+		if err != nil {
+			return err
+		}
+		if before == s.value {
+			continue
+		}
+		if n.plan.Restore == nil {
+			n.plan.Restore = map[string]string{}
+		}
+		n.plan.Restore[s.name] = before
+		change = append(change, s)
 	}
-	if before == forward.value {
+	if len(change) == 0 {
 		return nil
 	}
-	if n.plan.Restore == nil {
-		n.plan.Restore = map[string]string{}
-	}
-	n.plan.Restore[ipForward] = before
 	if err := savePlan(n.cfg.DataDir, n.plan); err != nil {
 		return err
 	}
-	return forward.write()
+	for _, s := range change {
+		if err := s.write(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hostMTU is the MTU of the default route's interface, so that pods' packets need

@@ -95,20 +95,22 @@ func isGone(index int) bool {
 
 // restoreSysctls gives back what was changed, once no other bridge needs it.
 func restoreSysctls(dataDir string, plan Plan) error {
-	before, changed := plan.Restore[ipForward]
-	if !changed {
+	if len(plan.Restore) == 0 {
 		return nil
 	}
 	needed, err := forwardingNeeded()
 	if err != nil {
 		return err
 	}
-	if !needed {
-		if err := (sysctl{ipForward, before}).write(); err != nil {
+	for name, before := range plan.Restore {
+		if needed {
+			break
+		}
+		if err := (sysctl{name, before}).write(); err != nil {
 			return err
 		}
 	}
-	delete(plan.Restore, ipForward)
+	plan.Restore = nil
 	return savePlan(dataDir, plan)
 }
 

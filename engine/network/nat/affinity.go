@@ -11,6 +11,8 @@ import (
 	"github.com/google/nftables"
 )
 
+const affinityName = "affinity"
+
 // affinities reads the clients remembered by a table of an earlier process, so that
 // they survive the replacement of the table.
 func (t *Table) affinities() ([]nftables.SetElement, error) {
@@ -18,20 +20,16 @@ func (t *Table) affinities() ([]nftables.SetElement, error) {
 	if err != nil || !exists {
 		return nil, err
 	}
-	set := affinitySet(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: t.cfg.Name})
-	els, err := t.conn.GetSetElements(set)
-	if errors.Is(err, syscall.ENOENT) {
-		return nil, nil
+	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: t.cfg.Name}
+	var all []nftables.SetElement
+	for _, f := range []family{{host: false}, {host: true}} {
+		els, err := t.conn.GetSetElements(&nftables.Set{Table: table, Name: f.name(affinityName)})
+		if err != nil && !errors.Is(err, syscall.ENOENT) {
+			return nil, fmt.Errorf("list remembered clients: %w", err)
+		}
+		all = append(all, els...)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("list remembered clients: %w", err)
-	}
-	return els, nil
-}
-
-// affinitySet names the set for reading.
-func affinitySet(table *nftables.Table) *nftables.Set {
-	return &nftables.Set{Table: table, Name: "affinity", IsMap: true, HasTimeout: true}
+	return all, nil
 }
 
 // keep re-enters remembered clients whose backend is still one of their frontend.
@@ -45,19 +43,27 @@ func (x *tx) keep(els []nftables.SetElement) {
 		if have == nil || !slices.Contains(have.backends, b) {
 			continue
 		}
-		x.insert(x.t.layout.affinity, nftables.SetElement{Key: el.Key, Val: el.Val, Timeout: el.Expires})
+		x.insert(x.t.layout.of(f).affinity, nftables.SetElement{Key: el.Key, Val: el.Val, Timeout: el.Expires})
 	}
 }
 
+// decodeAffinity takes apart "frontend . saddr : backend".
 func decodeAffinity(el nftables.SetElement) (Frontend, netip.AddrPort, bool) {
-	if len(el.Key) != 16 || len(el.Val) < 6 {
+	const hostKey, addrKey = 12, 16
+	var f Frontend
+	key := el.Key
+	switch len(key) {
+	case hostKey:
+	case addrKey:
+		f.Addr, key = netip.AddrFrom4([4]byte(key)), key[4:]
+	default:
 		return Frontend{}, netip.AddrPort{}, false
 	}
-	f := Frontend{Protocol: Protocol(el.Key[8]), Port: binary.BigEndian.Uint16(el.Key[12:])}
-	if a := netip.AddrFrom4([4]byte(el.Key[4:8])); !a.IsUnspecified() {
-		f.Addr = a
+	if len(el.Val) < 6 {
+		return Frontend{}, netip.AddrPort{}, false
 	}
-	return f, netip.AddrPortFrom(netip.AddrFrom4([4]byte(el.Val[:4])), binary.BigEndian.Uint16(el.Val[4:])), true
+	f.Protocol, f.Port = Protocol(key[0]), binary.BigEndian.Uint16(key[4:])
+	return f, netip.AddrPortFrom(netip.AddrFrom4([4]byte(el.Val)), binary.BigEndian.Uint16(el.Val[4:])), true
 }
 
 // forget removes the clients whose backend is gone from their frontend. A packet
@@ -67,32 +73,44 @@ func (t *Table) forget(gone map[netip.AddrPort]bool) error {
 	if !t.layout.sticky {
 		return nil
 	}
-	for range 5 {
-		els, err := t.conn.GetSetElements(t.layout.affinity)
-		if err != nil {
-			return fmt.Errorf("list remembered clients: %w", err)
-		}
-		found := false
-		for _, el := range els {
-			f, b, ok := decodeAffinity(el)
-			if !ok || !gone[b] {
-				continue
+	const attempts = 5
+	for _, fam := range []*family{&t.layout.byAddr, &t.layout.byHost} {
+		for range attempts {
+			n, err := t.forgetOnce(fam, gone)
+			if err != nil {
+				return fmt.Errorf("forget clients: %w", err)
 			}
-			if have := t.installed[f]; have != nil && slices.Contains(have.backends, b) {
-				continue
+			if n == 0 {
+				break
 			}
-			found = true
-			if err := t.conn.SetDeleteElements(t.layout.affinity, []nftables.SetElement{{Key: el.Key, Val: el.Val}}); err != nil {
-				return fmt.Errorf("forget client: %w", err)
-			}
-			// One transaction each: an entry may expire in between, which fails it.
-			if err := t.conn.Flush(); err != nil && !errors.Is(err, syscall.ENOENT) {
-				return fmt.Errorf("forget client: %w", err)
-			}
-		}
-		if !found {
-			return nil
 		}
 	}
 	return nil
+}
+
+// forgetOnce returns how many it found.
+func (t *Table) forgetOnce(fam *family, gone map[netip.AddrPort]bool) (int, error) {
+	els, err := t.conn.GetSetElements(fam.affinity)
+	if err != nil {
+		return 0, err
+	}
+	found := 0
+	for _, el := range els {
+		f, b, ok := decodeAffinity(el)
+		if !ok || !gone[b] {
+			continue
+		}
+		if have := t.installed[f]; have != nil && slices.Contains(have.backends, b) {
+			continue
+		}
+		found++
+		if err := t.conn.SetDeleteElements(fam.affinity, []nftables.SetElement{{Key: el.Key, Val: el.Val}}); err != nil {
+			return 0, err
+		}
+		// One transaction each: an entry may expire in between, which fails it.
+		if err := t.conn.Flush(); err != nil && !errors.Is(err, syscall.ENOENT) {
+			return 0, err
+		}
+	}
+	return found, nil
 }

@@ -3,6 +3,7 @@ package nat
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -15,28 +16,38 @@ import (
 // depend on services.
 type layout struct {
 	table    *nftables.Table
-	services *nftables.Set // daddr . protocol . port : verdict
-	slots    *nftables.Set // daddr . protocol . port . slot : backend
-	affinity *nftables.Set // saddr . daddr . protocol . port : backend, with timeout
-	refused  *nftables.Set // daddr . protocol . port of frontends without backends
+	byAddr   family        // frontends with an address
+	byHost   family        // frontends at every address of the host
 	hairpins *nftables.Set // backend . backend
-	guarded  *nftables.Set // daddr . protocol . port of frontends with source ranges
-	admitted *nftables.Set // daddr . protocol . port . saddr range
 
 	chains map[string]bool // spreading chains that exist
 	sticky bool            // one of them remembers clients
 }
 
+// family is the sets and maps of one kind of frontend. Their keys begin with
+// "daddr . protocol . port", or without daddr for those at every address.
+type family struct {
+	host     bool
+	services *nftables.Set // frontend : verdict
+	slots    *nftables.Set // frontend . slot : backend
+	affinity *nftables.Set // frontend . saddr : backend, with timeout
+	refused  *nftables.Set // frontends without backends
+	guarded  *nftables.Set // frontends with source ranges
+	admitted *nftables.Set // frontend . saddr range
+}
+
+func (l *layout) of(f Frontend) *family {
+	if f.Addr.IsValid() {
+		return &l.byAddr
+	}
+	return &l.byHost
+}
+
 // Registers of 4 bytes each. A lookup reads its key from consecutive ones.
 const (
-	reg0 = unix.NFT_REG32_00 + iota
-	reg1
-	reg2
-	reg3
-	reg4
-	reg5
-	reg6
-	reg7
+	keyReg    = unix.NFT_REG32_00     // a frontend and what follows it
+	clientReg = unix.NFT_REG32_00 + 6 // a second key
+	tmpReg    = unix.NFT_REG32_15     // one value
 )
 
 // Offsets in the IPv4 and in the TCP, UDP and SCTP headers.
@@ -47,46 +58,74 @@ const (
 
 // addLayout queues the creation of the table.
 func addLayout(c *nftables.Conn, cfg Config) (*layout, error) {
-	l := &layout{table: c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: cfg.Name}), chains: map[string]bool{}}
-	addr, proto, port := nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService
-	frontend := nftables.MustConcatSetType(addr, proto, port)
-	backend := nftables.MustConcatSetType(addr, port)
-	sets := []struct {
-		field **nftables.Set
-		set   nftables.Set
-	}{
-		{&l.services, nftables.Set{Name: "services", IsMap: true, KeyType: frontend, DataType: nftables.TypeVerdict}},
-		{&l.slots, nftables.Set{Name: "slots", IsMap: true, KeyType: nftables.MustConcatSetType(addr, proto, port, nftables.TypeMark), DataType: backend}},
-		{&l.affinity, nftables.Set{
-			Name: "affinity", IsMap: true, KeyType: nftables.MustConcatSetType(addr, addr, proto, port), DataType: backend,
-			Dynamic: true, HasTimeout: true, Size: 1 << 20,
-		}},
-		{&l.refused, nftables.Set{Name: "refused", KeyType: frontend}},
-		{&l.hairpins, nftables.Set{Name: "hairpins", KeyType: nftables.MustConcatSetType(addr, addr)}},
-		{&l.guarded, nftables.Set{Name: "guarded", KeyType: frontend}},
-		{&l.admitted, nftables.Set{Name: "admitted", Interval: true, KeyType: nftables.MustConcatSetType(addr, proto, port, addr)}},
+	l := &layout{
+		table:  c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: cfg.Name}),
+		byAddr: family{host: false}, byHost: family{host: true}, chains: map[string]bool{},
 	}
-	for _, s := range sets {
-		set := s.set
-		set.Table, set.Concatenation = l.table, true
-		if err := c.AddSet(&set, nil); err != nil {
-			return nil, fmt.Errorf("add set %s: %w", set.Name, err)
+	for _, f := range []*family{&l.byAddr, &l.byHost} {
+		if err := f.add(c, l.table); err != nil {
+			return nil, err
 		}
-		*s.field = &set
+	}
+	l.hairpins = &nftables.Set{Name: "hairpins", Table: l.table, Concatenation: true, KeyType: concat(nftables.TypeIPAddr, nftables.TypeIPAddr)}
+	if err := c.AddSet(l.hairpins, nil); err != nil {
+		return nil, fmt.Errorf("add set hairpins: %w", err)
 	}
 	l.addNAT(c, cfg)
 	l.addFilters(c, cfg)
 	return l, nil
 }
 
+func concat(types ...nftables.SetDatatype) nftables.SetDatatype {
+	return nftables.MustConcatSetType(types...)
+}
+
+// frontendTypes are the parts of a frontend's key.
+func (f *family) frontendTypes(more ...nftables.SetDatatype) nftables.SetDatatype {
+	parts := []nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeInetService}
+	if !f.host {
+		parts = append([]nftables.SetDatatype{nftables.TypeIPAddr}, parts...)
+	}
+	return concat(append(parts, more...)...)
+}
+
+func (f *family) name(base string) string {
+	if f.host {
+		return "host-" + base
+	}
+	return base
+}
+
+func (f *family) add(c *nftables.Conn, table *nftables.Table) error {
+	addr, backend := nftables.TypeIPAddr, concat(nftables.TypeIPAddr, nftables.TypeInetService)
+	for _, s := range []struct {
+		field **nftables.Set
+		set   nftables.Set
+	}{
+		{&f.services, nftables.Set{Name: "services", IsMap: true, KeyType: f.frontendTypes(), DataType: nftables.TypeVerdict}},
+		{&f.slots, nftables.Set{Name: "slots", IsMap: true, KeyType: f.frontendTypes(nftables.TypeMark), DataType: backend}},
+		{&f.affinity, nftables.Set{
+			Name: affinityName, IsMap: true, KeyType: f.frontendTypes(addr), DataType: backend,
+			Dynamic: true, HasTimeout: true, Size: 1 << 20,
+		}},
+		{&f.refused, nftables.Set{Name: "refused", KeyType: f.frontendTypes()}},
+		{&f.guarded, nftables.Set{Name: "guarded", KeyType: f.frontendTypes()}},
+		{&f.admitted, nftables.Set{Name: "admitted", Interval: true, KeyType: f.frontendTypes(addr)}},
+	} {
+		set := s.set
+		set.Name, set.Table, set.Concatenation = f.name(set.Name), table, true
+		if err := c.AddSet(&set, nil); err != nil {
+			return fmt.Errorf("add set %s: %w", set.Name, err)
+		}
+		*s.field = &set
+	}
+	return nil
+}
+
 func (l *layout) baseChain(c *nftables.Conn, name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) func(...[]expr.Any) {
 	chain := c.AddChain(&nftables.Chain{Name: name, Table: l.table, Type: typ, Hooknum: hook, Priority: prio})
 	return func(parts ...[]expr.Any) {
-		var exprs []expr.Any
-		for _, p := range parts {
-			exprs = append(exprs, p...)
-		}
-		c.AddRule(&nftables.Rule{Table: l.table, Chain: chain, Exprs: exprs})
+		c.AddRule(&nftables.Rule{Table: l.table, Chain: chain, Exprs: slices.Concat(parts...)})
 	}
 }
 
@@ -97,15 +136,15 @@ func (l *layout) addNAT(c *nftables.Conn, cfg Config) {
 		"prerouting": nftables.ChainHookPrerouting, "output": nftables.ChainHookOutput,
 	} {
 		rule := l.baseChain(c, name, nftables.ChainTypeNAT, hook, nftables.ChainPriorityNATDest)
-		rule(loadFrontend(reg0, false), vmap(l.services, reg0))
+		rule(l.byAddr.load(keyReg), vmap(l.byAddr.services))
 		// Cluster DNS is this host's own address too, but no node port.
-		rule(addrIs(ipDest, expr.CmpOpNeq, cfg.DNS), toHost(), loadFrontend(reg0, true), vmap(l.services, reg0))
+		rule(addrIs(ipDest, expr.CmpOpNeq, cfg.DNS), toHost(), l.byHost.load(keyReg), vmap(l.byHost.services))
 	}
 
 	rule := l.baseChain(c, "postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	// A pod that reaches itself through a service must see the answer come back
 	// through the host, or it would discard it.
-	rule(ifname(expr.MetaKeyOIFNAME, expr.CmpOpEq, cfg.Bridge), load(reg0, ipSource, 4), load(reg1, ipDest, 4), inSet(l.hairpins, reg0), masquerade())
+	rule(ifname(expr.MetaKeyOIFNAME, expr.CmpOpEq, cfg.Bridge), load(keyReg, ipSource, 4), load(keyReg+1, ipDest, 4), inSet(l.hairpins), masquerade())
 	// A node port on 127.0.0.1: nobody can answer to that address from outside.
 	rule(ifname(expr.MetaKeyOIFNAME, expr.CmpOpEq, cfg.Bridge), inRange(ipSource, expr.CmpOpEq, loopback), masquerade())
 	rule(ifname(expr.MetaKeyOIFNAME, expr.CmpOpNeq, cfg.Bridge), inRange(ipSource, expr.CmpOpEq, cfg.PodCIDR), masquerade())
@@ -122,8 +161,9 @@ func (l *layout) addFilters(c *nftables.Conn, cfg Config) {
 	raw(ifname(expr.MetaKeyIIFNAME, expr.CmpOpEq, cfg.Bridge), inRange(ipSource, expr.CmpOpNeq, cfg.PodCIDR), drop())
 	// Not an open resolver for the neighbours of this machine.
 	raw(ifname(expr.MetaKeyIIFNAME, expr.CmpOpNeq, cfg.Bridge), ifname(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), addrIs(ipDest, expr.CmpOpEq, cfg.DNS), drop())
-	raw(loadFrontend(reg0, true), inSet(l.guarded, reg0), toHost(), loadFrontend(reg0, true), load(reg3, ipSource, 4), notInSet(l.admitted, reg0), drop())
-	raw(loadFrontend(reg0, false), inSet(l.guarded, reg0), load(reg3, ipSource, 4), notInSet(l.admitted, reg0), drop())
+	for _, f := range []*family{&l.byAddr, &l.byHost} {
+		raw(f.match(), f.load(keyReg), inSet(f.guarded), load(keyReg+f.keyRegs(), ipSource, 4), notInSet(f.admitted), drop())
+	}
 
 	refuse := c.AddChain(&nftables.Chain{Name: "refuse", Table: l.table})
 	c.AddRule(&nftables.Rule{Table: l.table, Chain: refuse, Exprs: append(protocolIs(unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
@@ -143,9 +183,9 @@ func (l *layout) addFilters(c *nftables.Conn, cfg Config) {
 		}
 		// What still bears a service address here had no backend to go to.
 		rule(inRange(ipDest, expr.CmpOpEq, cfg.ServiceCIDR), addrIs(ipDest, expr.CmpOpNeq, cfg.DNS), jump)
-		rule(loadFrontend(reg0, false), inSet(l.refused, reg0), jump)
+		rule(l.byAddr.load(keyReg), inSet(l.byAddr.refused), jump)
 		if hook != nftables.ChainHookForward {
-			rule(loadFrontend(reg0, true), inSet(l.refused, reg0), toHost(), jump)
+			rule(toHost(), l.byHost.load(keyReg), inSet(l.byHost.refused), jump)
 		}
 	}
 }
@@ -158,12 +198,8 @@ const (
 
 // spread returns the name of the chain that spreads over n backends, queueing its
 // creation when it does not exist yet.
-func (l *layout) spread(c *nftables.Conn, n int, everyAddress bool, affinity time.Duration) string {
-	kind := "spread"
-	if everyAddress {
-		kind = "spread-host"
-	}
-	name := fmt.Sprintf("%s-%d", kind, n)
+func (l *layout) spread(c *nftables.Conn, f *family, n int, affinity time.Duration) string {
+	name := fmt.Sprintf("%s-%d", f.name("spread"), n)
 	if affinity > 0 {
 		name += fmt.Sprintf("-sticky-%d", int(affinity/time.Second))
 	}
@@ -173,31 +209,54 @@ func (l *layout) spread(c *nftables.Conn, n int, everyAddress bool, affinity tim
 	l.chains[name] = true
 	chain := c.AddChain(&nftables.Chain{Name: name, Table: l.table})
 	add := func(parts ...[]expr.Any) {
-		var exprs []expr.Any
-		for _, p := range parts {
-			exprs = append(exprs, p...)
-		}
-		c.AddRule(&nftables.Rule{Table: l.table, Chain: chain, Exprs: exprs})
+		c.AddRule(&nftables.Rule{Table: l.table, Chain: chain, Exprs: slices.Concat(parts...)})
 	}
-	toBackend := []expr.Any{&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg0, RegProtoMin: reg1}}
-	choose := append(loadFrontend(reg0, everyAddress),
-		&expr.Numgen{Register: reg3, Modulus: uint32(n), Type: unix.NFT_NG_RANDOM},
-		&expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: l.slots.Name, SetID: l.slots.ID})
+	translate := []expr.Any{&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: keyReg, RegProtoMin: keyReg + 1}}
+	draw := append(f.load(keyReg),
+		&expr.Numgen{Register: keyReg + f.keyRegs(), Modulus: uint32(n), Type: unix.NFT_NG_RANDOM},
+		&expr.Lookup{SourceRegister: keyReg, DestRegister: keyReg, IsDestRegSet: true, SetName: f.slots.Name, SetID: f.slots.ID})
 	if affinity > 0 {
 		l.sticky = true
-		client := append(load(reg4, ipSource, 4), loadFrontend(reg5, everyAddress)...)
-		// Sees the client again: its time starts anew.
+		client := append(f.load(clientReg), load(clientReg+f.keyRegs(), ipSource, 4)...)
+		recall := []expr.Any{&expr.Lookup{SourceRegister: clientReg, DestRegister: keyReg, IsDestRegSet: true, SetName: f.affinity.Name, SetID: f.affinity.ID}}
+		// Every new connection starts the client's time anew.
 		remember := []expr.Any{&expr.Dynset{
-			SrcRegKey: reg4, SrcRegData: reg0, SetName: l.affinity.Name, SetID: l.affinity.ID,
+			SrcRegKey: clientReg, SrcRegData: keyReg, SetName: f.affinity.Name, SetID: f.affinity.ID,
 			Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: affinity,
 		}}
-		recall := []expr.Any{&expr.Lookup{SourceRegister: reg4, DestRegister: reg0, IsDestRegSet: true, SetName: l.affinity.Name, SetID: l.affinity.ID}}
-		add(client, recall, remember, toBackend)
-		add(client, choose, remember, toBackend)
-		// Only when the memory of clients is full.
+		add(client, recall, remember, translate)
+		add(client, draw, remember, translate)
+		// The next rule counts only when the memory of clients is full.
 	}
-	add(choose, toBackend)
+	add(draw, translate)
 	return name
+}
+
+// load puts a packet's frontend into consecutive registers.
+func (f *family) load(reg uint32) []expr.Any {
+	var out []expr.Any
+	if !f.host {
+		out, reg = load(reg, ipDest, 4), reg+1
+	}
+	return append(out,
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
+		&expr.Payload{DestRegister: reg + 1, Base: expr.PayloadBaseTransportHeader, Offset: portDest, Len: 2})
+}
+
+// keyRegs is the number of registers a frontend takes.
+func (f *family) keyRegs() uint32 {
+	if f.host {
+		return 2
+	}
+	return 3
+}
+
+// match restricts a rule to packets that can be for such a frontend.
+func (f *family) match() []expr.Any {
+	if f.host {
+		return toHost()
+	}
+	return nil
 }
 
 // load reads n bytes of the IPv4 header.
@@ -205,35 +264,23 @@ func load(reg uint32, offset, n uint32) []expr.Any {
 	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n}}
 }
 
-// loadFrontend puts destination address, protocol and port into three registers. With
-// everyAddress the address is zero, as in the key of such a frontend.
-func loadFrontend(reg uint32, everyAddress bool) []expr.Any {
-	dest := load(reg, ipDest, 4)
-	if everyAddress {
-		dest = []expr.Any{&expr.Immediate{Register: reg, Data: make([]byte, 4)}}
-	}
-	return append(dest,
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg + 1},
-		&expr.Payload{DestRegister: reg + 2, Base: expr.PayloadBaseTransportHeader, Offset: portDest, Len: 2})
+func vmap(set *nftables.Set) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: keyReg, DestRegister: 0, IsDestRegSet: true, SetName: set.Name, SetID: set.ID}}
 }
 
-func vmap(set *nftables.Set, key uint32) []expr.Any {
-	return []expr.Any{&expr.Lookup{SourceRegister: key, DestRegister: 0, IsDestRegSet: true, SetName: set.Name, SetID: set.ID}}
+func inSet(set *nftables.Set) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: keyReg, SetName: set.Name, SetID: set.ID}}
 }
 
-func inSet(set *nftables.Set, key uint32) []expr.Any {
-	return []expr.Any{&expr.Lookup{SourceRegister: key, SetName: set.Name, SetID: set.ID}}
-}
-
-func notInSet(set *nftables.Set, key uint32) []expr.Any {
-	return []expr.Any{&expr.Lookup{SourceRegister: key, SetName: set.Name, SetID: set.ID, Invert: true}}
+func notInSet(set *nftables.Set) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: keyReg, SetName: set.Name, SetID: set.ID, Invert: true}}
 }
 
 // toHost matches packets for an address of this host.
 func toHost() []expr.Any {
 	return []expr.Any{
-		&expr.Fib{Register: reg7, FlagDADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg7, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+		&expr.Fib{Register: tmpReg, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: tmpReg, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
 	}
 }
 
@@ -244,7 +291,7 @@ func ifname(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
 }
 
 func addrIs(offset uint32, op expr.CmpOp, addr netip.Addr) []expr.Any {
-	return append(load(reg7, offset, 4), &expr.Cmp{Op: op, Register: reg7, Data: addr.AsSlice()})
+	return append(load(tmpReg, offset, 4), &expr.Cmp{Op: op, Register: tmpReg, Data: addr.AsSlice()})
 }
 
 func inRange(offset uint32, op expr.CmpOp, p netip.Prefix) []expr.Any {
@@ -252,19 +299,19 @@ func inRange(offset uint32, op expr.CmpOp, p netip.Prefix) []expr.Any {
 	for i := 0; i < p.Bits(); i++ {
 		mask[i/8] |= 0x80 >> (i % 8)
 	}
-	return append(load(reg7, offset, 4),
-		&expr.Bitwise{SourceRegister: reg7, DestRegister: reg7, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: op, Register: reg7, Data: p.Masked().Addr().AsSlice()})
+	return append(load(tmpReg, offset, 4),
+		&expr.Bitwise{SourceRegister: tmpReg, DestRegister: tmpReg, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: op, Register: tmpReg, Data: p.Masked().Addr().AsSlice()})
 }
 
 func protocolIs(proto byte) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg7}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg7, Data: []byte{proto}}}
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: tmpReg}, &expr.Cmp{Op: expr.CmpOpEq, Register: tmpReg, Data: []byte{proto}}}
 }
 
 func icmpType(typ byte) []expr.Any {
 	return append(protocolIs(unix.IPPROTO_ICMP),
-		&expr.Payload{DestRegister: reg7, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg7, Data: []byte{typ}})
+		&expr.Payload{DestRegister: tmpReg, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: tmpReg, Data: []byte{typ}})
 }
 
 func masquerade() []expr.Any { return []expr.Any{&expr.Masq{FullyRandom: true}} }

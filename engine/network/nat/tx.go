@@ -33,7 +33,7 @@ func (x *tx) set(f Frontend, want *Target) error {
 	if f.Addr.IsValid() && !f.Addr.Is4() {
 		return fmt.Errorf("frontend %s: only IPv4 addresses can be translated", f)
 	}
-	l, have := x.t.layout, x.t.installed[f]
+	fam, have := x.t.layout.of(f), x.t.installed[f]
 	existed := have != nil
 	if !existed {
 		have = &installed{}
@@ -44,24 +44,24 @@ func (x *tx) set(f Frontend, want *Target) error {
 	if want != nil {
 		backends, sources = keepSlots(have.backends, want.Backends), want.Sources
 		if len(backends) > 0 {
-			chain = l.spread(x.t.conn, len(backends), !f.Addr.IsValid(), want.Affinity)
+			chain = x.t.layout.spread(x.t.conn, fam, len(backends), want.Affinity)
 		}
 	}
 	x.moveSlots(f, have.backends, backends)
 	x.moveSources(f, have.sources, sources)
 	wasRefused, isRefused := existed && have.chain == "", want != nil && chain == ""
 	if wasRefused && !isRefused {
-		x.remove(l.refused, nftables.SetElement{Key: f.key()})
+		x.remove(fam.refused, nftables.SetElement{Key: f.key()})
 	}
 	if isRefused && !wasRefused {
-		x.insert(l.refused, nftables.SetElement{Key: f.key()})
+		x.insert(fam.refused, nftables.SetElement{Key: f.key()})
 	}
 	if have.chain != chain {
 		if have.chain != "" {
-			x.remove(l.services, f.verdict(have.chain))
+			x.remove(fam.services, f.verdict(have.chain))
 		}
 		if chain != "" {
-			x.insert(l.services, f.verdict(chain))
+			x.insert(fam.services, f.verdict(chain))
 		}
 	}
 	if want == nil {
@@ -99,20 +99,20 @@ func keepSlots(have, want []netip.AddrPort) []netip.AddrPort {
 }
 
 func (x *tx) moveSlots(f Frontend, have, want []netip.AddrPort) {
-	l := x.t.layout
+	fam := x.t.layout.of(f)
 	for i := range max(len(have), len(want)) {
 		if i < len(have) && i < len(want) && have[i] == want[i] {
 			continue
 		}
 		if i < len(have) {
-			x.remove(l.slots, f.slot(i, have[i]))
+			x.remove(fam.slots, f.slot(i, have[i]))
 			x.hairpin(have[i].Addr(), -1)
 			if !slices.Contains(want, have[i]) {
 				x.gone[have[i]] = true
 			}
 		}
 		if i < len(want) {
-			x.insert(l.slots, f.slot(i, want[i]))
+			x.insert(fam.slots, f.slot(i, want[i]))
 			x.hairpin(want[i].Addr(), +1)
 		}
 	}
@@ -137,18 +137,18 @@ func (x *tx) moveSources(f Frontend, have, want []netip.Prefix) {
 	if slices.Equal(have, want) {
 		return
 	}
-	l := x.t.layout
+	fam := x.t.layout.of(f)
 	for _, p := range have {
-		x.remove(l.admitted, f.source(p))
+		x.remove(fam.admitted, f.source(p))
 	}
 	for _, p := range want {
-		x.insert(l.admitted, f.source(p))
+		x.insert(fam.admitted, f.source(p))
 	}
 	if len(have) > 0 && len(want) == 0 {
-		x.remove(l.guarded, nftables.SetElement{Key: f.key()})
+		x.remove(fam.guarded, nftables.SetElement{Key: f.key()})
 	}
 	if len(have) == 0 && len(want) > 0 {
-		x.insert(l.guarded, nftables.SetElement{Key: f.key()})
+		x.insert(fam.guarded, nftables.SetElement{Key: f.key()})
 	}
 }
 
@@ -196,14 +196,16 @@ func (x *tx) commit() error {
 	return x.t.forget(x.gone)
 }
 
+// key is the frontend as the maps of its family have it: every part takes a whole
+// number of registers.
 func (f Frontend) key() []byte {
-	k := make([]byte, 12)
+	var k []byte
 	if f.Addr.IsValid() {
-		copy(k, f.Addr.AsSlice())
+		k = f.Addr.AsSlice()
 	}
-	k[4] = byte(f.Protocol)
-	binary.BigEndian.PutUint16(k[8:], f.Port)
-	return k
+	k = append(k, byte(f.Protocol), 0, 0, 0)
+	k = binary.BigEndian.AppendUint16(k, f.Port)
+	return append(k, 0, 0)
 }
 
 func (f Frontend) verdict(chain string) nftables.SetElement {

@@ -146,6 +146,18 @@ func AddVeth(name string, master int, peer string, netns int, mac net.HardwareAd
 	return Request{what: "create interface pair " + name, req: req}
 }
 
+// SetHairpin lets the bridge port send a frame back to where it came from.
+func SetHairpin(name string) Request {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_SLAVE_KIND, nl.NonZeroTerminated("bridge"))
+	info.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil).AddRtAttr(nl.IFLA_BRPORT_MODE, []byte{1})
+	req.AddData(info)
+	return Request{what: "set hairpin mode of " + name, req: req}
+}
+
 // SetUp raises the link with this index.
 func SetUp(index int) Request {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
