@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os/signal"
@@ -40,7 +39,6 @@ func newGatewayCommand(g *globals) *cobra.Command {
 			return gateway.Run(ctx, cfg)
 		},
 	}
-	c.SetContext(context.Background())
 	flags := c.Flags()
 	flags.StringVar(&cfg.Listen, "listen", ":80", "address to bind for listeners with port 80")
 	flags.StringVar(&cfg.TLSListen, "tls-listen", ":443", "address to bind for listeners with port 443")

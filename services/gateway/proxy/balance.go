@@ -46,6 +46,7 @@ type endpoint struct {
 	protocol  route.Protocol
 	transport *http.Transport
 	inFlight  atomic.Int32
+	removed   atomic.Bool // set before anyone may take a count of 0 in flight for drained
 }
 
 func (u *upstreams) get(s route.ServicePort) *pool {
@@ -112,6 +113,7 @@ func (p *pool) set(u route.Upstream, connectTimeout time.Duration) {
 	}
 	p.endpoints.Store(&list)
 	for _, e := range old {
+		e.removed.Store(true)
 		e.transport.CloseIdleConnections()
 	}
 }
@@ -143,6 +145,23 @@ func newEndpoint(address netip.AddrPort, protocol route.Protocol, connectTimeout
 	e.transport.Protocols.SetHTTP1(protocol == route.HTTP1)
 	e.transport.Protocols.SetUnencryptedHTTP2(protocol == route.H2C)
 	return e
+}
+
+// acquire picks an endpoint and counts a request in flight there; nil if there
+// is none that was not tried. Once an endpoint was removed and has no request
+// in flight, it never gets another one.
+func (p *pool) acquire(tried []*endpoint) *endpoint {
+	for {
+		e := p.pick(tried)
+		if e == nil {
+			return nil
+		}
+		e.inFlight.Add(1)
+		if !e.removed.Load() {
+			return e
+		}
+		e.inFlight.Add(-1) // removed since the list was read
+	}
 }
 
 // pick returns the endpoint with the fewest requests in flight among a few,
@@ -192,7 +211,7 @@ func (s *Server) RoundTrip(out *http.Request) (*http.Response, error) {
 	var tried []*endpoint
 	var lastErr error
 	for len(tried) < maxAttempts {
-		e := x.pool.pick(tried)
+		e := x.pool.acquire(tried)
 		if e == nil {
 			break
 		}
@@ -216,15 +235,14 @@ func (s *Server) RoundTrip(out *http.Request) (*http.Response, error) {
 	return nil, lastErr
 }
 
-// attempt is one try at one endpoint. It counts as in flight until the response
-// body is closed.
+// attempt is one try at an endpoint that was acquired. It counts as in flight
+// until the response body is closed.
 func (x *exchange) attempt(out *http.Request, e *endpoint) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(out.Context())
 	var timer *time.Timer
 	if d := x.rule.BackendTimeout; d > 0 {
 		timer = time.AfterFunc(d, func() { cancel(errBackendTimeout) })
 	}
-	e.inFlight.Add(1)
 	finish := sync.OnceFunc(func() {
 		if timer != nil {
 			timer.Stop()

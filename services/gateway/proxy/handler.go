@@ -143,7 +143,7 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(r.Context().Err(), context.Canceled):
 		w.WriteHeader(statusClientGone) // only the log and the metrics see it
 	default:
-		s.log.Debug("forward request", "route", x.rule.Route, "endpoint", x.endpoint, "error", err)
+		s.log.Debug("forward request", "method", r.Method, "route", x.rule.Route, "endpoint", x.endpoint, "error", err)
 		problem(w, http.StatusBadGateway, "the backend could not be reached or broke the connection")
 	}
 }

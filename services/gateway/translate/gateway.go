@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/pkg/features"
+
+	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
 // listener is one listener of one Gateway of ours, and what became of it.
@@ -19,8 +21,9 @@ type listener struct {
 	tls      bool
 	hostname string
 
-	kinds    []gatewayv1.RouteGroupKind
-	attached int32
+	kinds        []gatewayv1.RouteGroupKind
+	certificates []*route.Certificate
+	attached     int32
 
 	accepted, resolved, conflicted metav1.Condition
 }
@@ -99,8 +102,12 @@ func (t *translation) gateways() {
 				t.conflict(l)
 			}
 			t.listeners = append(t.listeners, l)
-			if l.serves() {
-				t.builder.AddListener(l.port, l.tls, l.hostname)
+			if !l.serves() {
+				continue
+			}
+			t.builder.AddListener(l.port, l.tls, l.hostname)
+			for _, cert := range l.certificates {
+				t.builder.AddCertificate(l.port, hostPattern(l.hostname), cert)
 			}
 		}
 	}
@@ -140,14 +147,14 @@ func (l *listener) resolve(ok bool, reason gatewayv1.ListenerConditionReason, me
 // supportedKinds keeps those of the listener's allowed kinds that exist here.
 func (l *listener) supportedKinds() {
 	group := gatewayv1.Group(gatewayv1.GroupName)
-	route := gatewayv1.RouteGroupKind{Group: &group, Kind: "HTTPRoute"}
+	httpRoute := gatewayv1.RouteGroupKind{Group: &group, Kind: "HTTPRoute"}
 	if l.spec.AllowedRoutes == nil || len(l.spec.AllowedRoutes.Kinds) == 0 {
-		l.kinds = []gatewayv1.RouteGroupKind{route}
+		l.kinds = []gatewayv1.RouteGroupKind{httpRoute}
 		return
 	}
 	for _, k := range l.spec.AllowedRoutes.Kinds {
-		if deref(k.Group, group) == group && k.Kind == route.Kind {
-			l.kinds = []gatewayv1.RouteGroupKind{route}
+		if deref(k.Group, group) == group && k.Kind == httpRoute.Kind {
+			l.kinds = []gatewayv1.RouteGroupKind{httpRoute}
 			continue
 		}
 		l.resolve(false, gatewayv1.ListenerReasonInvalidRouteKinds,
@@ -172,7 +179,7 @@ func (t *translation) listenerCertificates(l *listener) {
 			l.resolve(false, reason, err.Error())
 			return
 		}
-		t.builder.AddCertificate(l.port, hostPattern(l.hostname), cert)
+		l.certificates = append(l.certificates, cert)
 	}
 }
 

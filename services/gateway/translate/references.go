@@ -127,4 +127,3 @@ func protocolOf(appProtocol *string) (route.Protocol, bool) {
 
 // hostPattern reads a host name of the Gateway API.
 func hostPattern(name string) route.HostPattern { return route.HostPattern{Name: name} }
-

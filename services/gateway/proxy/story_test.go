@@ -1,0 +1,558 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gantryhq/gantry/services/gateway/route"
+)
+
+// gateway is a data plane under test, with its address for port 80.
+type gateway struct {
+	*Server
+	t       *testing.T
+	address string
+	builder *route.Builder
+	log     *lockedBuffer
+	metrics *prometheus.Registry
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.String()
+}
+
+func newGateway(t *testing.T) *gateway {
+	g := &gateway{t: t, builder: route.NewBuilder(), log: &lockedBuffer{}, metrics: prometheus.NewRegistry()}
+	g.Server = New(Config{
+		Listen:    map[uint16]string{80: "127.0.0.1:0", 443: "127.0.0.1:0"},
+		AccessLog: g.log,
+		Registry:  g.metrics,
+	})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := g.Shutdown(ctx); err != nil {
+			t.Errorf("shut down: %v", err)
+		}
+	})
+	return g
+}
+
+// apply builds the table and opens its ports.
+func (g *gateway) apply() map[uint16]Binding {
+	g.t.Helper()
+	bindings := g.SetTable(g.builder.Build())
+	for port, b := range bindings {
+		if b.Err != nil {
+			g.t.Fatalf("open port %d: %v", port, b.Err)
+		}
+	}
+	if b, ok := bindings[80]; ok {
+		g.address = b.Address.String()
+	}
+	return bindings
+}
+
+func (g *gateway) rule(host, path string, r *route.Rule) {
+	g.builder.AddRule(80, false, "", route.HostPattern{Name: host}, route.Match{Kind: route.Prefix, Path: path}, r)
+}
+
+// to is a rule with one backend.
+func to(service string) *route.Rule {
+	return &route.Rule{Route: "HTTPRoute/test/" + service, Backends: []route.Backend{{Service: servicePort(service), Weight: 1}}}
+}
+
+func servicePort(service string) route.ServicePort {
+	return route.ServicePort{Namespace: "test", Name: service, Port: 80}
+}
+
+// endpoints tells the data plane what stands behind a service.
+func (g *gateway) endpoints(service string, protocol route.Protocol, servers ...*httptest.Server) {
+	u := route.Upstream{Service: servicePort(service), Protocol: protocol}
+	for _, s := range servers {
+		u.Endpoints = append(u.Endpoints, netip.MustParseAddrPort(s.Listener.Addr().String()))
+	}
+	g.SetUpstreams([]route.Upstream{u}, nil)
+}
+
+// backend is a server that answers with its name and what it got.
+func backend(t *testing.T, name string) *httptest.Server {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Backend", name)
+		fmt.Fprintf(w, "%s %s %s %s\n", r.Method, r.Host, r.RequestURI, body)
+		r.Header.Write(w)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// get sends a request for a host and path and returns status, backend and body.
+func (g *gateway) get(host, path string, edit ...func(*http.Request)) (*http.Response, string) {
+	g.t.Helper()
+	r, err := http.NewRequest("GET", "http://"+g.address+path, nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	r.Host = host
+	for _, e := range edit {
+		e(r)
+	}
+	response, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return response, string(body)
+}
+
+// problemOf checks that a response is a problem document with this status.
+func problemOf(t *testing.T, r *http.Response, body string, status int) {
+	t.Helper()
+	var doc struct {
+		Title, Detail string
+		Status        int
+	}
+	if err := json.Unmarshal([]byte(body), &doc); err != nil {
+		t.Fatalf("status %d with body %q is no problem document: %v", r.StatusCode, body, err)
+	}
+	if r.StatusCode != status || doc.Status != status || doc.Detail == "" || r.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("got %d %+v, want a problem with status %d", r.StatusCode, doc, status)
+	}
+}
+
+func TestRequestsGoToTheServiceOfTheirHostAndPath(t *testing.T) {
+	g := newGateway(t)
+	g.rule("shop.example.com", "/", to("web"))
+	g.rule("shop.example.com", "/api", to("api"))
+	g.endpoints("web", route.HTTP1, backend(t, "web"))
+	g.endpoints("api", route.HTTP1, backend(t, "api"))
+	g.apply()
+
+	for path, want := range map[string]string{"/": "web", "/apiary": "web", "/api": "api", "/api/v1?q=%zz;a": "api"} {
+		r, body := g.get("Shop.Example.com:8080", path)
+		if r.StatusCode != 200 || r.Header.Get("Backend") != want {
+			t.Errorf("%s: status %d from %q, want 200 from %q", path, r.StatusCode, r.Header.Get("Backend"), want)
+		}
+		if !strings.HasPrefix(body, "GET Shop.Example.com:8080 "+path+" ") {
+			t.Errorf("the backend saw %q", body)
+		}
+		for _, header := range []string{"X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: http\r", "X-Forwarded-Host: Shop.Example.com:8080"} {
+			if !strings.Contains(body, header) {
+				t.Errorf("%s is missing in %q", header, body)
+			}
+		}
+	}
+	r, body := g.get("other.example.com", "/")
+	problemOf(t, r, body, 404)
+	r, body = g.get("shop.example.com", "/api/%2e%2e/admin")
+	problemOf(t, r, body, 400)
+	_, body = g.get("shop.example.com", "/", func(r *http.Request) { r.Header.Set("X-Forwarded-For", "10.9.9.9") })
+	if strings.Contains(body, "10.9.9.9") {
+		t.Error("a client could forge X-Forwarded-For")
+	}
+	if log := g.log.String(); !strings.Contains(log, `"route":"HTTPRoute/test/api"`) || strings.Contains(log, "q=") {
+		t.Errorf("access log: %s", log)
+	}
+}
+
+func TestWeightsShareTheRequests(t *testing.T) {
+	g := newGateway(t)
+	g.rule("", "/", &route.Rule{Backends: []route.Backend{
+		{Service: servicePort("v1"), Weight: 90}, {Service: servicePort("v2"), Weight: 10}, {Service: servicePort("off"), Weight: 0},
+	}})
+	g.endpoints("v1", route.HTTP1, backend(t, "v1"))
+	g.endpoints("v2", route.HTTP1, backend(t, "v2"))
+	g.apply()
+	seen := map[string]int{}
+	for range 1000 {
+		r, _ := g.get("h", "/")
+		seen[r.Header.Get("Backend")]++
+	}
+	if v2 := seen["v2"]; v2 < 50 || v2 > 160 || seen["v1"] != 1000-v2 {
+		t.Errorf("of 1000 requests %v", seen)
+	}
+}
+
+func TestFiltersChangeRequestsAndResponses(t *testing.T) {
+	g := newGateway(t)
+	rule := to("web")
+	rule.Filters = route.Filters{
+		Request:  route.HeaderChange{Set: []route.Header{{Name: "X-Env", Value: "prod"}}, Add: []route.Header{{Name: "X-Via", Value: "g"}}, Remove: []string{"X-Debug"}},
+		Response: route.HeaderChange{Set: []route.Header{{Name: "Backend", Value: "hidden"}}},
+		Rewrite:  &route.Rewrite{Host: "internal", Path: &route.PathChange{Value: "/new"}},
+	}
+	g.rule("", "/old", rule)
+	g.rule("", "/moved", &route.Rule{Redirect: &route.Redirect{Scheme: "https", Host: "example.org", Path: &route.PathChange{Value: "/"}, Status: 301}})
+	g.rule("", "/here", &route.Rule{Redirect: &route.Redirect{Status: 302, Path: &route.PathChange{Full: true, Value: "/there"}}})
+	g.endpoints("web", route.HTTP1, backend(t, "web"))
+	g.apply()
+
+	r, body := g.get("h", "/old/a%2Fb?q=1", func(r *http.Request) {
+		r.Header.Set("X-Env", "dev")
+		r.Header.Set("X-Via", "me")
+		r.Header.Set("X-Debug", "1")
+	})
+	if !strings.HasPrefix(body, "GET internal /new/a%2Fb?q=1 ") || !strings.Contains(body, "X-Env: prod\r\nX-Forwarded") ||
+		!strings.Contains(body, "X-Via: me\r\nX-Via: g\r\n") || strings.Contains(body, "X-Debug") || r.Header.Get("Backend") != "hidden" {
+		t.Errorf("the backend saw %q, the client %v", body, r.Header)
+	}
+	r, _ = g.get("h", "/moved/x?q=1")
+	if got := r.Header.Get("Location"); r.StatusCode != 301 || got != "https://example.org:443/x?q=1" && got != "https://example.org/x?q=1" {
+		t.Errorf("redirected with %d to %q", r.StatusCode, got)
+	}
+	r, _ = g.get("h", "/here")
+	if got, want := r.Header.Get("Location"), "http://h:"+g.address[strings.LastIndex(g.address, ":")+1:]+"/there"; got != want {
+		t.Errorf("redirected to %q, want %q", got, want)
+	}
+}
+
+func TestWhatCannotBeServedIsExplained(t *testing.T) {
+	g := newGateway(t)
+	stuck := make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-stuck }))
+	t.Cleanup(slow.Close)
+	t.Cleanup(func() { close(stuck) })
+	dead := backend(t, "dead")
+	dead.Close()
+	timeout, backendTimeout := to("slow"), to("slow")
+	timeout.RequestTimeout, backendTimeout.BackendTimeout = 20*time.Millisecond, 20*time.Millisecond
+	for path, rule := range map[string]*route.Rule{
+		"/empty": to("empty"), "/unknown": to("unknown"), "/dead": to("dead"),
+		"/timeout": timeout, "/backend-timeout": backendTimeout,
+		"/invalid":  {Invalid: "filter X is not supported"},
+		"/refused":  {Backends: []route.Backend{{Weight: 1, Invalid: "Service does not exist"}}},
+		"/unweight": {Backends: []route.Backend{{Weight: 0}}},
+	} {
+		g.rule("", path, rule)
+	}
+	g.endpoints("empty", route.HTTP1)
+	g.endpoints("dead", route.HTTP1, dead)
+	g.endpoints("slow", route.HTTP1, slow)
+	g.apply()
+	for path, status := range map[string]int{
+		"/empty": 503, "/unknown": 503, "/dead": 502, "/timeout": 504, "/backend-timeout": 504,
+		"/invalid": 500, "/refused": 500, "/unweight": 500, "/nowhere": 404,
+	} {
+		r, body := g.get("h", path)
+		problemOf(t, r, body, status)
+	}
+}
+
+func TestARequestIsSentToAnotherEndpointWhenOneIsGone(t *testing.T) {
+	g := newGateway(t)
+	g.rule("", "/", to("web"))
+	alive, dead := backend(t, "alive"), backend(t, "dead")
+	dead.Close()
+	g.endpoints("web", route.HTTP1, alive, dead)
+	g.apply()
+	for i := range 50 {
+		r, err := http.Post("http://"+g.address+"/", "text/plain", strings.NewReader("a body that must arrive whole"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(r.Body)
+		r.Body.Close()
+		if r.StatusCode != 200 || !strings.Contains(string(body), "a body that must arrive whole") {
+			t.Fatalf("request %d: %d %s", i, r.StatusCode, body)
+		}
+	}
+}
+
+func TestWebSocketsAreForwarded(t *testing.T) {
+	g := newGateway(t)
+	rule := to("echo")
+	rule.RequestTimeout = 50 * time.Millisecond // must not cut a connection that was upgraded
+	g.rule("", "/", rule)
+	echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
+		rw.Flush()
+		io.Copy(conn, rw)
+	}))
+	t.Cleanup(echo.Close)
+	g.endpoints("echo", route.HTTP1, echo)
+	g.apply()
+
+	conn, err := net.Dial("tcp", g.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	reader := bufio.NewReader(conn)
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil || response.StatusCode != 101 || response.Header.Get("Upgrade") != "websocket" {
+		t.Fatalf("upgrade: %v %+v", err, response)
+	}
+	deadline := time.Now().Add(150 * time.Millisecond)
+	for n := 0; n < 3 || time.Now().Before(deadline); n++ {
+		message := fmt.Sprintf("message %d\n", n)
+		fmt.Fprint(conn, message)
+		if got, err := reader.ReadString('\n'); err != nil || got != message {
+			t.Fatalf("echo of %q: %q, %v", message, got, err)
+		}
+	}
+}
+
+// grpcLike is an HTTP/2 server without TLS that answers with trailers, as a
+// gRPC server does.
+func grpcLike(t *testing.T) *httptest.Server {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 || r.Header.Get("Te") != "trailers" {
+			w.WriteHeader(http.StatusHTTPVersionNotSupported)
+			return
+		}
+		w.Header().Set("Trailer", "Grpc-Status")
+		w.Header().Set("Content-Type", "application/grpc")
+		io.Copy(w, r.Body)
+		w.Header().Set("Grpc-Status", "0")
+	}))
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestGRPCPassesWithoutTLSFromEndToEnd(t *testing.T) {
+	g := newGateway(t)
+	g.rule("", "/", to("grpc"))
+	g.endpoints("grpc", route.H2C, grpcLike(t))
+	g.apply()
+	client := &http.Transport{Protocols: new(http.Protocols)}
+	client.Protocols.SetUnencryptedHTTP2(true)
+	defer client.CloseIdleConnections()
+	r, _ := http.NewRequest("POST", "http://"+g.address+"/shop.Orders/List", strings.NewReader("message"))
+	r.Header.Set("Te", "trailers")
+	r.Header.Set("Content-Type", "application/grpc")
+	response, err := client.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	if response.ProtoMajor != 2 || string(body) != "message" || response.Trailer.Get("Grpc-Status") != "0" {
+		t.Errorf("HTTP/%d %d %q, trailer %v", response.ProtoMajor, response.StatusCode, body, response.Trailer)
+	}
+}
+
+func TestTLSCertificatesFollowTheServerName(t *testing.T) {
+	g := newGateway(t)
+	roots := x509.NewCertPool()
+	g.builder.AddListener(443, true, "")
+	for _, host := range []string{"a.example.com", "b.example.com"} {
+		cert := certificate(t, host)
+		roots.AddCert(cert.Pair.Leaf)
+		g.builder.AddCertificate(443, route.HostPattern{Name: host}, cert)
+		g.builder.AddListener(443, true, host)
+		g.builder.AddRule(443, true, host, route.HostPattern{Name: host}, route.Match{Kind: route.Prefix, Path: "/"}, to("web"))
+	}
+	g.endpoints("web", route.HTTP1, backend(t, "web"))
+	address := g.apply()[443].Address.String()
+
+	client := &http.Transport{
+		TLSClientConfig:   &tls.Config{RootCAs: roots},
+		ForceAttemptHTTP2: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		},
+	}
+	defer client.CloseIdleConnections()
+	for _, host := range []string{"a.example.com", "b.example.com"} {
+		r, _ := http.NewRequest("GET", "https://"+host+"/", nil)
+		response, err := client.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		if response.StatusCode != 200 || response.ProtoMajor != 2 || !strings.Contains(string(body), "X-Forwarded-Proto: https") {
+			t.Errorf("%s: HTTP/%d %d %s", host, response.ProtoMajor, response.StatusCode, body)
+		}
+	}
+	r, _ := http.NewRequest("GET", "https://a.example.com/", nil)
+	r.Host = "b.example.com"
+	response, err := client.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(response.Body)
+	response.Body.Close()
+	problemOf(t, response, string(body), http.StatusMisdirectedRequest)
+	if _, err := tls.Dial("tcp", address, &tls.Config{ServerName: "c.example.com", RootCAs: roots}); err == nil {
+		t.Error("a server name without certificate got one")
+	}
+}
+
+func TestEndpointsComeAndGoUnderLoadWithoutAFailedRequest(t *testing.T) {
+	g := newGateway(t)
+	g.rule("", "/", to("web"))
+	stable := backend(t, "stable")
+	g.endpoints("web", route.HTTP1, stable)
+	g.apply()
+
+	var sent, failed atomic.Int64
+	var load sync.WaitGroup
+	stop, progress := make(chan struct{}), make(chan struct{})
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+	for worker := range 8 {
+		load.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case progress <- struct{}{}:
+				default:
+				}
+				r, _ := http.NewRequest("GET", "http://"+g.address+"/", nil)
+				if worker%2 == 0 {
+					r, _ = http.NewRequest("POST", "http://"+g.address+"/", strings.NewReader("x"))
+				}
+				response, err := client.Do(r)
+				sent.Add(1)
+				if err != nil {
+					failed.Add(1)
+					t.Errorf("request failed: %v", err)
+					continue
+				}
+				io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+				if response.StatusCode != 200 {
+					failed.Add(1)
+					t.Errorf("status %d", response.StatusCode)
+				}
+			}
+		})
+	}
+	// Each generation is a new pod: it enters when it listens, leaves, and stops
+	// when the gateway has no request in flight there any more. Before that it
+	// would lose POST requests that are on their way, which nobody may send twice
+	// (RFC 9110, section 9.2.2).
+	var old *httptest.Server
+	for generation := range 100 {
+		leaving := g.upstreams.get(servicePort("web")).list()
+		fresh := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(w, r.Body)
+		}))
+		g.endpoints("web", route.HTTP1, stable, fresh)
+		for range 20 {
+			<-progress
+		}
+		for _, e := range leaving {
+			for e.removed.Load() && e.inFlight.Load() > 0 {
+				<-progress
+			}
+		}
+		if old != nil {
+			if err := old.Config.Shutdown(context.Background()); err != nil {
+				t.Fatalf("generation %d: %v", generation, err)
+			}
+		}
+		old = fresh
+	}
+	close(stop)
+	load.Wait()
+	old.Close()
+	t.Logf("%d requests, %d failed, in 100 changes of endpoints", sent.Load(), failed.Load())
+}
+
+func TestRequestsInFlightFinishWhenTheirEndpointOrPortGoes(t *testing.T) {
+	g := newGateway(t)
+	g.rule("", "/", to("web"))
+	arrived, release := make(chan struct{}), make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		arrived <- struct{}{}
+		<-release
+		fmt.Fprint(w, "finished")
+	}))
+	t.Cleanup(slow.Close)
+	g.endpoints("web", route.HTTP1, slow)
+	g.apply()
+
+	answer := make(chan string)
+	go func() {
+		_, body := g.get("h", "/")
+		answer <- body
+	}()
+	<-arrived
+	g.endpoints("web", route.HTTP1)
+	if r, body := g.get("h", "/"); r.StatusCode != 503 {
+		t.Errorf("a removed endpoint got a new request: %d %s", r.StatusCode, body)
+	}
+	g.SetTable(route.NewBuilder().Build()) // the port is no longer in the table
+	close(release)
+	if got := <-answer; got != "finished" {
+		t.Errorf("the request in flight got %q", got)
+	}
+}
+
+func TestATableThatCannotBindAPortServesTheOthers(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	g := newGateway(t)
+	g.cfg.Listen[81] = taken.Addr().String()
+	g.rule("", "/", to("web"))
+	g.builder.AddListener(81, false, "")
+	bindings := g.SetTable(g.builder.Build())
+	if bindings[81].Err == nil || bindings[80].Err != nil {
+		t.Errorf("bindings: %+v", bindings)
+	}
+}
+
+func TestASuccessorBindsOnlyWhenATakeOverIsMeant(t *testing.T) {
+	g := newGateway(t)
+	g.rule("", "/", to("web"))
+	g.apply()
+	if l, err := listen(g.address, false); err == nil {
+		l.Close()
+		t.Error("a second gateway took part of the connections by accident")
+	}
+	l, err := listen(g.address, true)
+	if err != nil {
+		t.Fatalf("take over: %v", err)
+	}
+	l.Close()
+}

@@ -1,0 +1,160 @@
+package translate
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/tools/txtar"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/yaml"
+)
+
+var update = flag.Bool("update", false, "write what the translation returns into the golden files")
+
+// Each file in testdata holds the objects that go in, the table that comes out
+// and what the statuses say, as one story.
+func TestTranslation(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("find golden files: %v, %d files", err, len(files))
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			archive, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			result := New().Translate(parse(t, archive.Files[0].Data))
+			result.Bind(Reachable{
+				Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.10")},
+				Bindings: map[uint16]Binding{
+					80:   {Address: netip.MustParseAddrPort("0.0.0.0:8080")},
+					443:  {Address: netip.MustParseAddrPort("0.0.0.0:443")},
+					9090: {Err: fmt.Errorf("listen on :9090: address already in use")},
+				},
+			})
+			var table bytes.Buffer
+			result.Table.Dump(&table)
+			got := []txtar.File{archive.Files[0], {Name: "table", Data: table.Bytes()}, {Name: "status", Data: statuses(result)}}
+			text := txtar.Format(&txtar.Archive{Comment: archive.Comment, Files: got})
+			if *update {
+				if err := os.WriteFile(file, text, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if want := txtar.Format(archive); !bytes.Equal(text, want) {
+				t.Errorf("got\n%s\nwant\n%s\nIf the new result is right, run go test -update.", text, want)
+			}
+		})
+	}
+}
+
+// parse reads YAML documents of the kinds that a translation takes.
+func parse(t *testing.T, text []byte) Objects {
+	t.Helper()
+	services := map[types.NamespacedName]*corev1.Service{}
+	secrets := map[types.NamespacedName]*corev1.Secret{}
+	namespaces := map[string]*corev1.Namespace{}
+	o := Objects{
+		Service:   func(n types.NamespacedName) *corev1.Service { return services[n] },
+		Secret:    func(n types.NamespacedName) *corev1.Secret { return secrets[n] },
+		Namespace: func(n string) *corev1.Namespace { return namespaces[n] },
+	}
+	for _, doc := range strings.Split(string(text), "\n---\n") {
+		var kind metav1.TypeMeta
+		decode(t, doc, &kind)
+		switch kind.Kind {
+		case "GatewayClass":
+			o.Classes = append(o.Classes, decode(t, doc, &gatewayv1.GatewayClass{}))
+		case "Gateway":
+			o.Gateways = append(o.Gateways, decode(t, doc, &gatewayv1.Gateway{}))
+		case "HTTPRoute":
+			o.Routes = append(o.Routes, decode(t, doc, &gatewayv1.HTTPRoute{}))
+		case "ReferenceGrant":
+			o.Grants = append(o.Grants, decode(t, doc, &gatewayv1.ReferenceGrant{}))
+		case "Ingress":
+			o.Ingresses = append(o.Ingresses, decode(t, doc, &networkingv1.Ingress{}))
+		case "IngressClass":
+			o.IngressClasses = append(o.IngressClasses, decode(t, doc, &networkingv1.IngressClass{}))
+		case "Service":
+			s := decode(t, doc, &corev1.Service{})
+			services[nameOf(s)] = s
+		case "Namespace":
+			n := decode(t, doc, &corev1.Namespace{})
+			namespaces[n.Name] = n
+		case "Secret":
+			s := decode(t, doc, &corev1.Secret{})
+			for k, v := range s.StringData {
+				s.Data = map[string][]byte{k: []byte(v)}
+			}
+			if s.Annotations["test/key-pair"] != "" {
+				s.Data = keyPair(t, s.Annotations["test/key-pair"])
+			}
+			secrets[nameOf(s)] = s
+		default:
+			t.Fatalf("kind %q has no place in a translation", kind.Kind)
+		}
+	}
+	return o
+}
+
+func decode[T any](t *testing.T, doc string, into *T) *T {
+	t.Helper()
+	if err := yaml.Unmarshal([]byte(doc), into); err != nil {
+		t.Fatalf("decode %T: %v", into, err)
+	}
+	return into
+}
+
+// statuses writes the result's conditions in lines.
+func statuses(r *Result) []byte {
+	var lines []string
+	add := func(subject string, conditions []metav1.Condition) {
+		for _, c := range conditions {
+			line := fmt.Sprintf("%s: %s=%s %s", subject, c.Type, c.Status, c.Reason)
+			if c.Message != "" {
+				line += ": " + c.Message
+			}
+			lines = append(lines, line)
+		}
+	}
+	for name, s := range r.Classes {
+		add("GatewayClass "+name, s.Conditions)
+	}
+	for name, s := range r.Gateways {
+		add("Gateway "+name.String(), s.Conditions)
+		for _, a := range s.Addresses {
+			lines = append(lines, fmt.Sprintf("Gateway %s: address %s %s", name, *a.Type, a.Value))
+		}
+		for _, l := range s.Listeners {
+			subject := fmt.Sprintf("Gateway %s listener %s", name, l.Name)
+			lines = append(lines, fmt.Sprintf("%s: %d attached, %d kinds", subject, l.AttachedRoutes, len(l.SupportedKinds)))
+			add(subject, l.Conditions)
+		}
+	}
+	for name, parents := range r.Routes {
+		for _, p := range parents {
+			add(fmt.Sprintf("HTTPRoute %s parent %s/%s", name, p.ParentRef.Name, deref(p.ParentRef.SectionName, "*")), p.Conditions)
+		}
+	}
+	for _, name := range r.Ingresses {
+		lines = append(lines, "Ingress "+name.String()+": served")
+	}
+	slices.Sort(lines)
+	for _, p := range r.Problems {
+		lines = append(lines, "problem: "+p)
+	}
+	return []byte(strings.Join(lines, "\n") + "\n")
+}
