@@ -62,6 +62,31 @@ type Driver struct {
 // New prepares a driver, starts the shim or finds the one that runs, and removes
 // what interrupted starts left behind.
 func New(config Config) (*Driver, error) {
+	d, err := newDriver(config)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{d.containersDir(), d.stateDir()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := d.shim.Ensure(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.load(); err != nil {
+		return nil, err
+	}
+	if _, err := d.List(ctx); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// newDriver only looks at the host.
+func newDriver(config Config) (*Driver, error) {
 	dataDir, err := filepath.Abs(config.DataDir)
 	if err != nil {
 		return nil, err
@@ -84,23 +109,7 @@ func New(config Config) (*Driver, error) {
 	if d.base, err = newBaseline(); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{d.containersDir(), d.stateDir()} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return nil, err
-		}
-	}
 	d.shim = shim.New(d.runDir, d.shimPath)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := d.shim.Ensure(ctx); err != nil {
-		return nil, err
-	}
-	if err := d.load(); err != nil {
-		return nil, err
-	}
-	if _, err := d.List(ctx); err != nil {
-		return nil, err
-	}
 	return d, nil
 }
 

@@ -91,7 +91,11 @@ func lock(path string) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: another shim holds this directory (%w)", path, err)
 	}
-	return f, nil
+	if err := f.Truncate(0); err != nil {
+		return nil, err
+	}
+	_, err = fmt.Fprintln(f, os.Getpid()) // for people, and for clients it cannot talk to
+	return f, err
 }
 
 func (s *Server) logf(format string, args ...any) { s.log.Printf(format, args...) }
