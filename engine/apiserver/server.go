@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
-	apiextensionsapply "k8s.io/apiextensions-apiserver/pkg/client/applyconfiguration"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -43,10 +42,12 @@ type Server struct {
 	chain     *chain
 	groups    *apiGroups
 	core      *core
+	crds      *customResources
+	crdPaths  *crdDiscovery
 	who       authenticator.Request
 	may       authorizer.Authorizer
 	mux       *mux.PathRecorderMux
-	client    kubernetes.Interface // as the API server itself
+	client    kubernetes.Interface // of ownConfig
 
 	fromNetwork http.Handler
 	fromProcess http.Handler // set before New returns and not changed any more
@@ -74,20 +75,25 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		s.close()
 		return nil, err
 	}
-	if err := s.bootstrap(ctx); err != nil {
-		s.close()
-		return nil, err
+	for _, step := range []func(context.Context) error{s.crds.start, s.bootstrap} {
+		if err := step(ctx); err != nil {
+			s.close()
+			return nil, err
+		}
 	}
 	return s, nil
 }
 
 // assemble builds the API from storage to filters.
 func (s *Server) assemble(ctx context.Context) error {
+	var err error
 	codecs := newSerializer()
 	may, rules := newAuthorizer(s.cfg.Store)
 	s.may = may
 	s.chain = &chain{serializer: codecs, authorizer: may, inFlight: new(utilwaitgroup.SafeWaitGroup)}
-	s.client = kubernetes.NewForConfigOrDie(s.ClientConfig(user.APIServerUser, user.SystemPrivilegedGroup))
+	if s.client, err = kubernetes.NewForConfig(s.ownConfig()); err != nil {
+		return err
+	}
 	issuer, err := newTokenIssuer(s.ca)
 	if err != nil {
 		return err
@@ -117,6 +123,10 @@ func (s *Server) assemble(ctx context.Context) error {
 	if err := s.installGroups(options, rules); err != nil {
 		return err
 	}
+	if s.crds, err = s.newCustomResources(nil); err != nil {
+		return err
+	}
+	s.crdPaths = newCRDDiscovery(s.crds, s.groups)
 	s.mux = mux.NewPathRecorderMux("gantry")
 	s.installPaths()
 	s.fromNetwork = s.chain.network(http.HandlerFunc(s.route), s.who)
@@ -144,9 +154,7 @@ func (s *Server) installGroups(options *registryOptions, rules authorizer.RuleRe
 	if err != nil {
 		return err
 	}
-	return s.groups.install(crds, newLazyConverter(func() managedfields.TypeConverter {
-		return apiextensionsapply.NewTypeConverter(apiextensions.Scheme)
-	}), 16000)
+	return s.groups.install(crds, newLazyConverter(crdConverter), 16000)
 }
 
 // newSerializer speaks JSON, YAML, protobuf and CBOR, and streams big lists.
@@ -190,6 +198,11 @@ func (s *Server) ClientConfig(name string, groups ...string) *rest.Config {
 			ContentType:        runtime.ContentTypeProtobuf,
 		},
 	}
+}
+
+// ownConfig is the client configuration of the API server itself.
+func (s *Server) ownConfig() *rest.Config {
+	return s.ClientConfig(user.APIServerUser, user.SystemPrivilegedGroup)
 }
 
 // Addr is the address of the API for clients on this machine.

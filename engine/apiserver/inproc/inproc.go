@@ -112,7 +112,7 @@ func (t *Transport) serve(w http.ResponseWriter, in *http.Request) (err error) {
 
 func (t *Transport) call(req *http.Request) (*http.Response, error) {
 	defer closeBody(req)
-	w := &recorder{header: http.Header{}}
+	w := &recorder{ctx: req.Context(), header: http.Header{}}
 	if err := t.serve(w, t.inbound(req.Context(), req)); err != nil {
 		return nil, err
 	}
@@ -159,6 +159,7 @@ func response(req *http.Request, code int, header http.Header, body io.ReadClose
 
 // recorder keeps a whole answer.
 type recorder struct {
+	ctx    context.Context
 	header http.Header
 	sent   http.Header
 	code   int
@@ -180,3 +181,12 @@ func (r *recorder) Write(p []byte) (int, error) {
 
 // Flush implements http.Flusher; there is nothing between the handler and the caller to flush.
 func (r *recorder) Flush() { r.WriteHeader(http.StatusOK) }
+
+// CloseNotify implements http.CloseNotifier, without which upstream's filters hide Flush.
+func (r *recorder) CloseNotify() <-chan bool { return closeNotify(r.ctx) }
+
+func closeNotify(ctx context.Context) <-chan bool {
+	gone := make(chan bool, 1)
+	context.AfterFunc(ctx, func() { gone <- true })
+	return gone
+}

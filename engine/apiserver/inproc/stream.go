@@ -18,12 +18,13 @@ type streamWriter struct {
 	failure error
 	started chan struct{} // closed once code and sent, or failure, are set
 	once    sync.Once
+	ctx     context.Context
 	pipe    *pipe
 	release func() bool // stops watching the request's context
 }
 
 func newStreamWriter(ctx context.Context) *streamWriter {
-	w := &streamWriter{header: http.Header{}, started: make(chan struct{}), pipe: newPipe()}
+	w := &streamWriter{header: http.Header{}, started: make(chan struct{}), ctx: ctx, pipe: newPipe()}
 	w.release = context.AfterFunc(ctx, func() { w.pipe.abort(ctx.Err()) })
 	return w
 }
@@ -47,6 +48,9 @@ func (w *streamWriter) Write(p []byte) (int, error) {
 
 // Flush implements http.Flusher. Writes are visible to the reader at once.
 func (w *streamWriter) Flush() { w.WriteHeader(http.StatusOK) }
+
+// CloseNotify implements http.CloseNotifier, without which upstream's filters hide Flush.
+func (w *streamWriter) CloseNotify() <-chan bool { return closeNotify(w.ctx) }
 
 // finish ends the stream: with err when the handler died, else cleanly.
 func (w *streamWriter) finish(err error) {
