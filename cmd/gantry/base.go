@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gantryhq/gantry/internal/progress"
+	"github.com/gantryhq/gantry/services/build/base"
+)
+
+func newBaseCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "base",
+		Short: "Make base images from this machine's own package sources",
+		Long: "Makes an image that Dockerfiles can start FROM and pushes it to the built-in registry,\n" +
+			"so that nothing has to be pulled from a public one. An image that exists is kept.",
+	}
+	c.AddCommand(newBaseDebianCommand(g), newBaseBusyboxCommand(g))
+	return c
+}
+
+func newBaseDebianCommand(g *globals) *cobra.Command {
+	var opt base.DebianOptions
+	c := &cobra.Command{
+		Use:   "debian",
+		Short: "A minimal Debian, from the mirror this machine's apt uses",
+		Example: "  gantry base debian\n" +
+			"  gantry base debian --suite trixie --include curl,git",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if opt.Suite == "" {
+				opt.Suite = base.HostSuite()
+			}
+			return makeBase(c, g, "debian:"+base.SuiteVersion(opt.Suite), &opt.Tag, &opt.WorkDir, &opt.Progress,
+				func(ctx context.Context) (*base.Result, error) { return base.Debian(ctx, opt) })
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&opt.Tag, "tag", "", "name of the image (default base/debian:VERSION in the built-in registry)")
+	f.StringVar(&opt.Suite, "suite", "", "Debian suite (default this machine's, or bookworm)")
+	f.StringSliceVar(&opt.Include, "include", nil, "further packages, separated by commas")
+	f.StringVar(&opt.Mirror, "mirror", "", "Debian mirror (default the one in apt's sources)")
+	f.BoolVar(&opt.Refresh, "refresh", false, "make it anew, with the updates of today")
+	return c
+}
+
+func newBaseBusyboxCommand(g *globals) *cobra.Command {
+	var opt base.BusyboxOptions
+	c := &cobra.Command{
+		Use:   "busybox",
+		Short: "A static busybox, 1 MB, for tests and debugging",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return makeBase(c, g, "busybox:latest", &opt.Tag, &opt.WorkDir, &opt.Progress,
+				func(ctx context.Context) (*base.Result, error) { return base.Busybox(ctx, opt) })
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&opt.Tag, "tag", "", "name of the image (default base/busybox:latest in the built-in registry)")
+	f.BoolVar(&opt.Refresh, "refresh", false, "make it anew")
+	return c
+}
+
+// makeBase fills in what all base images share, makes one and says what came of it.
+func makeBase(c *cobra.Command, g *globals, name string, tag, workDir *string, report *base.Progress, run func(context.Context) (*base.Result, error)) error {
+	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	in := findInstance(ctx, g)
+	if *tag == "" {
+		*tag = "base/" + name
+	}
+	full, err := in.fullName(*tag)
+	if err != nil {
+		return err
+	}
+	*tag = full
+	*workDir = filepath.Join(in.dataDir, "build", "tmp")
+	display := progress.New(os.Stderr)
+	task := display.Task(full)
+	*report = func(line string) { task.Update("%s", line) }
+	r, err := run(ctx)
+	switch {
+	case err != nil:
+		task.Fail("failed")
+	case r.Skipped:
+		task.Done("exists already")
+	default:
+		task.Done("%d packages, %s", r.Packages, size(r.Size))
+	}
+	display.Close()
+	if err != nil {
+		return err
+	}
+	return printBase(c.OutOrStdout(), r)
+}
+
+func printBase(out io.Writer, r *base.Result) error {
+	_, err := fmt.Fprintf(out, "%s@%s\n", r.Ref, r.Digest)
+	return err
+}
+
+// size prints bytes as people read them.
+func size(bytes int64) string {
+	switch {
+	case bytes >= 1e9:
+		return fmt.Sprintf("%.1f GB", float64(bytes)/1e9)
+	case bytes >= 1e6:
+		return fmt.Sprintf("%.1f MB", float64(bytes)/1e6)
+	}
+	return fmt.Sprintf("%.1f kB", float64(bytes)/1e3)
+}
