@@ -78,7 +78,7 @@ func up(ctx context.Context, g *globals, path string, load app.Options, deploy a
 		return err
 	}
 	if len(application.Images) > 0 {
-		if deploy.Builder, err = newImageBuilder(ctx, g, cfg); err != nil {
+		if deploy.Builder, err = newImageBuilder(ctx, g); err != nil {
 			return err
 		}
 	}

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -16,62 +14,37 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
 
 	"github.com/gantryhq/gantry/internal/app"
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/services/build"
+	"github.com/gantryhq/gantry/services/build/base"
 )
 
 const (
+	// defaultRegistry is where an instance that does not say has its registry.
 	defaultRegistry = "127.0.0.1:5000"
-	debianBase      = "base/debian"
+	// debianBase is the image that is made when a Dockerfile starts from it.
+	debianBase = "base/debian"
 )
 
 // imageBuilder makes the images of an application with this machine's build
 // worker and the built-in registry. It implements app.Builder.
 type imageBuilder struct {
-	client   *build.Client
-	registry string // host:port
-	dataDir  string
-	baseMu   sync.Mutex // one makes the base image, the others wait for it
+	instance
+	client *build.Client
+	baseMu sync.Mutex // one makes the base image, the others wait for it
 }
 
 var _ app.Builder = (*imageBuilder)(nil)
 
-func newImageBuilder(ctx context.Context, g *globals, cfg *rest.Config) (*imageBuilder, error) {
-	registry, err := registryOf(ctx, cfg)
+func newImageBuilder(ctx context.Context, g *globals) (*imageBuilder, error) {
+	in := findInstance(ctx, g)
+	client, err := build.NewClient(build.ClientConfig{DataDir: in.dataDir})
 	if err != nil {
 		return nil, err
 	}
-	client, err := build.NewClient(build.ClientConfig{DataDir: g.dir()})
-	if err != nil {
-		return nil, err
-	}
-	return &imageBuilder{client: client, registry: registry, dataDir: g.dir()}, nil
-}
-
-// registryOf asks the cluster for its local registry, the way all Kubernetes
-// development tools do (KEP-1755).
-func registryOf(ctx context.Context, cfg *rest.Config) (string, error) {
-	kube, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return "", err
-	}
-	cm, err := kube.CoreV1().ConfigMaps("kube-public").Get(ctx, "local-registry-hosting", metav1.GetOptions{})
-	if err != nil {
-		return defaultRegistry, nil // an instance that does not say uses the default
-	}
-	var hosting struct {
-		Host string `json:"host"`
-	}
-	if err := yaml.Unmarshal([]byte(cm.Data["localRegistryHosting.v1"]), &hosting); err != nil || hosting.Host == "" {
-		return defaultRegistry, nil
-	}
-	return hosting.Host, nil
+	return &imageBuilder{client: client, instance: in}, nil
 }
 
 // Build implements app.Builder.
@@ -154,7 +127,7 @@ func (b *imageBuilder) Base(ctx context.Context, r app.BuildRequest) (map[string
 		}
 		digest, err := b.head(ctx, ref)
 		if err == nil && digest == "" && strings.HasPrefix(ref, b.registry+"/"+debianBase+":") {
-			digest, err = b.makeBase(ctx, ref, r.Progress)
+			digest, err = b.makeDebian(ctx, ref, r.Progress)
 		}
 		if err != nil {
 			return nil, err
@@ -164,38 +137,38 @@ func (b *imageBuilder) Base(ctx context.Context, r app.BuildRequest) (map[string
 	return digests, nil
 }
 
-// makeBase runs `gantry base debian`, once however many images need it.
-func (b *imageBuilder) makeBase(ctx context.Context, ref string, report func(string)) (string, error) {
-	if report != nil {
-		report("waiting for the Debian base image")
+// makeDebian makes the Debian base image, once however many images need it.
+func (b *imageBuilder) makeDebian(ctx context.Context, ref string, report func(string)) (string, error) {
+	if report == nil {
+		report = func(string) {}
 	}
+	report("waiting for the Debian base image")
 	b.baseMu.Lock()
 	defer b.baseMu.Unlock()
 	if digest, err := b.head(ctx, ref); err != nil || digest != "" {
 		return digest, err
 	}
-	self, err := os.Executable()
+	_, version, _ := strings.Cut(strings.TrimPrefix(ref, b.registry+"/"), ":")
+	suite, err := debianSuite(version)
 	if err != nil {
 		return "", fmt.Errorf("make %s: %w", ref, err)
 	}
-	cmd := exec.CommandContext(ctx, self, "base", "debian", "--data-dir", b.dataDir)
-	var said strings.Builder
-	stderr, err := cmd.StderrPipe()
+	made, err := base.Debian(ctx, base.DebianOptions{
+		Tag: ref, Suite: suite, WorkDir: filepath.Join(b.dataDir, "build", "tmp"),
+		Progress: func(line string) { report("Debian base image: " + line) },
+	})
 	if err != nil {
-		return "", fmt.Errorf("make %s: %w", ref, err)
+		return "", err
 	}
-	cmd.Stdout = nil
-	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("make %s: %w", ref, err)
-	}
-	for lines := bufio.NewScanner(stderr); lines.Scan(); {
-		fmt.Fprintln(&said, lines.Text())
-		if report != nil {
-			report("Debian base image: " + lines.Text())
+	return made.Digest, nil
+}
+
+// debianSuite is the name of a Debian release.
+func debianSuite(version string) (string, error) {
+	for _, suite := range []string{"bookworm", "trixie", base.HostSuite()} {
+		if base.SuiteVersion(suite) == version {
+			return suite, nil
 		}
 	}
-	if err := cmd.Wait(); err != nil {
-		return "", hint.Wrap(fmt.Errorf("make %s: %w\n%s", ref, err, said.String()), "`gantry base debian` shows what is wrong")
-	}
-	return b.head(ctx, ref)
+	return "", hint.Wrap(fmt.Errorf("no Debian release has the version %q", version), "use debian:12 or debian:13")
 }

@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"k8s.io/apimachinery/pkg/runtime"
+	"github.com/gantryhq/gantry/internal/platform"
 )
 
 // Status is what runs and on what.
@@ -202,48 +202,28 @@ func (c *cluster) urls(ctx context.Context, namespace string) ([]string, error) 
 	return urls, nil
 }
 
-// frontDoor is where the default Gateway listens.
-type frontDoor struct {
-	scheme string
-	port   int32
-}
+// frontDoor is where the default Gateway listens, as host:port of plain HTTP.
+type frontDoor struct{ port string }
 
 func (f *frontDoor) url(host string) string {
-	u := url.URL{Scheme: f.scheme, Host: host, Path: "/"}
-	if f.scheme == "http" && f.port != 80 || f.scheme == "https" && f.port != 443 {
-		u.Host = net.JoinHostPort(host, strconv.Itoa(int(f.port)))
+	if f.port != "80" {
+		host = net.JoinHostPort(host, f.port)
 	}
-	return u.String()
+	return (&url.URL{Scheme: "http", Host: host, Path: "/"}).String()
 }
 
-// gateway returns nil when the cluster has no default Gateway.
+// gateway returns nil when the cluster has no Gantry, or one without a gateway.
 func (c *cluster) gateway(ctx context.Context) (*frontDoor, error) {
-	o := &unstructured.Unstructured{}
-	o.SetGroupVersionKind(gatewayv1.SchemeGroupVersion.WithKind("Gateway"))
-	client, err := c.client(o, gatewayNamespace)
-	if err != nil {
-		return nil, nil // a cluster without the Gateway API has no gateway
-	}
-	u, err := client.Get(ctx, gatewayName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
+	info, err := platform.Read(ctx, c.kube)
+	if apierrors.IsNotFound(err) || err == nil && info.Gateway == "" {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read gateway %s/%s: %w", gatewayNamespace, gatewayName, err)
+		return nil, err
 	}
-	var gateway gatewayv1.Gateway
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &gateway); err != nil {
-		return nil, fmt.Errorf("read gateway %s/%s: %w", gatewayNamespace, gatewayName, err)
+	_, port, err := net.SplitHostPort(info.Gateway)
+	if err != nil {
+		return nil, fmt.Errorf("the gateway's address %q: %w", info.Gateway, err)
 	}
-	for _, l := range gateway.Spec.Listeners {
-		if l.Protocol == gatewayv1.HTTPProtocolType {
-			return &frontDoor{scheme: "http", port: int32(l.Port)}, nil
-		}
-	}
-	for _, l := range gateway.Spec.Listeners {
-		if l.Protocol == gatewayv1.HTTPSProtocolType {
-			return &frontDoor{scheme: "https", port: int32(l.Port)}, nil
-		}
-	}
-	return nil, nil
+	return &frontDoor{port: port}, nil
 }
