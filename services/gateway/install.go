@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -49,28 +51,34 @@ func EnsureCRDs(ctx context.Context, cfg *rest.Config) error {
 		return fmt.Errorf("install Gateway API: %w", err)
 	}
 	crds := client.Resource(crdResource)
+	var installing errgroup.Group // validating a schema keeps a core busy for a while
 	for _, file := range files {
 		text, err := crdFiles.ReadFile("crds/" + file.Name())
 		if err != nil {
 			return fmt.Errorf("install Gateway API: %w", err)
 		}
-		name, hash := string(crdName.FindSubmatch(text)[1]), string(crdHash.FindSubmatch(text)[1])
+		installing.Go(func() error { return ensureCRD(ctx, crds, text) })
+	}
+	return installing.Wait()
+}
+
+func ensureCRD(ctx context.Context, crds dynamic.ResourceInterface, text []byte) error {
+	name, hash := string(crdName.FindSubmatch(text)[1]), string(crdHash.FindSubmatch(text)[1])
+	present, err := crds.Get(ctx, name, metav1.GetOptions{})
+	if err == nil && present.GetAnnotations()[hashAnnotation] == hash && established(present) {
+		return nil
+	}
+	force := true
+	_, err = crds.Patch(ctx, name, types.ApplyPatchType, text, metav1.PatchOptions{FieldManager: fieldManager, Force: &force})
+	if err != nil {
+		return fmt.Errorf("install CustomResourceDefinition %s: %w", name, err)
+	}
+	err = wait.PollUntilContextTimeout(ctx, 5*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
 		present, err := crds.Get(ctx, name, metav1.GetOptions{})
-		if err == nil && present.GetAnnotations()[hashAnnotation] == hash && established(present) {
-			continue
-		}
-		force := true
-		_, err = crds.Patch(ctx, name, types.ApplyPatchType, text, metav1.PatchOptions{FieldManager: fieldManager, Force: &force})
-		if err != nil {
-			return fmt.Errorf("install CustomResourceDefinition %s: %w", name, err)
-		}
-		err = wait.PollUntilContextTimeout(ctx, 5*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
-			present, err := crds.Get(ctx, name, metav1.GetOptions{})
-			return err == nil && established(present), err
-		})
-		if err != nil {
-			return fmt.Errorf("wait for CustomResourceDefinition %s: %w", name, err)
-		}
+		return err == nil && established(present), err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for CustomResourceDefinition %s: %w", name, err)
 	}
 	return nil
 }
@@ -106,19 +114,33 @@ func EnsureDefaults(ctx context.Context, cfg *rest.Config) error {
 		return err
 	}
 	for _, d := range objects {
-		resource := client.Resource(d.resource).Namespace(d.object.GetNamespace())
-		_, err := resource.Create(ctx, d.object, metav1.CreateOptions{FieldManager: fieldManager})
-		if apierrors.IsAlreadyExists(err) {
-			err = nil
-			if d.resource.Group == "rbac.authorization.k8s.io" {
-				_, err = resource.Apply(ctx, d.object.GetName(), d.object, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
-			}
-		}
-		if err != nil {
+		if err := ensureDefault(ctx, client.Resource(d.resource).Namespace(d.object.GetNamespace()), d); err != nil {
 			return fmt.Errorf("create %s %s: %w", d.object.GetKind(), d.object.GetName(), err)
 		}
 	}
 	return nil
+}
+
+func ensureDefault(ctx context.Context, client dynamic.ResourceInterface, d defaultObject) error {
+	present, err := client.Get(ctx, d.object.GetName(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = client.Create(ctx, d.object, metav1.CreateOptions{FieldManager: fieldManager})
+		if apierrors.IsAlreadyExists(err) { // somebody was faster
+			return nil
+		}
+		return err
+	}
+	rules := present.DeepCopy()
+	for _, field := range []string{"rules", "subjects"} {
+		if wanted, ok := d.object.Object[field]; ok {
+			rules.Object[field] = wanted
+		}
+	}
+	if err != nil || equality.Semantic.DeepEqual(present.Object, rules.Object) {
+		return err
+	}
+	_, err = client.Update(ctx, rules, metav1.UpdateOptions{FieldManager: fieldManager})
+	return err
 }
 
 type defaultObject struct {
