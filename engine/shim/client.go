@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -87,8 +88,17 @@ func receive(conn *net.UnixConn) (protocol.Reply, error) {
 	return reply, nil
 }
 
-// do is call for requests with one reply.
+// do is call for requests with one reply that can be sent twice: when the shim
+// dies in between the next one answers.
 func (c *Client) do(ctx context.Context, req protocol.Request) (protocol.Reply, error) {
+	reply, err := c.once(ctx, req)
+	if err != nil && disconnected(err) && ctx.Err() == nil {
+		reply, err = c.once(ctx, req)
+	}
+	return reply, err
+}
+
+func (c *Client) once(ctx context.Context, req protocol.Request) (protocol.Reply, error) {
 	conn, reply, stop, err := c.call(ctx, req)
 	if err == nil {
 		stop()
@@ -97,11 +107,16 @@ func (c *Client) do(ctx context.Context, req protocol.Request) (protocol.Reply, 
 	return reply, err
 }
 
+// disconnected means that the shim went away in the middle.
+func disconnected(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+}
+
 // Start runs the command of a start and returns the container's state. Ending
 // ctx aborts the start; then, and after any error, the caller removes what the
 // command may have left.
 func (c *Client) Start(ctx context.Context, id string, start protocol.Start, timeout time.Duration) (protocol.State, error) {
-	reply, err := c.do(ctx, protocol.Request{Op: protocol.OpStart, ID: id, Start: &start, Timeout: timeout})
+	reply, err := c.once(ctx, protocol.Request{Op: protocol.OpStart, ID: id, Start: &start, Timeout: timeout})
 	if err != nil {
 		return protocol.State{}, err
 	}
@@ -232,6 +247,6 @@ func (c *Client) Shutdown(ctx context.Context) error {
 		return err
 	}
 	conn.Close()
-	_, err = c.do(ctx, protocol.Request{Op: protocol.OpShutdown})
+	_, err = c.once(ctx, protocol.Request{Op: protocol.OpShutdown})
 	return err
 }

@@ -1,7 +1,6 @@
 package runc
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -37,29 +36,22 @@ type parents struct {
 
 func findCgroups(root string) (cgroups, error) {
 	g := cgroups{root: root, v1: map[string]string{}, parents: &parents{use: map[string]int{}}}
-	f, err := os.Open("/proc/self/mountinfo")
+	table, err := mountTable()
 	if err != nil {
 		return g, err
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		mount, super, ok := strings.Cut(lines.Text(), " - ")
-		fields, types := strings.Fields(mount), strings.Fields(super)
-		if !ok || len(fields) < 5 || len(types) < 3 {
-			continue
-		}
-		switch point := fields[4]; types[0] {
+	for _, m := range table {
+		switch m.kind {
 		case "cgroup2":
-			if point == "/sys/fs/cgroup" {
-				g.unified = point
+			if m.point == "/sys/fs/cgroup" {
+				g.unified = m.point
 			} else {
-				g.v1[""] = point
+				g.v1[""] = m.point
 			}
 		case "cgroup":
-			for option := range strings.SplitSeq(types[2], ",") {
+			for option := range strings.SplitSeq(m.options, ",") {
 				if option != "rw" && option != "ro" {
-					g.v1[option] = point
+					g.v1[option] = m.point
 				}
 			}
 		}
@@ -69,7 +61,7 @@ func findCgroups(root string) (cgroups, error) {
 	} else if g.v1["memory"] == "" || g.v1["cpu"] == "" {
 		return g, errors.New("no control groups with cpu and memory are mounted at /sys/fs/cgroup: boot with cgroup v2, or mount the v1 controllers")
 	}
-	return g, lines.Err()
+	return g, nil
 }
 
 // join returns the path of a container's group.

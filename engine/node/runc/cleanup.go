@@ -46,7 +46,7 @@ func Cleanup(ctx context.Context, config Config) error {
 		if err := d.deleteRuntimeState(ctx, r); err != nil {
 			return err
 		}
-		if err := os.RemoveAll(d.dir(r.ID)); err != nil {
+		if err := removeTree(d.dir(r.ID)); err != nil {
 			return err
 		}
 	}
@@ -57,7 +57,7 @@ func Cleanup(ctx context.Context, config Config) error {
 	if err := d.cgroups.remove(ctx, d.cgroups.root); err != nil {
 		return err
 	}
-	return os.RemoveAll(d.stateDir())
+	return removeTree(d.stateDir())
 }
 
 // stopShim asks the shim to end, and kills one that does not listen to reason.

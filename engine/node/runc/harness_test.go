@@ -8,8 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,12 +21,15 @@ import (
 	"github.com/gantryhq/gantry/internal/testenv"
 )
 
+var shimBuilt atomic.Bool
+
 // buildShim builds the shim once per test run.
 var buildShim = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "gantry-shim-test-")
 	if err != nil {
 		return "", err
 	}
+	shimBuilt.Store(true)
 	path := filepath.Join(dir, "gantry-shim")
 	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", path, "github.com/gantryhq/gantry/cmd/gantry-shim")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -34,8 +40,12 @@ var buildShim = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if os.Getenv(starterEnv) != "" {
+		starterMain()
+	}
 	code := m.Run()
-	if path, err := buildShim(); err == nil {
+	if shimBuilt.Load() {
+		path, _ := buildShim()
 		os.RemoveAll(filepath.Dir(path))
 	}
 	os.Exit(code)
@@ -309,3 +319,7 @@ func eventually(t testing.TB, what string, true func() bool) {
 		time.Sleep(2 * time.Millisecond)
 	}
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func uidOf(info os.FileInfo) uint32 { return info.Sys().(*syscall.Stat_t).Uid }

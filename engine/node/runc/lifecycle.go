@@ -141,7 +141,7 @@ func (d *Driver) destroy(ctx context.Context, r *record) error {
 			return err
 		}
 	}
-	return os.RemoveAll(d.dir(r.ID))
+	return removeTree(d.dir(r.ID))
 }
 
 // deleteRuntimeState makes the OCI runtime forget a container. For runc, `runc
@@ -162,7 +162,26 @@ func (d *Driver) deleteRuntimeState(ctx context.Context, r *record) error {
 			}
 		}
 	}
-	return os.RemoveAll(state)
+	return removeTree(state)
+}
+
+// removeTree removes a directory and what is mounted in it: a runc that was
+// killed while it protected its own executable leaves a mount of it behind.
+func removeTree(dir string) error {
+	err := os.RemoveAll(dir)
+	if !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	points, readErr := mountsBelow(dir)
+	if readErr != nil {
+		return readErr
+	}
+	for _, point := range points {
+		if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return &os.PathError{Op: "unmount", Path: point, Err: err}
+		}
+	}
+	return os.RemoveAll(dir)
 }
 
 // Signal sends a signal to the first process, or to all.

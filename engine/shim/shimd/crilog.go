@@ -28,7 +28,6 @@ type criLog struct {
 	triedAt  time.Time
 	pending  map[string][]byte // stream: text since the last newline
 	out      []byte            // entries of the current write
-	entries  int               // in out
 	dropped  int               // entries that could not be written
 	dropNote string            // why
 }
@@ -128,51 +127,45 @@ func (l *criLog) append(now time.Time, stream, tag string, head, tail []byte) {
 	b = append(b, head...)
 	b = append(b, tail...)
 	l.out = append(b, '\n')
-	l.entries++
 }
 
-// flush writes the collected entries in one piece, or drops and counts them: a
-// container must not stop because its log cannot be written.
+// flush writes the collected entries, or drops and counts those that do not fit
+// on the disk: a container must not stop because its log cannot be written.
 func (l *criLog) flush() {
-	entries := l.entries
 	out := l.out
-	l.entries = 0
 	if l.out = l.out[:0]; cap(l.out) > 4*maxLine {
 		l.out = nil
 	}
-	if entries == 0 {
+	if len(out) == 0 {
 		return
 	}
 	l.open()
-	if l.file == nil {
-		l.dropped += entries
-		return
-	}
-	if l.dropped > 0 {
+	if l.dropped > 0 && l.file != nil {
 		note := time.Now().UTC().Format(timeFormat) + " stderr F gantry: " +
 			strconv.Itoa(l.dropped) + " log lines were dropped: " + l.dropNote + "\n"
-		if !l.put([]byte(note)) {
-			l.dropped += entries
-			return
+		if rest := l.put([]byte(note)); len(rest) == 0 {
+			l.dropped = 0
 		}
-		l.dropped = 0
 	}
-	if !l.put(out) {
-		l.dropped += entries
+	if l.file != nil && l.dropped == 0 {
+		out = l.put(out)
 	}
+	l.dropped += bytes.Count(out, []byte{'\n'})
 }
 
-// put writes all of b or nothing.
-func (l *criLog) put(b []byte) bool {
-	n, err := l.file.Write(b)
+// put writes entries and returns those that could not be written; what is in
+// the file ends with a whole entry.
+func (l *criLog) put(entries []byte) (rest []byte) {
+	n, err := l.file.Write(entries)
 	if err == nil {
-		return true
+		return nil
 	}
 	l.dropNote = err.Error()
-	if info, statErr := l.file.Stat(); n > 0 && statErr == nil {
-		l.file.Truncate(info.Size() - int64(n))
+	whole := bytes.LastIndexByte(entries[:n], '\n') + 1
+	if info, statErr := l.file.Stat(); whole < n && statErr == nil {
+		l.file.Truncate(info.Size() - int64(n-whole))
 	}
-	return false
+	return entries[whole:]
 }
 
 func (l *criLog) close() {
