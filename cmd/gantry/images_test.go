@@ -5,14 +5,12 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net"
-	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gantryhq/gantry/engine/image"
 	"github.com/gantryhq/gantry/internal/testenv"
@@ -119,12 +117,21 @@ func startImageServices(t *testing.T) instance {
 	t.Cleanup(srv.Close)
 	store, err := image.Open(image.Config{DataDir: data})
 	noError(t, err)
-	t.Cleanup(func() { noError(t, store.Close()) })
-	l, err := net.Listen("unix", filepath.Join(data, "run", image.SocketName))
-	noError(t, err)
-	socket := &http.Server{Handler: store.Handler()}
-	go func() { _ = socket.Serve(l) }()
-	t.Cleanup(func() { _ = socket.Close() })
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- store.Serve(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		noError(t, <-served)
+		noError(t, store.Close())
+	})
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := image.NewClient(data).List(ctx); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
 	return instance{registry: strings.TrimPrefix(srv.URL, "http://"), dataDir: data}
 }
 

@@ -13,7 +13,10 @@ import (
 	"github.com/gantryhq/gantry/internal/platform"
 )
 
-const askPatience = 2 * time.Second
+const (
+	builtInRegistry = "127.0.0.1:5000" // unless serve was told otherwise
+	askPatience     = 2 * time.Second
+)
 
 // instance is where the image commands work: the registry and the data
 // directory of the Gantry that the command line means.
@@ -25,7 +28,7 @@ type instance struct {
 // findInstance asks the running Gantry. One that does not run, or does not say,
 // is taken to use the defaults: building and making base images need only its registry.
 func findInstance(ctx context.Context, g *globals) instance {
-	in := instance{registry: defaultRegistry, dataDir: g.dir()}
+	in := instance{registry: builtInRegistry, dataDir: g.dir()}
 	cfg, err := g.config()
 	if err != nil {
 		return in

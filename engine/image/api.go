@@ -1,19 +1,25 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/gantryhq/gantry/internal/hint"
 )
 
-// SocketName is the file under DataDir/run that [Handler] is served on. The
+// SocketName is the file under DataDir/run that [Store.Serve] listens on. The
 // database is locked by `gantry serve`, so other processes ask it.
 const SocketName = "images.sock"
+
+const headerPatience = 10 * time.Second
 
 // Summary is an image as the API tells it.
 type Summary struct {
@@ -73,6 +79,31 @@ func (s *Store) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/import", s.serveImport)
 	mux.HandleFunc("GET /v1/export", s.serveExport)
 	return mux
+}
+
+// Serve serves [Store.Handler] on DataDir/run/images.sock, which only root can
+// open, until ctx ends. Requests in progress are cut off then.
+func (s *Store) Serve(ctx context.Context) error {
+	socket := filepath.Join(filepath.Dir(s.roots), SocketName)
+	// The database is locked by us: a socket that exists is a leftover.
+	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("serve images: %w", err)
+	}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		return fmt.Errorf("serve images: %w", err)
+	}
+	// The directory above is closed to others already; this is the second lock.
+	if err := os.Chmod(socket, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("serve images: %w", err), listener.Close())
+	}
+	server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: headerPatience}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve images: %w", err)
+	}
+	return nil
 }
 
 func (s *Store) serveList(w http.ResponseWriter, r *http.Request) {

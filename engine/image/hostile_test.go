@@ -7,10 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
-	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -166,14 +163,4 @@ func TestAContainerIDCannotNameAnotherDirectory(t *testing.T) {
 			t.Errorf("unmounted %q", id)
 		}
 	}
-}
-
-func serveSocket(t *testing.T, data string, h http.Handler) {
-	t.Helper()
-	must(t, os.MkdirAll(filepath.Join(data, "run"), 0o700))
-	l, err := net.Listen("unix", filepath.Join(data, "run", SocketName))
-	must(t, err)
-	srv := &http.Server{Handler: h}
-	go func() { _ = srv.Serve(l) }()
-	t.Cleanup(func() { _ = srv.Close() })
 }
