@@ -1,0 +1,165 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/distribution/reference"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/pkg/credentialprovider"
+	"k8s.io/kubernetes/pkg/credentialprovider/secrets"
+	"k8s.io/kubernetes/pkg/kubelet/events"
+
+	"github.com/gantryhq/gantry/engine/image"
+)
+
+// ensureImage makes the image of a container present as its pull policy says.
+// The reason is the one to report when it does not succeed.
+func (n *Node) ensureImage(ctx context.Context, pod *v1.Pod, c *v1.Container) (img *image.Image, reason string, err error) {
+	if _, err := reference.ParseNormalizedNamed(c.Image); err != nil {
+		err = fmt.Errorf("failed to apply default image tag %q: couldn't parse image name %q: %w", c.Image, c.Image, err)
+		n.event(pod, c.Name, v1.EventTypeWarning, events.FailedToInspectImage, "%v", err)
+		return nil, "InvalidImageName", err
+	}
+	if c.ImagePullPolicy != v1.PullAlways {
+		img, err := n.cfg.Images.Get(ctx, c.Image)
+		switch {
+		case err == nil:
+			n.event(pod, c.Name, v1.EventTypeNormal, events.PulledImage, "Container image %q already present on machine", c.Image)
+			return img, "", nil
+		case !errors.Is(err, fs.ErrNotExist):
+			n.event(pod, c.Name, v1.EventTypeWarning, events.FailedToInspectImage, "Failed to inspect image %q: %v", c.Image, err)
+			return nil, "ImageInspectError", err
+		case c.ImagePullPolicy == v1.PullNever:
+			err = fmt.Errorf("container image %q is not present with pull policy of Never", c.Image)
+			n.event(pod, c.Name, v1.EventTypeWarning, events.ErrImageNeverPullPolicy, "Container image %q is not present with pull policy of Never", c.Image)
+			return nil, "ErrImageNeverPull", err
+		}
+	}
+	img, err = n.pull(ctx, pod, c)
+	if err != nil {
+		return nil, "ErrImagePull", err
+	}
+	return img, "", nil
+}
+
+func (n *Node) pull(ctx context.Context, pod *v1.Pod, c *v1.Container) (*image.Image, error) {
+	n.event(pod, c.Name, v1.EventTypeNormal, events.PullingImage, "Pulling image %q", c.Image)
+	begun := time.Now()
+	keychains, err := n.keychains(ctx, pod, c.Image)
+	var img *image.Image
+	if err == nil {
+		img, err = n.pullAny(ctx, c.Image, keychains)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			n.event(pod, c.Name, v1.EventTypeWarning, events.FailedToPullImage, "Failed to pull image %q: %v", c.Image, err)
+		}
+		return nil, err
+	}
+	took := time.Since(begun).Round(time.Millisecond)
+	n.event(pod, c.Name, v1.EventTypeNormal, events.PulledImage,
+		"Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", c.Image, took, took, img.Size)
+	n.imagesChanged()
+	return img, nil
+}
+
+// pullAny tries the credentials one after the other. The store lets pods with
+// the same image and credentials share one transfer.
+func (n *Node) pullAny(ctx context.Context, ref string, keychains []image.Keychain) (*image.Image, error) {
+	if len(keychains) == 0 {
+		keychains = []image.Keychain{nil}
+	}
+	var errs []error
+	for _, k := range keychains {
+		img, err := n.cfg.Images.Pull(ctx, ref, image.PullOptions{Keychain: k})
+		if err == nil {
+			return img, nil
+		}
+		errs = append(errs, err)
+		if !errors.Is(err, image.ErrUnauthorized) {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// keychains are the pull secrets of the pod and of its service account that are
+// about the image's registry.
+func (n *Node) keychains(ctx context.Context, pod *v1.Pod, ref string) ([]image.Keychain, error) {
+	refs := pod.Spec.ImagePullSecrets
+	if len(refs) == 0 && pod.Spec.ServiceAccountName != "" {
+		sa, err := n.client.CoreV1().ServiceAccounts(pod.Namespace).Get(ctx, pod.Spec.ServiceAccountName, metav1.GetOptions{})
+		if err == nil {
+			refs = sa.ImagePullSecrets
+		}
+	}
+	var found []v1.Secret
+	for _, r := range refs {
+		s, err := n.client.CoreV1().Secrets(pod.Namespace).Get(ctx, r.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			n.event(pod, "", v1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+				"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", r.Name)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("get image pull secret %q: %w", r.Name, err)
+		}
+		found = append(found, *s)
+	}
+	if len(found) == 0 {
+		return nil, nil
+	}
+	ring, err := secrets.MakeDockerKeyring(found, &credentialprovider.BasicDockerKeyring{})
+	if err != nil {
+		return nil, fmt.Errorf("read image pull secrets: %w", err)
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, fmt.Errorf("parse image name %q: %w", ref, err)
+	}
+	auths, _ := ring.Lookup(named.Name())
+	var out []image.Keychain
+	for _, a := range auths {
+		user, password := a.Username, a.Password
+		out = append(out, func(string) (string, string, bool) { return user, password, true })
+	}
+	return out, nil
+}
+
+// mountImageVolume makes an image volume present for [volume.Manager].
+func (n *Node) mountImageVolume(ctx context.Context, pod *v1.Pod, v *v1.Volume) (string, error) {
+	policy := v.Image.PullPolicy
+	img, _, err := n.ensureImage(ctx, pod, &v1.Container{Image: v.Image.Reference, ImagePullPolicy: policy})
+	if err != nil {
+		return "", err
+	}
+	return n.cfg.Images.MountReadOnly(ctx, imageVolumeID(pod.UID, v.Name), img.Name)
+}
+
+func (n *Node) unmountImageVolume(ctx context.Context, uid types.UID, name string) error {
+	if err := n.cfg.Images.Unmount(ctx, imageVolumeID(uid, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func imageVolumeID(uid types.UID, name string) string { return containerID(uid, "volume/"+name, 0) }
+
+func imageID(img *image.Image) string {
+	if img == nil {
+		return ""
+	}
+	return img.RepoDigest()
+}
+
+func (n *Node) hasImage(name string) bool {
+	_, err := n.cfg.Images.Get(n.ctx, name)
+	return err == nil
+}

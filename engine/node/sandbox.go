@@ -1,0 +1,210 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/gantryhq/gantry/engine/network"
+	"github.com/gantryhq/gantry/engine/node/runtime"
+)
+
+// sandbox is what the containers of a pod share. It is kept in a file beside the
+// pinned namespaces; after a reboot the file is stale, told by its boot id.
+type sandbox struct {
+	ID       string   `json:"id"`
+	BootID   string   `json:"bootID"`
+	IPs      []string `json:"ips,omitempty"`
+	NetNS    string   `json:"netns,omitempty"`
+	Hostname string   `json:"hostname"`
+	PIDNS    string   `json:"pidns,omitempty"` // of a shared PID namespace
+}
+
+func sandboxFile(dir string) string { return filepath.Join(dir, "sandbox.json") }
+
+// loadSandbox returns nil when there is none from this boot.
+func loadSandbox(dir, bootID string) *sandbox {
+	data, err := os.ReadFile(sandboxFile(dir))
+	if err != nil {
+		return nil
+	}
+	var s sandbox
+	if json.Unmarshal(data, &s) != nil || s.ID == "" || s.BootID != bootID {
+		return nil
+	}
+	return &s
+}
+
+func (s *sandbox) save(dir string) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("save sandbox: %w", err)
+	}
+	tmp := sandboxFile(dir) + ".new"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return fmt.Errorf("save sandbox: %w", err)
+	}
+	if err := os.Rename(tmp, sandboxFile(dir)); err != nil {
+		return fmt.Errorf("save sandbox: %w", err)
+	}
+	return nil
+}
+
+// ensureSandbox makes the pod's sandbox, or finds the one that was made before.
+func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod) (*sandbox, error) {
+	dir := n.paths.sandbox(pod.UID)
+	found := loadSandbox(dir, n.host.BootID)
+	if found != nil && found.complete(pod, dir) {
+		return found, n.adoptNetwork(ctx, pod, found)
+	}
+	// What an interrupted attempt or another boot left is of no use.
+	if err := unpin(dir); err != nil {
+		return nil, err
+	}
+	s := &sandbox{ID: newSandboxID(), BootID: n.host.BootID, Hostname: podHostname(pod, n.host.Hostname)}
+	if err := n.attach(ctx, pod, s); err != nil {
+		return nil, err
+	}
+	p := n.podPins(pod, s)
+	if err := p.make(); err != nil {
+		return nil, err
+	}
+	if err := n.writePodFiles(pod, s); err != nil {
+		return nil, err
+	}
+	if isTrue(pod.Spec.ShareProcessNamespace) && !pod.Spec.HostPID {
+		if err := n.startPause(ctx, pod, s); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.save(dir)
+}
+
+// complete reports whether the pins of a saved sandbox are still there.
+func (s *sandbox) complete(pod *v1.Pod, dir string) bool {
+	for _, path := range []string{s.NetNS, s.PIDNS} {
+		if path == "" {
+			continue
+		}
+		if _, err := os.Stat(path); err != nil {
+			return false
+		}
+	}
+	_, err := os.Stat(dir)
+	return err == nil
+}
+
+// adoptNetwork has the network know the pod again after a restart.
+func (n *Node) adoptNetwork(ctx context.Context, pod *v1.Pod, s *sandbox) error {
+	if pod.Spec.HostNetwork {
+		return nil
+	}
+	a, err := n.cfg.Network.Attach(ctx, podNetwork(pod))
+	if err != nil {
+		return fmt.Errorf("attach network: %w", err)
+	}
+	if len(s.IPs) == 0 || a.IP.String() != s.IPs[0] {
+		s.IPs, s.NetNS = []string{a.IP.String()}, a.NetNS
+		if err := n.writePodFiles(pod, s); err != nil {
+			return err
+		}
+		return s.save(n.paths.sandbox(pod.UID))
+	}
+	return nil
+}
+
+func (n *Node) attach(ctx context.Context, pod *v1.Pod, s *sandbox) error {
+	if pod.Spec.HostNetwork {
+		s.IPs = []string{n.cfg.NodeIP.String()}
+		return nil
+	}
+	a, err := n.cfg.Network.Attach(ctx, podNetwork(pod))
+	if err != nil {
+		return fmt.Errorf("attach network: %w", err)
+	}
+	s.NetNS, s.IPs = a.NetNS, []string{a.IP.String()}
+	return nil
+}
+
+func podNetwork(pod *v1.Pod) network.Pod {
+	p := network.Pod{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Sysctls: sysctls(pod, true)}
+	for c := range containersOf(pod) {
+		for _, port := range c.Ports {
+			if port.HostPort == 0 {
+				continue
+			}
+			ip, _ := netip.ParseAddr(port.HostIP)
+			p.HostPorts = append(p.HostPorts, network.HostPort{
+				HostIP: ip, HostPort: uint16(port.HostPort), ContainerPort: uint16(port.ContainerPort), Protocol: port.Protocol,
+			})
+		}
+	}
+	return p
+}
+
+// sysctls are those of the network namespace, or the others.
+func sysctls(pod *v1.Pod, net bool) map[string]string {
+	out := map[string]string{}
+	if sc := pod.Spec.SecurityContext; sc != nil {
+		for _, kv := range sc.Sysctls {
+			if name := strings.ReplaceAll(kv.Name, "/", "."); strings.HasPrefix(name, "net.") == net {
+				out[name] = kv.Value
+			}
+		}
+	}
+	return out
+}
+
+func (n *Node) podPins(pod *v1.Pod, s *sandbox) pins {
+	return pins{
+		dir:      n.paths.sandbox(pod.UID),
+		hostname: s.Hostname,
+		uts:      !pod.Spec.HostNetwork,
+		ipc:      !pod.Spec.HostIPC,
+		sysctls:  sysctls(pod, false),
+	}
+}
+
+// namespaces are what a container of the pod joins.
+func (n *Node) namespaces(pod *v1.Pod, s *sandbox) runtime.Namespaces {
+	p := n.podPins(pod, s)
+	ns := runtime.Namespaces{Net: s.NetNS, UTS: p.utsPath(), IPC: p.ipcPath(), PID: s.PIDNS}
+	if pod.Spec.HostNetwork {
+		ns.Net, ns.UTS = runtime.Host, runtime.Host
+	}
+	if pod.Spec.HostIPC {
+		ns.IPC = runtime.Host
+	}
+	if pod.Spec.HostPID {
+		ns.PID = runtime.Host
+	}
+	return ns
+}
+
+// removeSandbox undoes ensureSandbox. No container may run in it any more.
+func (n *Node) removeSandbox(ctx context.Context, uid types.UID) error {
+	id := containerID(uid, pauseContainer, 0)
+	if err := n.cfg.Driver.Remove(ctx, id); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove pause process: %w", err)
+	}
+	if err := n.cfg.Network.Detach(ctx, string(uid)); err != nil {
+		return fmt.Errorf("detach network: %w", err)
+	}
+	return unpin(n.paths.sandbox(uid))
+}
+
+func newSandboxID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}

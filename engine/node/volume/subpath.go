@@ -1,0 +1,127 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/pkg/volume/util/subpath"
+	"k8s.io/kubernetes/pkg/volume/validation"
+	"k8s.io/mount-utils"
+)
+
+// SubPath returns the host path of sub inside the volume, creating a directory
+// when it is absent. The path is safe against symbolic links in the volume.
+// Index is the place of the mount in the container's list.
+func (m *Manager) SubPath(pod *v1.Pod, container string, index int, name string, vol Volume, sub string) (string, error) {
+	if filepath.IsAbs(sub) {
+		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)
+	}
+	if err := validation.ValidatePathNoBacksteps(sub); err != nil {
+		return "", fmt.Errorf("unable to provision SubPath `%s`: %w", sub, err)
+	}
+	path := filepath.Join(vol.Path, sub)
+	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+		base, err := os.Stat(vol.Path)
+		if err != nil {
+			return "", err
+		}
+		// The causes stay out of the message: they tell about the host.
+		if err := m.subpath.SafeMakeDir(sub, vol.Path, base.Mode()); err != nil {
+			return "", fmt.Errorf("failed to create subPath directory for volumeMount %q of container %q", name, container)
+		}
+	}
+	safe, _, err := m.subpath.PrepareSafeSubpath(subpath.Subpath{
+		VolumeMountIndex: index,
+		Path:             path,
+		VolumeName:       name,
+		VolumePath:       vol.Path,
+		PodDir:           filepath.Join(m.cfg.PodsDir, string(pod.UID)),
+		ContainerName:    container,
+	})
+	if err != nil {
+		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", name, container)
+	}
+	return safe, nil
+}
+
+// TearDown removes all volumes of a pod. No container may use them any more.
+func (m *Manager) TearDown(ctx context.Context, uid types.UID, images []string) error {
+	m.tokens.DeleteServiceAccountToken(uid)
+	for _, name := range images {
+		if err := m.cfg.UnmountImage(ctx, uid, name); err != nil {
+			return fmt.Errorf("unmount image volume %q: %w", name, err)
+		}
+	}
+	dirs := []string{
+		filepath.Join(m.cfg.PodsDir, string(uid), "volume-subpaths"),
+		filepath.Join(m.cfg.PodsDir, string(uid), "volumes"),
+		filepath.Join(m.cfg.MemoryDir, string(uid)),
+	}
+	for _, dir := range dirs {
+		if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err := UnmountBelow(dir); err != nil {
+			return err
+		}
+		if err := removeTree(dir); err != nil {
+			return fmt.Errorf("remove volumes of pod %s: %w", uid, err)
+		}
+	}
+	return nil
+}
+
+// UnmountBelow unmounts everything mounted at or below dir, innermost first.
+func UnmountBelow(dir string) error {
+	infos, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("list mounts: %w", err)
+	}
+	for _, info := range slices.Backward(infos) {
+		at := strings.TrimSuffix(info.MountPoint, "//deleted")
+		if at != dir && !strings.HasPrefix(at, dir+"/") {
+			continue
+		}
+		if err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmount %s: %w", at, err)
+		}
+	}
+	return nil
+}
+
+// removeTree deletes dir but nothing on another file system: should something be
+// mounted there after all, its content survives and an error is returned.
+func removeTree(dir string) error {
+	var root unix.Stat_t
+	if err := unix.Lstat(dir, &root); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return err
+	}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		if st.Dev != root.Dev {
+			return fmt.Errorf("%s is still mounted", path)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
