@@ -130,14 +130,17 @@ func ensureDefault(ctx context.Context, client dynamic.ResourceInterface, d defa
 		}
 		return err
 	}
+	if err != nil {
+		return err
+	}
 	rules := present.DeepCopy()
 	for _, field := range []string{"rules", "subjects"} {
 		if wanted, ok := d.object.Object[field]; ok {
 			rules.Object[field] = wanted
 		}
 	}
-	if err != nil || equality.Semantic.DeepEqual(present.Object, rules.Object) {
-		return err
+	if equality.Semantic.DeepEqual(present.Object, rules.Object) {
+		return nil
 	}
 	_, err = client.Update(ctx, rules, metav1.UpdateOptions{FieldManager: fieldManager})
 	return err
