@@ -24,6 +24,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sys/unix"
 
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/testenv"
@@ -271,7 +272,7 @@ type env struct {
 	host   string
 }
 
-func newEnv(t *testing.T) *env {
+func newEnv(t testing.TB) *env {
 	t.Helper()
 	testenv.NeedContainers(t)
 	testenv.NeedProgram(t, "busybox", "busybox-static")
@@ -295,7 +296,7 @@ func newEnv(t *testing.T) *env {
 	return e
 }
 
-func (e *env) context(t *testing.T, files map[string]string) string {
+func (e *env) context(t testing.TB, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, body := range files {
@@ -306,7 +307,7 @@ func (e *env) context(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-func (e *env) build(t *testing.T, opt Options) *Result {
+func (e *env) build(t testing.TB, opt Options) *Result {
 	t.Helper()
 	var shown lockedBuffer
 	opt.Display = &shown
@@ -318,7 +319,7 @@ func (e *env) build(t *testing.T, opt Options) *Result {
 }
 
 // pulled reads the image under tag, which must have the digest.
-func pulled(t *testing.T, tag, digest string) (map[string]string, *v1.ConfigFile) {
+func pulled(t testing.TB, tag, digest string) (map[string]string, *v1.ConfigFile) {
 	t.Helper()
 	ref, err := name.ParseReference(tag)
 	must(t, err)
@@ -374,7 +375,7 @@ func (l *lockedBuffer) String() string {
 	return l.buf.String()
 }
 
-func waitFor(t *testing.T, cond func() bool) {
+func waitFor(t testing.TB, cond func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for !cond() {
@@ -385,9 +386,32 @@ func waitFor(t *testing.T, cond func() bool) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestAFullDiskFailsTheBuildAndNotTheWorker(t *testing.T) {
+	testenv.NeedContainers(t)
+	e := newEnv(t)
+	state := filepath.Join(e.client.dataDir, "build")
+	must(t, os.MkdirAll(state, 0o700))
+	must(t, unix.Mount("tmpfs", state, "tmpfs", 0, "size=24m"))
+	t.Cleanup(func() { _ = unix.Unmount(state, unix.MNT_DETACH) })
+	from := "FROM " + e.host + "/base/busybox\n"
+	greedy := e.context(t, map[string]string{"Dockerfile": from + "RUN dd if=/dev/zero of=/big bs=1M count=64\n"})
+	_, err := e.client.Build(context.Background(), Options{ContextDir: greedy})
+	if err == nil || !strings.Contains(err.Error(), "No space left on device") || !strings.Contains(err.Error(), "Dockerfile:2") {
+		t.Errorf("got %v", err)
+	}
+	modest := e.context(t, map[string]string{"Dockerfile": from + "RUN echo small > /small\n"})
+	waitFor(t, func() bool { // the failed step's files are deleted in the background
+		_, err = e.client.Build(context.Background(), Options{ContextDir: modest, Tags: []string{e.host + "/small:1"}, Push: true})
+		return err == nil
+	})
+	if err := e.client.Stop(context.Background()); err != nil {
+		t.Error(err)
 	}
 }
