@@ -96,6 +96,10 @@ func (n *Network) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 
 // connect creates and pins the namespace and wires it to the bridge.
 func (n *Network) connect(le lease, at Attachment, sysctls map[string]string) error {
+	// The kernel does most of this under one lock: more at once only queue there, each
+	// holding a thread.
+	n.connecting <- struct{}{}
+	defer func() { <-n.connecting }()
 	if err := unpin(at.NetNS); err != nil { // remains of an attempt that was cut short
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"runtime"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
@@ -40,16 +42,17 @@ type Network struct {
 	mtu         int
 	netnsDir    string
 
-	leases    *leases
-	table     *nat.Table
-	proxy     *proxy
-	dirty     *dirtySet // services whose kernel state may be behind
-	balancers *dirtySet // services whose load balancer status may be behind
-	socks     socketPool
-	podLocks  keyedMutex
-	sweeper   *sweeper
-	client    kubernetes.Interface // or nil
-	ready     chan struct{}
+	leases     *leases
+	table      *nat.Table
+	proxy      *proxy
+	dirty      *dirtySet // services whose kernel state may be behind
+	balancers  *dirtySet // services whose load balancer status may be behind
+	socks      socketPool
+	podLocks   keyedMutex
+	connecting chan struct{} // bounds attachments at work
+	sweeper    *sweeper
+	client     kubernetes.Interface // or nil
+	ready      chan struct{}
 }
 
 // Open brings up bridge, addresses, sysctls and the nftables table, or takes over what
@@ -70,7 +73,9 @@ func Open(cfg Config) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{cfg: cfg, plan: plan, dirty: newDirtySet(), balancers: newDirtySet(), ready: make(chan struct{})}
+	n := &Network{cfg: cfg, plan: plan, dirty: newDirtySet(), balancers: newDirtySet(), ready: make(chan struct{}),
+		connecting: make(chan struct{}, runtime.GOMAXPROCS(0)),
+	}
 	n.sweeper = newSweeper(n.hostDo)
 	if cfg.Client != nil {
 		if n.client, err = kubernetes.NewForConfig(cfg.Client); err != nil {
@@ -137,11 +142,7 @@ func (n *Network) Run(ctx context.Context) error {
 		n.dirty.add(k)
 		n.balancers.add(k)
 	})
-	server, err := dns.New(dns.Config{
-		Addr: n.plan.DNS(), Domain: n.cfg.ClusterDomain, Catalog: cat,
-		PodCIDR: n.plan.PodCIDR, ServiceCIDR: n.plan.ServiceCIDR,
-		NamespaceOf: n.leases.namespaceOf, ResolvConf: n.cfg.ResolvConf,
-	})
+	server, err := n.openDNS(cat)
 	if err != nil {
 		return fmt.Errorf("start cluster DNS: %w", err)
 	}
@@ -163,6 +164,31 @@ func (n *Network) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return n.publishLoadBalancers(ctx, cat) })
 	return g.Wait()
+}
+
+// openDNS binds the DNS address. Where another resolver of this host has taken port 53 of
+// every address, it binds a free port and has the packets translated to it.
+func (n *Network) openDNS(cat *catalog.Catalog) (*dns.Server, error) {
+	const port = 53
+	cfg := dns.Config{
+		Listen: netip.AddrPortFrom(n.plan.DNS(), port), Domain: n.cfg.ClusterDomain, Catalog: cat,
+		PodCIDR: n.plan.PodCIDR, ServiceCIDR: n.plan.ServiceCIDR,
+		NamespaceOf: n.leases.namespaceOf, ResolvConf: n.cfg.ResolvConf,
+	}
+	server, err := dns.New(cfg)
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return server, err
+	}
+	cfg.Listen = netip.AddrPortFrom(n.plan.DNS(), 0)
+	if server, err = dns.New(cfg); err != nil {
+		return nil, err
+	}
+	at := nat.Target{Backends: []netip.AddrPort{netip.AddrPortFrom(n.plan.DNS(), server.Port())}}
+	_, err = n.proxy.apply(map[string]map[nat.Frontend]nat.Target{"cluster DNS": {
+		{Addr: n.plan.DNS(), Protocol: nat.UDP, Port: port}: at,
+		{Addr: n.plan.DNS(), Protocol: nat.TCP, Port: port}: at,
+	}})
+	return server, err
 }
 
 // Ready is closed when services and DNS have everything that existed when Run

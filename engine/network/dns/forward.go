@@ -19,6 +19,7 @@ import (
 // same time are asked once, and answers are kept as long as they allow.
 type forwarder struct {
 	path string     // resolv.conf
+	port string     // of the resolvers
 	self netip.Addr // never asked: it is us
 
 	cache  *cache
@@ -43,8 +44,8 @@ const (
 // errNoUpstream says what to do about it.
 var errNoUpstream = errors.New("no upstream resolver: add a nameserver line to /etc/resolv.conf")
 
-func newForwarder(path string, self netip.Addr) *forwarder {
-	f := &forwarder{path: path, self: self, cache: newCache(10000, time.Now), slots: make(chan struct{}, maxInFlight)}
+func newForwarder(path, port string, self netip.Addr) *forwarder {
+	f := &forwarder{path: path, port: port, self: self, cache: newCache(10000, time.Now), slots: make(chan struct{}, maxInFlight)}
 	f.reload()
 	return f
 }
@@ -87,7 +88,7 @@ func (f *forwarder) reload() {
 		slog.Warn("upstream resolvers may be out of date", "file", f.path, "err", err)
 		return
 	}
-	f.conf, f.stamp = parseResolvConf(string(b), f.self), stamp
+	f.conf, f.stamp = parseResolvConf(string(b), f.port, f.self), stamp
 	f.cache.clear()
 	slog.Debug("upstream resolvers", "servers", f.conf.servers, "search", f.conf.search)
 }
@@ -111,7 +112,7 @@ type resolvConf struct {
 	search  []string
 }
 
-func parseResolvConf(content string, self netip.Addr) resolvConf {
+func parseResolvConf(content, port string, self netip.Addr) resolvConf {
 	var c resolvConf
 	for line := range strings.Lines(content) {
 		if i := strings.IndexAny(line, "#;"); i >= 0 {
@@ -127,7 +128,7 @@ func parseResolvConf(content string, self netip.Addr) resolvConf {
 			if err != nil || ip.Unmap() == self {
 				continue
 			}
-			c.servers = append(c.servers, net.JoinHostPort(fields[1], "53"))
+			c.servers = append(c.servers, net.JoinHostPort(fields[1], port))
 		case "search", "domain":
 			c.search = nil // the last one counts
 			for _, d := range fields[1:] {

@@ -82,7 +82,7 @@ func (s *Server) lookup(name string, qtype uint16) found {
 		if len(labels) == 1 {
 			return nodata
 		}
-		return only(len(labels) == 2 && labels[1] == "ns", qtype, dns.TypeA, s.a(name, s.cfg.Addr))
+		return only(len(labels) == 2 && labels[1] == "ns", qtype, dns.TypeA, s.a(name, s.cfg.Listen.Addr()))
 	}
 	return nxdomain
 }
@@ -106,7 +106,7 @@ func (s *Server) lookupApex(qtype uint16) found {
 	case dns.TypeNS:
 		return found{
 			answer: []dns.RR{&dns.NS{Hdr: header(s.zone, dns.TypeNS), Ns: ns}},
-			extra:  []dns.RR{s.a(ns, s.cfg.Addr)},
+			extra:  []dns.RR{s.a(ns, s.cfg.Listen.Addr())},
 		}
 	}
 	return nodata
@@ -329,7 +329,7 @@ func (s *Server) lookupReverse(name string, ip netip.Addr, qtype uint16) found {
 			}
 		}
 	}
-	if ip == s.cfg.Addr {
+	if ip == s.cfg.Listen.Addr() {
 		add("ns.dns." + s.zone)
 	}
 	switch {

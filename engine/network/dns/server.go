@@ -12,6 +12,7 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,14 +33,15 @@ import (
 
 // Config says what to serve.
 type Config struct {
-	Addr                 netip.Addr // listens here
-	Port                 uint16     // 0 is 53
-	Domain               string     // the zone, such as cluster.local
+	Listen               netip.AddrPort // port 0 is any free one
+	Domain               string         // the zone, such as cluster.local
 	Catalog              *catalog.Catalog
 	PodCIDR, ServiceCIDR netip.Prefix
 	// NamespaceOf returns the namespace of the pod with this address, or "".
 	NamespaceOf func(netip.Addr) string
 	ResolvConf  string // upstream resolvers
+
+	upstreamPort string // "" is 53; for tests
 }
 
 // Server answers queries.
@@ -53,22 +55,18 @@ type Server struct {
 
 // New binds the address. Nothing is answered before Run.
 func New(cfg Config) (*Server, error) {
-	if cfg.Port == 0 {
-		cfg.Port = 53
-	}
 	s := &Server{cfg: cfg, zone: dns.CanonicalName(cfg.Domain)}
-	at := netip.AddrPortFrom(cfg.Addr, cfg.Port)
 	// While serve is replaced by its successor both are bound for a moment.
 	lc := net.ListenConfig{Control: reusePort}
 	var err error
-	if s.udp, err = lc.ListenPacket(context.Background(), "udp4", at.String()); err != nil {
-		return nil, fmt.Errorf("listen for DNS on %s: %w", at, explainBind(err, cfg.Addr))
+	if s.udp, err = lc.ListenPacket(context.Background(), "udp4", cfg.Listen.String()); err != nil {
+		return nil, fmt.Errorf("listen for DNS on %s: %w", cfg.Listen, err)
 	}
 	if s.tcp, err = lc.Listen(context.Background(), "tcp4", s.udp.LocalAddr().String()); err != nil {
 		s.udp.Close()
-		return nil, fmt.Errorf("listen for DNS on %s: %w", at, explainBind(err, cfg.Addr))
+		return nil, fmt.Errorf("listen for DNS on %s: %w", cfg.Listen, err)
 	}
-	s.forward = newForwarder(cfg.ResolvConf, cfg.Addr)
+	s.forward = newForwarder(cfg.ResolvConf, cmp.Or(cfg.upstreamPort, "53"), cfg.Listen.Addr())
 	return s, nil
 }
 
@@ -80,15 +78,8 @@ func reusePort(_, _ string, c syscall.RawConn) error {
 	return errors.Join(cerr, err)
 }
 
-func explainBind(err error, addr netip.Addr) error {
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%w: another resolver on this host listens on every address; make it listen on its own addresses only (dnsmasq: bind-interfaces, unbound: interface), so that %s is free", err, addr)
-	}
-	return err
-}
-
 // Port returns the bound port.
-func (s *Server) Port() int { return s.tcp.Addr().(*net.TCPAddr).Port }
+func (s *Server) Port() uint16 { return uint16(s.tcp.Addr().(*net.TCPAddr).Port) }
 
 // Run answers until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
