@@ -60,6 +60,11 @@ var servedVersions = []schema.GroupVersion{
 func servedResources() *serverstorage.ResourceConfig {
 	c := serverstorage.NewResourceConfig()
 	c.EnableVersions(servedVersions...)
+	// Their admission plugin asks for all OpenAPI documents every second.
+	c.DisableResources(
+		admissionregistrationv1.SchemeGroupVersion.WithResource("mutatingadmissionpolicies"),
+		admissionregistrationv1.SchemeGroupVersion.WithResource("mutatingadmissionpolicybindings"),
+	)
 	// Service addresses are allocated in memory from one range, so there is nothing to configure
 	// or to look at in these.
 	c.DisableResources(

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
@@ -48,6 +50,7 @@ type Server struct {
 	may       authorizer.Authorizer
 	mux       *mux.PathRecorderMux
 	client    kubernetes.Interface // of ownConfig
+	informers informers.SharedInformerFactory
 
 	fromNetwork http.Handler
 	fromProcess http.Handler // set before New returns and not changed any more
@@ -75,7 +78,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		s.close()
 		return nil, err
 	}
-	for _, step := range []func(context.Context) error{s.crds.start, s.bootstrap} {
+	for _, step := range []func(context.Context) error{s.startInformers, s.crds.start, s.bootstrap} {
 		if err := step(ctx); err != nil {
 			s.close()
 			return nil, err
@@ -119,11 +122,16 @@ func (s *Server) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.groups = newAPIGroups(codecs, s.externalAddress(), nil, may)
+	s.informers = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(dropManagedFields))
+	admit, err := s.newAdmission(ctx)
+	if err != nil {
+		return err
+	}
+	s.groups = newAPIGroups(codecs, s.externalAddress(), admit, may)
 	if err := s.installGroups(options, rules); err != nil {
 		return err
 	}
-	if s.crds, err = s.newCustomResources(nil); err != nil {
+	if s.crds, err = s.newCustomResources(admit); err != nil {
 		return err
 	}
 	s.crdPaths = newCRDDiscovery(s.crds, s.groups)
@@ -155,6 +163,14 @@ func (s *Server) installGroups(options *registryOptions, rules authorizer.RuleRe
 		return err
 	}
 	return s.groups.install(crds, newLazyConverter(crdConverter), 16000)
+}
+
+// dropManagedFields keeps out of informers what nobody reads there.
+func dropManagedFields(obj any) (any, error) {
+	if o, err := meta.Accessor(obj); err == nil {
+		o.SetManagedFields(nil)
+	}
+	return obj, nil
 }
 
 // newSerializer speaks JSON, YAML, protobuf and CBOR, and streams big lists.
