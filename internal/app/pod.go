@@ -298,7 +298,8 @@ func runAs(user string, pod *corev1.PodSecurityContext) error {
 		pod.RunAsGroup = &gid
 	}
 	if uid != 0 {
-		pod.FSGroup = &gid
+		policy := corev1.FSGroupChangeOnRootMismatch // do not walk a large volume at each start
+		pod.FSGroup, pod.FSGroupChangePolicy = &gid, &policy
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ func (c *collector) ordered() {
 }
 
 // run starts visits at the given rate, whatever the answers take, until the
-// duration is over; then it lets the last ones finish.
+// duration is over or ctx ends; then it lets the last ones finish.
 func run(ctx context.Context, to, host string, rate int, duration time.Duration, workers int) report {
 	c := &collector{report: report{ByVersion: map[string]int{}, Reasons: map[string]int{}}}
 	visits := make(chan int)
@@ -67,8 +67,8 @@ func run(ctx context.Context, to, host string, rate int, duration time.Duration,
 			v.done = c.add
 			for n := range visits {
 				if n%buyEvery != 0 {
-					v.browse(ctx)
-				} else if _, err := v.buy(ctx, "probe-torch"); err == nil {
+					v.browse(context.WithoutCancel(ctx))
+				} else if _, err := v.buy(context.WithoutCancel(ctx), "probe-torch"); err == nil {
 					c.ordered()
 				}
 			}

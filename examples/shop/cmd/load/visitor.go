@@ -50,7 +50,7 @@ func (v *visitor) do(ctx context.Context, method, target string, form url.Values
 	start := time.Now()
 	version := ""
 	defer func() {
-		if v.done != nil && !errors.Is(err, context.Canceled) {
+		if v.done != nil {
 			v.done(result{took: time.Since(start), version: version, err: err})
 		}
 	}()
