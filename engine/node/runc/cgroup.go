@@ -58,7 +58,8 @@ func findCgroups(root string) (cgroups, error) {
 	}
 	if g.unified != "" {
 		g.v1 = nil
-	} else if g.v1["memory"] == "" || g.v1["cpu"] == "" {
+	}
+	if !g.has("memory") || !g.has("cpu") {
 		return g, errors.New("no control groups with cpu and memory are mounted at /sys/fs/cgroup: boot with cgroup v2, or mount the v1 controllers")
 	}
 	return g, nil

@@ -253,7 +253,10 @@ func (d *Driver) run(ctx context.Context, c *runtime.Container, r *record) (prot
 		Stdin:     c.Stdin,
 		StdinOnce: c.StdinOnce,
 		OOMFile:   d.cgroups.oomFile(r.Cgroup),
-		Env:       runtimeEnv(),
+		Env:       runtimeEnv(r.Runtime),
+	}
+	if c.Namespaces.PID != "" {
+		start.LeftoverFile = filepath.Join(d.cgroups.dir("memory", r.Cgroup), "cgroup.procs")
 	}
 	if c.Namespaces.UserNS != nil {
 		start.OwnerUID, start.OwnerGID = int(c.Namespaces.UserNS.HostID), int(c.Namespaces.UserNS.HostID)
@@ -277,8 +280,14 @@ func (d *Driver) runtimeCommand(r *record, logPath string) []string {
 	return []string{r.Runtime, "--root", d.stateDir(), "--log", logPath, "--log-format", "json"}
 }
 
-// runtimeEnv is the environment of the OCI runtime, which lives too briefly for
-// its garbage collector to be worth running.
-func runtimeEnv() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "GOGC=off"}
+// runtimeEnv is the environment of the OCI runtime. runc lives too briefly for
+// its garbage collector to be worth running; others may leave a monitor behind.
+func runtimeEnv(binary string) []string {
+	env := []string{"PATH=" + os.Getenv("PATH")}
+	if isRunc(binary) {
+		env = append(env, "GOGC=off")
+	}
+	return env
 }
+
+func isRunc(binary string) bool { return filepath.Base(binary) == "runc" }

@@ -79,7 +79,7 @@ func TestEventsTellExits(t *testing.T) {
 	}
 	late := h.container("exit 2")
 	h.start(late)
-	if s := <-events; s.ID != late.ID || s.ExitCode != 2 || s.Running {
+	if s := nextOf(events, late.ID); s.ExitCode != 2 || s.Running {
 		t.Errorf("second event %+v", s)
 	}
 	cancel()
@@ -102,9 +102,19 @@ func TestMemoryLimitKills(t *testing.T) {
 	child := h.container("tail /dev/zero; echo survived; exec sleep 1000")
 	child.Resources.MemoryLimit = 16 << 20
 	h.start(child)
-	if s := <-events; s.ID != child.ID || !s.OOMKilled {
+	if s := nextOf(events, child.ID); !s.OOMKilled || !s.Running {
 		t.Errorf("event %+v, want an out-of-memory kill", s)
 	}
+}
+
+// nextOf returns the next event of one container; others may come twice.
+func nextOf(events <-chan runtime.State, id string) runtime.State {
+	for s := range events {
+		if s.ID == id {
+			return s
+		}
+	}
+	return runtime.State{}
 }
 
 func TestLimitsReachTheKernelAndCanBeUpdated(t *testing.T) {
@@ -333,6 +343,40 @@ func TestAttachToTerminal(t *testing.T) {
 	}
 	if state := h.wait(c.ID); state.ExitCode != 0 {
 		t.Errorf("state %+v", state)
+	}
+}
+
+func TestContainersShareAProcessNamespace(t *testing.T) {
+	h := newHost(t)
+	pause, err := h.driver.PausePath()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := h.container("")
+	first.Args = []string{"/pause", "pause"}
+	first.Mounts = []runtime.Mount{{Source: pause, Target: "/pause", ReadOnly: true}}
+	sandbox := h.start(first)
+	c := h.container("ps; sleep 1000 & echo $! > /tmp/pid; exit 0")
+	c.Namespaces.PID = fmt.Sprintf("/proc/%d/ns/pid", sandbox.PID)
+	c.Namespaces.IPC = fmt.Sprintf("/proc/%d/ns/ipc", sandbox.PID)
+	c.Namespaces.UTS = fmt.Sprintf("/proc/%d/ns/uts", sandbox.PID)
+	h.start(c)
+	h.wait(c.ID)
+	if out := h.output(c); !strings.Contains(out, "/pause pause") {
+		t.Errorf("the containers do not see each other:\n%s", out)
+	}
+	if out, _ := h.run(func() *runtime.Container {
+		c := h.container("ps")
+		c.Namespaces.PID = fmt.Sprintf("/proc/%d/ns/pid", sandbox.PID)
+		return c
+	}()); strings.Contains(out, "sleep 1000") {
+		t.Errorf("a process outlived its container:\n%s", out)
+	}
+	if err := h.driver.Signal(h.context(), first.ID, int(unix.SIGTERM), false); err != nil {
+		t.Fatal(err)
+	}
+	if state := h.wait(first.ID); state.ExitCode != 0 {
+		t.Errorf("pause ended with %+v", state)
 	}
 }
 

@@ -59,7 +59,7 @@ func (d *Driver) exec(ctx context.Context, r *record, e runtime.Exec, s runtime.
 	if s.TTY {
 		command = append(command, "--console-socket", files.console)
 	}
-	process, err := d.startExec(ctx, r, protocol.Exec{Command: append(command, r.ID), PIDFile: files.pid, Env: runtimeEnv()}, pipes)
+	process, err := d.startExec(ctx, r, protocol.Exec{Command: append(command, r.ID), PIDFile: files.pid, Env: runtimeEnv(r.Runtime)}, pipes)
 	if err != nil {
 		return 0, explain(err, files.log)
 	}

@@ -119,18 +119,7 @@ func (d *Driver) destroy(ctx context.Context, r *record) error {
 		defer cancel()
 		ctx = limited
 	}
-	if r.Cgroup != "" {
-		if err := d.cgroups.kill(ctx, r.Cgroup); err != nil {
-			return err
-		}
-	}
-	// Without control groups of its own, as in a virtual machine, the first
-	// process still ends by its signal.
-	err := d.shim.Signal(ctx, r.ID, int(unix.SIGKILL))
-	if err == nil {
-		err = d.shim.Forget(ctx, r.ID, removeTimeout)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.end(ctx, r); err != nil {
 		return err
 	}
 	if err := d.deleteRuntimeState(ctx, r); err != nil {
@@ -144,13 +133,38 @@ func (d *Driver) destroy(ctx context.Context, r *record) error {
 	return removeTree(d.dir(r.ID))
 }
 
+// end kills a container's processes and makes the shim forget it.
+func (d *Driver) end(ctx context.Context, r *record) error {
+	if err := d.killGroup(ctx, r); err != nil {
+		return err
+	}
+	// A container in a virtual machine has no processes in the group, and one
+	// without a group none to find, but its first process ends by its signal.
+	err := d.shim.Signal(ctx, r.ID, int(unix.SIGKILL))
+	if err == nil {
+		err = d.shim.Forget(ctx, r.ID, removeTimeout)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// The shim may have waited for a start that was still adding to the group.
+	return d.killGroup(ctx, r)
+}
+
+func (d *Driver) killGroup(ctx context.Context, r *record) error {
+	if r.Cgroup == "" {
+		return nil
+	}
+	return d.cgroups.kill(ctx, r.Cgroup)
+}
+
 // deleteRuntimeState makes the OCI runtime forget a container. For runc, `runc
 // delete` would kill the cgroup, remove it and remove this directory; it would
 // run hooks too, which no container of ours has. The first two are done by
 // destroy, so only the directory is left, which saves a run of runc.
 func (d *Driver) deleteRuntimeState(ctx context.Context, r *record) error {
 	state := filepath.Join(d.stateDir(), r.ID)
-	if r.Runtime != "" && filepath.Base(r.Runtime) != "runc" {
+	if r.Runtime != "" && !isRunc(r.Runtime) {
 		if _, err := os.Stat(d.dir(r.ID)); err != nil {
 			return nil
 		}

@@ -40,7 +40,7 @@ func (d *Driver) Update(ctx context.Context, id string, limits runtime.Resources
 	defer os.Remove(log)
 	command := append(d.runtimeCommand(r, log), "update", "--resources", "-", id)
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Env = runtimeEnv()
+	cmd.Env = runtimeEnv(r.Runtime)
 	cmd.Stdin = bytes.NewReader(text)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		message := lastError(log)

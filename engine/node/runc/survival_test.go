@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -231,6 +232,29 @@ func TestFiftyInParallel(t *testing.T) {
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.shimPID()))
 	if err != nil || len(fds) > 12 {
 		t.Errorf("the shim keeps %d descriptors open, %v", len(fds), err)
+	}
+}
+
+func TestAnEndedContextLeavesNothing(t *testing.T) {
+	h := newHost(t)
+	for delay := range 30 {
+		ctx, cancel := context.WithCancel(h.context())
+		time.AfterFunc(time.Duration(delay)*2*time.Millisecond, cancel)
+		c := h.container("exec sleep 1000")
+		_, err := h.driver.Start(ctx, c)
+		if err == nil {
+			err = h.driver.Remove(h.context(), c.ID)
+		} else if errors.Is(err, context.Canceled) {
+			err = nil
+		}
+		if err != nil {
+			t.Errorf("cancelled after %d ms: %v", 2*delay, err)
+		}
+		if entries, _ := os.ReadDir(h.driver.containersDir()); len(entries) > 0 {
+			t.Fatalf("cancelled after %d ms, the start left %v", 2*delay, entries)
+		}
+		h.checkGroups()
+		cancel()
 	}
 }
 

@@ -79,6 +79,10 @@ type Start struct {
 	// OOMFile is a file with a line "oom_kill N": memory.events of cgroup v2
 	// or memory.oom_control of v1. "" when there is none.
 	OOMFile string `json:"oomFile,omitempty"`
+	// LeftoverFile lists, one pid a line, the processes that must not outlive the
+	// first one: cgroup.procs of a container without a pid namespace of its own,
+	// in which the kernel would end them. "" when there is nothing to do.
+	LeftoverFile string `json:"leftoverFile,omitempty"`
 }
 
 // Exec asks the shim to run Command, which must start a process in the

@@ -27,6 +27,7 @@ func (s *Server) adopt() error {
 			continue
 		}
 		c := s.newContainer(e.Name())
+		close(c.settled)
 		var r record
 		if found, err := readJSON(c.path(recordFile), &r); err != nil || !found {
 			if err != nil {

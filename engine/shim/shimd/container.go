@@ -15,13 +15,17 @@ import (
 // exit is published: processes outside of its pid namespace can hold it.
 const outputGrace = 200 * time.Millisecond
 
+// leftoverRounds bounds the fight against processes that multiply.
+const leftoverRounds = 100
+
 // container is one container, from the request to start it until forget.
 type container struct {
-	server *Server
-	id     string
-	dir    string
-	log    *criLog
-	exited chan struct{} // closed when state says exited and exit.json is written
+	server  *Server
+	id      string
+	dir     string
+	log     *criLog
+	settled chan struct{} // closed when the start has succeeded or failed
+	exited  chan struct{} // closed when state says exited and exit.json is written
 
 	outputs sync.WaitGroup // open output streams
 
@@ -42,14 +46,15 @@ type container struct {
 
 func (s *Server) newContainer(id string) *container {
 	return &container{
-		server: s,
-		id:     id,
-		dir:    s.containerDir(id),
-		log:    &criLog{},
-		exited: make(chan struct{}),
-		state:  protocol.State{ID: id, Phase: protocol.Starting},
-		pidfd:  -1,
-		sinks:  map[*sink]struct{}{},
+		server:  s,
+		id:      id,
+		dir:     s.containerDir(id),
+		log:     &criLog{},
+		settled: make(chan struct{}),
+		exited:  make(chan struct{}),
+		state:   protocol.State{ID: id, Phase: protocol.Starting},
+		pidfd:   -1,
+		sinks:   map[*sink]struct{}{},
 	}
 }
 
@@ -82,20 +87,24 @@ func (c *container) running(r record, exit <-chan int) {
 // finish records the end of the process: on disk first, then for everyone.
 func (c *container) finish(code int) {
 	finished := time.Now().UTC()
+	c.killLeftover()
 	c.waitOutput(outputGrace)
 
-	c.mu.Lock()
-	c.state.Phase = protocol.Exited
-	c.state.FinishedAt = finished
-	c.state.ExitCode = code
+	state := c.snapshot()
+	state.Phase = protocol.Exited
+	state.FinishedAt = finished
+	state.ExitCode = code
 	if code == exitUnknown {
-		c.state.ExitCode = 255
-		c.state.Message = "the exit code was lost: the shim was killed while the container ran"
+		state.ExitCode = 255
+		state.Message = "the exit code was lost: the shim was killed while the container ran"
 	}
-	if oomKills(c.record.OOMFile) > 0 {
-		c.state.OOMKilled = true
+	state.OOMKilled = state.OOMKilled || oomKills(c.record.OOMFile) > 0
+	if err := writeJSON(filepath.Join(c.dir, exitFile), state); err != nil {
+		c.server.logf("container %s: keep exit code %d: %v", c.id, state.ExitCode, err)
 	}
-	state := c.state
+
+	c.mu.Lock()
+	c.state = state
 	c.closeInput()
 	if c.pidfd >= 0 {
 		unix.Close(c.pidfd)
@@ -104,11 +113,7 @@ func (c *container) finish(code int) {
 	oom := c.oom
 	c.oom = nil
 	c.mu.Unlock()
-
 	oom.stop()
-	if err := writeJSON(filepath.Join(c.dir, exitFile), state); err != nil {
-		c.server.logf("container %s: keep exit code %d: %v", c.id, state.ExitCode, err)
-	}
 	close(c.exited)
 	c.server.publish(state)
 }
@@ -139,12 +144,23 @@ func (c *container) waitOutput(limit time.Duration) {
 	}
 }
 
+// killLeftover ends what would outlive the first process.
+func (c *container) killLeftover() {
+	for range leftoverRounds {
+		pids := readPIDs(c.record.Leftover)
+		if len(pids) == 0 {
+			return
+		}
+		for _, pid := range pids {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func (c *container) signal(n int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.Phase == protocol.Starting {
-		return protocol.Errorf(protocol.CodeInvalid, "signal container %q: it has not started yet", c.id)
-	}
 	if c.pidfd < 0 {
 		return nil // it has ended: nobody is left to be told
 	}

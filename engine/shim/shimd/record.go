@@ -36,6 +36,7 @@ type record struct {
 	Stdin      bool      `json:"stdin,omitempty"`
 	StdinOnce  bool      `json:"stdinOnce,omitempty"`
 	OOMFile    string    `json:"oomFile,omitempty"`
+	Leftover   string    `json:"leftoverFile,omitempty"`
 }
 
 // writeJSON replaces a file in one step. It does not wait for the disk: the
@@ -78,6 +79,23 @@ func readPID(path string) (int, error) {
 		return 0, fmt.Errorf("read %s: %q is not a pid", path, b)
 	}
 	return pid, nil
+}
+
+// readPIDs reads a file of pids, one a line. An empty name is an empty file.
+func readPIDs(path string) (pids []int) {
+	if path == "" {
+		return nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	for line := range strings.FieldsSeq(string(b)) {
+		if pid, err := strconv.Atoi(line); err == nil && pid > 1 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // startTicks returns the start time of a process in clock ticks after boot, 0

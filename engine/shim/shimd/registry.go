@@ -66,10 +66,16 @@ func (s *Server) forget(req *protocol.Request) error {
 	if timeout <= 0 {
 		timeout = defaultForgetTimeout
 	}
-	select {
-	case <-c.exited:
-	case <-time.After(timeout):
-		return protocol.Errorf(protocol.CodeRunning, "forget container %q: it is still %s after %v", c.id, c.snapshot().Phase, timeout)
+	limit := time.After(timeout)
+	for _, done := range []<-chan struct{}{c.settled, c.exited} {
+		select {
+		case <-done:
+		case <-limit:
+			return protocol.Errorf(protocol.CodeRunning, "forget container %q: it is still %s after %v", c.id, c.snapshot().Phase, timeout)
+		}
+		if _, err := s.find(req.ID); err != nil {
+			return err // the start failed, or another client was faster
+		}
 	}
 	s.drop(c)
 	c.release()

@@ -41,6 +41,9 @@ type Server struct {
 // writes "ready" to its standard output once it accepts connections.
 func Serve(dir string) error {
 	debug.SetGCPercent(50) // a small heap is worth more here than speed
+	// Best effort: whoever dies first when memory is short, it is not everyone's
+	// parent. Containers are given scores of their own.
+	os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0)
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -236,7 +239,7 @@ func (s *Server) dispatch(conn *net.UnixConn, req *protocol.Request, files map[s
 	if err != nil {
 		return err
 	}
-	switch req.Op {
+	switch <-c.settled; req.Op {
 	case protocol.OpSignal:
 		return acknowledge(conn, c.signal(req.Signal))
 	case protocol.OpReopen:

@@ -28,8 +28,10 @@ func (s *Server) start(conn *net.UnixConn, req *protocol.Request) error {
 	if err := c.start(conn, req); err != nil {
 		c.release()
 		s.drop(c)
+		close(c.settled)
 		return err
 	}
+	close(c.settled)
 	state := c.snapshot()
 	return protocol.Write(conn, protocol.Reply{State: &state})
 }
@@ -72,6 +74,7 @@ func (c *container) start(conn *net.UnixConn, req *protocol.Request) error {
 		Stdin:      req.Start.Stdin,
 		StdinOnce:  req.Start.StdinOnce,
 		OOMFile:    req.Start.OOMFile,
+		Leftover:   req.Start.LeftoverFile,
 	}
 	if err := writeJSON(c.path(recordFile), r); err != nil {
 		return protocol.Errorf(protocol.CodeFailed, "start container %q: %v", c.id, err)
