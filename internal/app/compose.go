@@ -31,7 +31,7 @@ func loadCompose(ctx context.Context, app *Application, file string, opt Options
 	c := &compose{app: app, file: displayPath(file)}
 	project, err := readProject(ctx, file, opt, c.unsupported)
 	if err != nil {
-		return fmt.Errorf("%s: %w", c.file, err)
+		return explainCompose(c.file, file, err)
 	}
 	c.project = project
 	app.Name = project.Name
@@ -44,6 +44,28 @@ func loadCompose(ctx context.Context, app *Application, file string, opt Options
 	}
 	return c.translate()
 }
+
+// explainCompose puts the library's words into a newcomer's.
+func explainCompose(shown, file string, err error) error {
+	text := strings.TrimPrefix(err.Error(), "validating "+file+": ")
+	text = strings.TrimSuffix(text, ": invalid compose project")
+	if field, ok := strings.CutSuffix(text, " false schema"); ok {
+		return hint.Wrap(fmt.Errorf("%s: %s is not a field of Compose", shown, field), "is it misspelt? Fields of your own begin with x-")
+	}
+	if strings.HasPrefix(text, "service ") && strings.HasSuffix(text, "has neither an image nor a build context specified") {
+		return hint.Wrap(fmt.Errorf("%s: %s", shown, text), "name an image, or build: a folder with a Dockerfile")
+	}
+	return fmt.Errorf("%s: %w", shown, rephrased{text, err})
+}
+
+// rephrased says an error in other words.
+type rephrased struct {
+	text string
+	error
+}
+
+func (r rephrased) Error() string { return r.text }
+func (r rephrased) Unwrap() error { return r.error }
 
 func readProject(ctx context.Context, file string, opt Options, report func([]loader.UnsupportedAttribute)) (*types.Project, error) {
 	files := []string{file}

@@ -52,7 +52,7 @@ func loadManifests(app *Application, dir string, opt Options) error {
 		return err
 	}
 	if len(app.Objects) == 0 {
-		return hint.Wrap(fmt.Errorf("%s: neither compose.yaml nor a Kubernetes manifest is in this folder", displayPath(dir)),
+		return hint.Wrap(fmt.Errorf("folder %s has neither compose.yaml nor a Kubernetes manifest", displayPath(dir)),
 			"name a Compose file, or a folder with compose.yaml or Kubernetes manifests")
 	}
 	for i, entry := range list.Images {
@@ -61,7 +61,7 @@ func loadManifests(app *Application, dir string, opt Options) error {
 			return fmt.Errorf("%s.name: is missing: write the image as the manifests name it", field)
 		}
 		request := BuildRequest{
-			Repository: app.Namespace + "/" + dnsLabel(entry.Name), Context: absIn(dir, orDefault(entry.Context, ".")),
+			Repository: repository(app.Namespace, entry.Name), Context: absIn(dir, orDefault(entry.Context, ".")),
 			Target: entry.Target, Args: entry.Args,
 		}
 		request.Dockerfile = absIn(request.Context, orDefault(entry.Dockerfile, "Dockerfile"))
@@ -195,7 +195,7 @@ func (a *Application) finishManifests() {
 	}
 	for _, o := range a.Objects {
 		o.SetLabels(merge(o.GetLabels(), map[string]string{labelPartOf: a.Namespace, labelManagedBy: managedBy}))
-		o.SetAnnotations(merge(o.GetAnnotations(), map[string]string{annotationOrigin: filepath.Base(o.Origin)}))
+		o.SetAnnotations(merge(o.GetAnnotations(), map[string]string{annotationOrigin: fileOf(o.Origin)}))
 		switch o.GetKind() {
 		case "Namespace":
 		case "CustomResourceDefinition":
@@ -212,4 +212,29 @@ func (a *Application) finishManifests() {
 	}
 	slices.SortStableFunc(a.Objects, func(x, y *Object) int { return rank(x) - rank(y) })
 	slices.SortStableFunc(a.Objects, func(x, y *Object) int { return x.Wave - y.Wave })
+}
+
+// fileOf is the origin of an object without its line, which moves too easily to
+// be kept in the cluster.
+func fileOf(origin string) string {
+	file, _, _ := strings.Cut(filepath.Base(origin), ":")
+	return file
+}
+
+// repository is where an image goes in the built-in registry: under its own name
+// when that has a folder, else under the application's.
+func repository(namespace, image string) string {
+	parts := strings.Split(image, "/")
+	if len(parts) > 1 && (strings.ContainsAny(parts[0], ".:") || parts[0] == "localhost") {
+		parts = parts[1:] // a registry's host
+	}
+	last := len(parts) - 1
+	parts[last], _, _ = strings.Cut(parts[last], ":")
+	for i := range parts {
+		parts[i] = dnsLabel(parts[i])
+	}
+	if len(parts) == 1 {
+		parts = append([]string{namespace}, parts...)
+	}
+	return strings.Join(parts, "/")
 }

@@ -32,9 +32,6 @@ func (c *compose) podTemplate(s types.ServiceConfig) (corev1.PodTemplateSpec, er
 		Ports:      containerPorts(s),
 		Resources:  resources(s),
 	}
-	if s.Entrypoint != nil && s.Command == nil {
-		container.Args = []string{} // Compose: an entrypoint also clears the image's command
-	}
 	grace := composeGracePeriod
 	if s.StopGracePeriod != nil {
 		grace = time.Duration(*s.StopGracePeriod)

@@ -181,10 +181,7 @@ func (c *compose) selector(service string) map[string]string {
 // image records what is to be built for the service.
 func (c *compose) image(s types.ServiceConfig) error {
 	if s.Build == nil {
-		if s.Image == "" {
-			return hint.Wrap(fmt.Errorf("%s: services.%s: neither image nor build is given", c.file, s.Name), "name an image, or build: a folder with a Dockerfile")
-		}
-		return nil
+		return nil // the loader has checked that it names an image
 	}
 	b := s.Build
 	if strings.Contains(b.Context, "://") || strings.HasPrefix(b.Context, "git@") {
