@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/gantryhq/gantry/engine/network"
 	"github.com/gantryhq/gantry/internal/app"
 	"github.com/gantryhq/gantry/internal/progress"
 )
@@ -65,9 +64,4 @@ func newDownCommand(g *globals) *cobra.Command {
 	c.MarkFlagsMutuallyExclusive("all", "volumes")
 	c.MarkFlagsMutuallyExclusive("all", "name")
 	return c
-}
-
-// downAll removes every trace of the instance from the kernel.
-func downAll(_ context.Context, g *globals) error {
-	return network.Cleanup(g.dir())
 }

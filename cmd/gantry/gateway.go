@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os/signal"
 	"syscall"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gantryhq/gantry/internal/footprint"
 	"github.com/gantryhq/gantry/services/gateway"
 )
 
@@ -36,6 +39,8 @@ func newGatewayCommand(g *globals) *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
+			footprint.Limit()
+			go trimMemory(ctx)
 			return gateway.Run(ctx, cfg)
 		},
 	}
@@ -62,4 +67,16 @@ func parseEach[T any](flag string, values []string, parse func(string) (T, error
 		parsed = append(parsed, p)
 	}
 	return parsed, nil
+}
+
+// trimMemory gives back what starting needed, once the process has settled.
+func trimMemory(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(2 * time.Second):
+	}
+	if err := footprint.KeepSmall(ctx); err != nil {
+		slog.Warn("cannot give back memory", "err", err)
+	}
 }

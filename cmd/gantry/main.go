@@ -37,9 +37,21 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 	return map[string][]*cobra.Command{
 		"run": {
 			newServeCommand(g),
+			newUpCommand(g),
+			newDownCommand(g),
+			newGatewayCommand(g),
 		},
-		"deliver": {},
+		"deliver": {
+			newBuildCommand(g),
+			newBuildWorkerCommand(g),
+			newBaseCommand(g),
+			newImagesCommand(g),
+			newPullCommand(g),
+			newPushCommand(g),
+			newRemoveImageCommand(g),
+		},
 		"look": {
+			newStatusCommand(g),
 			newDoctorCommand(g),
 			newVersionCommand(),
 		},

@@ -1,7 +1,240 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"github.com/gantryhq/gantry/engine/apiserver"
+	"github.com/gantryhq/gantry/engine/host"
+	"github.com/gantryhq/gantry/engine/image"
+	"github.com/gantryhq/gantry/engine/network"
+	"github.com/gantryhq/gantry/engine/store"
+	"github.com/gantryhq/gantry/internal/footprint"
+	"github.com/gantryhq/gantry/internal/hint"
+	"github.com/gantryhq/gantry/internal/librarylog"
+)
+
+// component is one part of a running Gantry. Start returns when the part can be
+// used; what goes on afterwards it hands to server.background.
+type component struct {
+	name  string
+	start func(context.Context, *server) error
+}
+
+// components is the table of contents of `gantry serve`, in the order of start.
+var components = []component{
+	{"store", startStore},
+	{"api", startAPI},
+	{"network", startNetwork},
+	{"images", startImages},
+	{"registry", startRegistry},
+	{"controllers", startControllers},
+	{"node", startNode},
+	{"gateway", startGateway},
+	{"addresses", publishAddresses},
+}
+
+// serveOptions are the flags of `gantry serve`.
+type serveOptions struct {
+	dataDir        string
+	apiListen      string
+	gatewayListen  string
+	gatewayTLS     string
+	registryListen string
+	nodeName       string
+	podCIDR        netip.Prefix
+	serviceCIDR    netip.Prefix
+	verbose        bool
+}
 
 func newServeCommand(g *globals) *cobra.Command {
-	return &cobra.Command{Use: "serve", Short: "Run the platform on this machine"}
+	o := serveOptions{}
+	var podCIDR, serviceCIDR string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the platform on this machine, in the foreground",
+		Long: "Runs the API, the controllers, the node, cluster DNS, the registry and the gateway.\n" +
+			"All state is under the data directory. Containers outlive this process: stop it, and\n" +
+			"applications run on; `gantry down --all` stops them.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.dataDir = g.dir()
+			err := errors.Join(
+				parsePrefix("pod-cidr", podCIDR, &o.podCIDR), parsePrefix("service-cidr", serviceCIDR, &o.serviceCIDR),
+				checkAddress("api-listen", o.apiListen), checkAddress("registry-listen", o.registryListen),
+				checkAddress("gateway-listen", o.gatewayListen), checkAddress("gateway-tls-listen", o.gatewayTLS))
+			if err != nil {
+				return usageError{err}
+			}
+			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return serve(ctx, o, c.OutOrStdout())
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.apiListen, "api-listen", apiserver.DefaultListen, "address of the Kubernetes API")
+	f.StringVar(&o.gatewayListen, "gateway-listen", "", "address of the gateway's plain HTTP (default :80, or :8080 when that is taken)")
+	f.StringVar(&o.gatewayTLS, "gateway-tls-listen", "", "address of the gateway's HTTPS (default :443, or :8443 when that is taken)")
+	f.StringVar(&o.registryListen, "registry-listen", "127.0.0.1:5000", "address of the image registry")
+	f.StringVar(&o.nodeName, "node-name", "", "name of the node (default the host name)")
+	f.StringVar(&podCIDR, "pod-cidr", "", "addresses of pods (default 10.244.0.0/16, or the next free one)")
+	f.StringVar(&serviceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16, or the next free one)")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
+	return c
+}
+
+func parsePrefix(flag, text string, to *netip.Prefix) (err error) {
+	if text == "" {
+		return nil
+	}
+	if *to, err = netip.ParsePrefix(text); err != nil {
+		return fmt.Errorf("--%s %q is not an address range such as 10.244.0.0/16", flag, text)
+	}
+	return nil
+}
+
+func checkAddress(flag, text string) error {
+	if text == "" {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(text); err != nil {
+		return fmt.Errorf("--%s %q is not an address such as 127.0.0.1:6443", flag, text)
+	}
+	return nil
+}
+
+// server is one running Gantry.
+type server struct {
+	serveOptions
+	ctx   context.Context // ends when the instance stops
+	group *errgroup.Group
+	close []func() error // undone in reverse order at the end
+
+	store        *store.Store
+	plan         network.Plan
+	api          *apiserver.Server
+	network      *network.Network
+	images       *image.Store
+	registryAddr string
+	gatewayAddr  gatewayAddresses
+}
+
+// serve runs all components until ctx ends or one of them fails.
+func serve(ctx context.Context, o serveOptions, out io.Writer) (err error) {
+	began := time.Now()
+	footprint.Limit()
+	if err := prepare(&o); err != nil {
+		return err
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	stopCtx, stop := context.WithCancel(groupCtx)
+	in := &server{serveOptions: o, group: group, ctx: stopCtx}
+	defer func() {
+		stop()
+		err = errors.Join(err, in.stop())
+	}()
+	for _, c := range components {
+		t := time.Now()
+		if err := c.start(stopCtx, in); err != nil {
+			if ctx.Err() != nil {
+				return nil // asked to stop while starting
+			}
+			return fmt.Errorf("start %s: %w", c.name, err)
+		}
+		slog.Debug("component started", "component", c.name, "after", time.Since(t).Round(time.Millisecond))
+	}
+	fmt.Fprintf(out, "gantry ready in %d ms\n", time.Since(began).Milliseconds())
+	if err := footprint.KeepSmall(stopCtx); err != nil {
+		slog.Warn("cannot give back memory", "err", err)
+	}
+	<-stopCtx.Done()
+	return nil
+}
+
+// background runs fn beside the other components; its failure stops the instance.
+func (in *server) background(name string, fn func(context.Context) error) {
+	in.group.Go(func() error {
+		err := fn(in.ctx)
+		if in.ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("ended by itself")
+		}
+		return fmt.Errorf("run %s: %w", name, err)
+	})
+}
+
+// onStop runs fn when everything in the background has ended, last one first.
+func (in *server) onStop(fn func() error) { in.close = append(in.close, fn) }
+
+// stop waits for what runs in the background and closes what was opened.
+func (in *server) stop() error {
+	err := in.group.Wait()
+	for i := len(in.close) - 1; i >= 0; i-- {
+		err = errors.Join(err, in.close[i]())
+	}
+	return err
+}
+
+// prepare checks the host, makes the data directory and sends logs to stderr.
+func prepare(o *serveOptions) error {
+	level := slog.LevelInfo
+	if o.verbose {
+		level = slog.LevelDebug
+	}
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	slog.SetDefault(logger)
+	klog.SetSlogLogger(slog.New(upstreamLog{logger.Handler(), o.verbose}))
+	librarylog.Redirect(logger)
+
+	var err error
+	if o.dataDir, err = filepath.Abs(o.dataDir); err != nil {
+		return fmt.Errorf("resolve data directory: %w", err)
+	}
+	for _, r := range host.Check(o.dataDir) {
+		if !r.OK && r.Level == host.Required {
+			return hint.Wrap(fmt.Errorf("this machine cannot run Gantry yet: %s: %s", r.Name, r.Detail), "%s (all checks: gantry doctor)", r.Remedy)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(o.dataDir, "run"), 0o711); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	if o.nodeName == "" {
+		if o.nodeName, err = os.Hostname(); err != nil {
+			return fmt.Errorf("find this machine's name: %w", err)
+		}
+	}
+	return nil
+}
+
+// upstreamLog passes on what libraries of Kubernetes say only when it is a
+// warning or worse: they narrate at the info level.
+type upstreamLog struct {
+	slog.Handler
+	verbose bool
+}
+
+func (h upstreamLog) Enabled(ctx context.Context, l slog.Level) bool {
+	return (h.verbose || l >= slog.LevelWarn) && h.Handler.Enabled(ctx, l)
+}
+func (h upstreamLog) WithAttrs(a []slog.Attr) slog.Handler {
+	return upstreamLog{h.Handler.WithAttrs(a), h.verbose}
+}
+func (h upstreamLog) WithGroup(name string) slog.Handler {
+	return upstreamLog{h.Handler.WithGroup(name), h.verbose}
 }

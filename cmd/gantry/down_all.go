@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/engine/image"
+	"github.com/gantryhq/gantry/engine/network"
+	"github.com/gantryhq/gantry/engine/node"
+	"github.com/gantryhq/gantry/engine/node/runc"
+	"github.com/gantryhq/gantry/internal/process"
+	"github.com/gantryhq/gantry/services/build"
+)
+
+// drainTime is how long `gantry serve` and the gateway may take to end by themselves.
+const drainTime = 15 * time.Second
+
+// serveRecord is DataDir/run/serve.json: the process that serves the directory.
+func serveRecord(dataDir string) string { return filepath.Join(dataDir, "run", "serve.json") }
+
+// recordServe lets `gantry down --all` find this process.
+func recordServe(dataDir string) error {
+	self, err := process.Find(os.Getpid())
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(self)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(serveRecord(dataDir), data, 0o600)
+}
+
+// downAll stops an instance and removes every trace of it from the kernel: first
+// who would start things again, then what runs, then what it ran on. The data
+// directory stays.
+func downAll(ctx context.Context, g *globals) error {
+	dir, err := filepath.Abs(g.dir())
+	if err != nil {
+		return fmt.Errorf("resolve data directory: %w", err)
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no data directory %s: nothing to stop", dir)
+	}
+	if err := stopServe(ctx, dir); err != nil {
+		return fmt.Errorf("stop gantry serve: %w", err)
+	}
+	if err := stopGateway(ctx, dir); err != nil {
+		return fmt.Errorf("stop the gateway: %w", err)
+	}
+	worker, err := build.NewClient(build.ClientConfig{DataDir: dir})
+	if err != nil {
+		return err
+	}
+	if err := worker.Stop(ctx); err != nil {
+		return fmt.Errorf("stop the build worker: %w", err)
+	}
+	if err := runc.Cleanup(ctx, runc.Config{DataDir: dir}); err != nil {
+		return fmt.Errorf("stop the containers: %w", err)
+	}
+	if err := node.Cleanup(dir); err != nil {
+		return fmt.Errorf("clean up after the node: %w", err)
+	}
+	if err := image.Cleanup(dir); err != nil {
+		return fmt.Errorf("unmount the containers' roots: %w", err)
+	}
+	if err := network.Cleanup(dir); err != nil {
+		return fmt.Errorf("clean up the network: %w", err)
+	}
+	return nil
+}
+
+func stopServe(ctx context.Context, dir string) error {
+	var h process.Handle
+	if err := readRecord(serveRecord(dir), &h); err != nil {
+		return err
+	}
+	return end(ctx, h, serveRecord(dir))
+}
+
+func stopGateway(ctx context.Context, dir string) error {
+	g := gatewayProcess{dir: filepath.Join(dir, "run")}
+	var r gatewayRecord
+	if err := readRecord(g.recordPath(), &r); err != nil {
+		return err
+	}
+	return end(ctx, r.Process, g.recordPath())
+}
+
+// readRecord leaves into as it is when there is no record.
+func readRecord(path string, into any) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
+
+// end asks a process to end, makes it after drainTime, and removes its record.
+func end(ctx context.Context, h process.Handle, record string) error {
+	if err := h.Signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	patience, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	if err := h.Wait(patience); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := h.Signal(unix.SIGKILL); err != nil {
+			return err
+		}
+		if err := h.Wait(ctx); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(record); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/internal/hint"
+	"github.com/gantryhq/gantry/internal/process"
+)
+
+// gatewayProcess keeps one `gantry gateway` running for a data directory. The
+// process outlives `gantry serve`: a successor finds it by its record and takes
+// it over when its command line is still the wanted one, else it starts a new
+// one, which shares the listening ports, before the old one drains.
+type gatewayProcess struct {
+	dir       string // DataDir/run
+	args      []string
+	addresses gatewayAddresses
+	running   process.Handle // zero when none runs
+}
+
+// gatewayRecord is DataDir/run/gateway.json.
+type gatewayRecord struct {
+	Process   process.Handle   `json:"process"`
+	Version   string           `json:"version"`
+	Args      []string         `json:"args"`
+	Addresses gatewayAddresses `json:"addresses"`
+}
+
+func openGatewayProcess(dataDir, kubeconfig, httpListen, tlsListen string) (*gatewayProcess, error) {
+	g := &gatewayProcess{dir: filepath.Join(dataDir, "run")}
+	var last gatewayRecord
+	data, err := os.ReadFile(g.recordPath())
+	if err == nil {
+		err = json.Unmarshal(data, &last)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		slog.Warn("cannot read the gateway's record; a new gateway is started", "path", g.recordPath(), "err", err)
+	}
+	alive := last.Process.Alive()
+	if g.addresses.HTTP, err = chooseAddress("gateway-listen", httpListen, alive, last.Addresses.HTTP, ":80", ":8080"); err != nil {
+		return nil, err
+	}
+	if g.addresses.TLS, err = chooseAddress("gateway-tls-listen", tlsListen, alive, last.Addresses.TLS, ":443", ":8443"); err != nil {
+		return nil, err
+	}
+	g.args = []string{"gateway", "--kubeconfig", kubeconfig, "--listen", g.addresses.HTTP, "--tls-listen", g.addresses.TLS, "--admin", g.adminSocket()}
+	if alive {
+		g.running = last.Process
+		if last.Version != version || !slices.Equal(last.Args, g.args) {
+			return g, g.replace()
+		}
+	}
+	return g, nil
+}
+
+// chooseAddress is the wanted address, or the one a running gateway has, or the
+// first of the defaults whose port is free.
+func chooseAddress(flag, wanted string, alive bool, last string, defaults ...string) (string, error) {
+	if wanted == "" && alive && last != "" {
+		return last, nil
+	}
+	if wanted != "" {
+		defaults = []string{wanted}
+	}
+	if alive && wanted == last {
+		return wanted, nil
+	}
+	var err error
+	for _, address := range defaults {
+		var l net.Listener
+		if l, err = net.Listen("tcp", address); err == nil {
+			defer l.Close()
+			return l.Addr().String(), nil
+		}
+	}
+	return "", hint.Wrap(fmt.Errorf("find a port for the gateway: %w", err), "choose a free one with --%s", flag)
+}
+
+func (g *gatewayProcess) recordPath() string  { return filepath.Join(g.dir, "gateway.json") }
+func (g *gatewayProcess) adminSocket() string { return filepath.Join(g.dir, "gateway.sock") }
+
+// ensure starts the process unless it runs, and waits until it is ready.
+func (g *gatewayProcess) ensure(ctx context.Context) error {
+	if !g.running.Alive() {
+		if err := g.start(); err != nil {
+			return err
+		}
+	}
+	return g.waitReady(ctx)
+}
+
+func (g *gatewayProcess) start(further ...string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	log, err := os.OpenFile(filepath.Join(g.dir, "gateway.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the gateway's log: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(self, append(g.args[:len(g.args):len(g.args)], further...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the gateway: %w", err)
+	}
+	go func() { _ = cmd.Wait() }() // reap it when it ends before this process does
+	if g.running, err = process.Find(cmd.Process.Pid); err != nil {
+		return fmt.Errorf("start the gateway: %w", err)
+	}
+	data, err := json.Marshal(gatewayRecord{g.running, version, g.args, g.addresses})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(g.recordPath(), data, 0o600)
+}
+
+// replace starts a successor beside the running process and then lets that drain.
+func (g *gatewayProcess) replace() error {
+	old := g.running
+	if err := g.start("--take-over"); err != nil {
+		return err
+	}
+	return old.Signal(unix.SIGTERM)
+}
+
+// waitReady asks the gateway's admin socket until it says that routes are loaded.
+func (g *gatewayProcess) waitReady(ctx context.Context) error {
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", g.adminSocket())
+	}}}
+	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://gateway/readyz", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = fmt.Errorf("it answers %s", resp.Status)
+		}
+		if !g.running.Alive() {
+			return fmt.Errorf("the gateway process ended; its log is %s", filepath.Join(g.dir, "gateway.log"))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the gateway: %w (its log is %s)", err, filepath.Join(g.dir, "gateway.log"))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// keepRunning starts the process again whenever it ends, until ctx does.
+func (g *gatewayProcess) keepRunning(ctx context.Context) error {
+	for {
+		if err := g.running.Wait(ctx); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
+			return err
+		}
+		slog.Warn("the gateway process ended and is started again")
+		if err := g.ensure(ctx); err != nil && ctx.Err() == nil {
+			slog.Error("the gateway does not start", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(2 * time.Second):
+			}
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"syscall"
+
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/gantryhq/gantry/internal/hint"
+	"github.com/gantryhq/gantry/internal/platform"
+	"github.com/gantryhq/gantry/services/gateway"
+	"github.com/gantryhq/gantry/services/registry"
+)
+
+func startRegistry(ctx context.Context, in *server) error {
+	r, err := registry.New(registry.Config{DataDir: in.dataDir})
+	if err != nil {
+		return err
+	}
+	in.onStop(r.Close)
+	l, err := net.Listen("tcp", in.registryListen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return hint.Wrap(fmt.Errorf("listen on %s: another program has this port", in.registryListen), "choose another one with --registry-listen")
+	}
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", in.registryListen, err)
+	}
+	in.registryAddr = l.Addr().String()
+	in.serveHTTP("registry", l, r)
+	return nil
+}
+
+// gatewayAddresses is where the gateway process listens.
+type gatewayAddresses struct {
+	HTTP string `json:"http"`
+	TLS  string `json:"tls"`
+}
+
+// startGateway makes the gateway's kinds and default objects exist and keeps its
+// process running. The process goes on when this one ends.
+var _ = startGateway
+
+var _ = publishAddresses
+
+func startGateway(ctx context.Context, in *server) error {
+	cfg := in.api.ClientConfig("system:gantry:gateway-installer", "system:masters")
+	if err := gateway.EnsureCRDs(ctx, cfg); err != nil {
+		return err
+	}
+	kubeconfig := filepath.Join(in.dataDir, "run", "gateway.kubeconfig")
+	if err := in.api.WriteKubeconfig(kubeconfig, "system:gantry:gateway", nil); err != nil {
+		return err
+	}
+	process, err := openGatewayProcess(in.dataDir, kubeconfig, in.gatewayListen, in.gatewayTLS)
+	if err != nil {
+		return err
+	}
+	in.gatewayAddr = process.addresses
+	if err := gateway.EnsureDefaults(ctx, cfg); err != nil {
+		return err
+	}
+	if err := process.ensure(ctx); err != nil {
+		return err
+	}
+	in.background("gateway process", process.keepRunning)
+	return nil
+}
+
+// publishAddresses lets clients find the services.
+func publishAddresses(ctx context.Context, in *server) error {
+	c, err := kubernetes.NewForConfig(in.api.ClientConfig("system:gantry:installer", "system:masters"))
+	if err != nil {
+		return err
+	}
+	return platform.Publish(ctx, c, platform.Info{
+		Version: version, Registry: in.registryAddr, DataDir: in.dataDir,
+		Gateway: in.gatewayAddr.HTTP, TLS: in.gatewayAddr.TLS,
+	})
+}

@@ -1,0 +1,22 @@
+package image
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/mount"
+)
+
+// Cleanup unmounts every container root of a data directory that no store has
+// open. Their writable layers stay and can be mounted again.
+func Cleanup(dataDir string) error {
+	dir, err := filepath.Abs(dataDir)
+	if err != nil {
+		return fmt.Errorf("unmount roots: %w", err)
+	}
+	roots := filepath.Join(dir, "run", "rootfs")
+	if err := mount.UnmountRecursive(roots, 0); err != nil {
+		return fmt.Errorf("unmount roots below %s: %w", roots, err)
+	}
+	return nil
+}
