@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,6 +22,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/kubernetes/pkg/kubelet/token"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -44,6 +44,7 @@ type Node struct {
 	hookClient *http.Client
 	heavy      *semaphore.Weighted // container creations
 	statusDue  chan struct{}       // the Node object may be out of date
+	kernel     kernel
 
 	ctx      context.Context // of Run
 	services corelisters.ServiceLister
@@ -66,10 +67,10 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make node client: %w", err)
 	}
-	return newNode(cfg, client)
+	return newNode(cfg, client, token.NewManager(client))
 }
 
-func newNode(cfg Config, client kubernetes.Interface) (*Node, error) {
+func newNode(cfg Config, client kubernetes.Interface, tokens volume.Tokens) (*Node, error) {
 	h, err := readHost()
 	if err != nil {
 		return nil, err
@@ -80,6 +81,7 @@ func newNode(cfg Config, client kubernetes.Interface) (*Node, error) {
 		paths:      paths{data: cfg.DataDir},
 		host:       h,
 		client:     client,
+		kernel:     hostKernel{},
 		prober:     probe.NewProber(),
 		hookClient: hookClient(),
 		heavy:      semaphore.NewWeighted(int64(heavyWork())),
@@ -91,6 +93,7 @@ func newNode(cfg Config, client kubernetes.Interface) (*Node, error) {
 	}
 	n.volumes = volume.New(volume.Config{
 		Client:       client,
+		Tokens:       tokens,
 		PodsDir:      n.paths.pods(),
 		MemoryDir:    n.paths.memory(),
 		NodeName:     cfg.NodeName,
@@ -152,22 +155,7 @@ func (n *Node) prepare() error {
 			return fmt.Errorf("make node directories: %w", err)
 		}
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(n.paths.memory(), &st); err != nil {
-		return fmt.Errorf("look at %s: %w", n.paths.memory(), err)
-	}
-	if st.Type == unix.TMPFS_MAGIC {
-		return nil
-	}
-	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
-	err := unix.Mount("gantry-secrets", n.paths.memory(), "tmpfs", flags, "mode=0711")
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("mount a tmpfs for secrets: %w: run as root", err)
-	}
-	if err != nil {
-		return fmt.Errorf("mount a tmpfs for secrets: %w", err)
-	}
-	return nil
+	return n.kernel.mountMemory(n.paths.memory())
 }
 
 func (n *Node) startServices(ctx context.Context) cache.InformerSynced {

@@ -26,7 +26,7 @@ func (n *Node) followReferences(ctx context.Context) {
 	core := n.client.CoreV1()
 	var wg sync.WaitGroup
 	follow := func(kind string, example runtime.Object, list func(metav1.ListOptions) (runtime.Object, error), watch func(metav1.ListOptions) (watch.Interface, error)) {
-		lw := &cache.ListWatch{ListFunc: list, WatchFunc: watch}
+		lw := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{ListFunc: list, WatchFunc: watch}, n.client)
 		r := cache.NewReflectorWithOptions(lw, example, &versions{kind: kind, changed: n.referenceChanged, seen: map[objectRef]string{}}, cache.ReflectorOptions{Name: "node " + kind})
 		wg.Go(func() { r.RunWithContext(ctx) })
 	}

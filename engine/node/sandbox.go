@@ -68,15 +68,14 @@ func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod) (*sandbox, error)
 		return found, n.adoptNetwork(ctx, pod, found)
 	}
 	// What an interrupted attempt or another boot left is of no use.
-	if err := unpin(dir); err != nil {
+	if err := n.kernel.unpin(dir); err != nil {
 		return nil, err
 	}
 	s := &sandbox{ID: newSandboxID(), BootID: n.host.BootID, Hostname: podHostname(pod, n.host.Hostname)}
 	if err := n.attach(ctx, pod, s); err != nil {
 		return nil, err
 	}
-	p := n.podPins(pod, s)
-	if err := p.make(); err != nil {
+	if err := n.kernel.pin(n.podPins(pod, s)); err != nil {
 		return nil, err
 	}
 	if err := n.writePodFiles(pod, s); err != nil {
@@ -200,7 +199,7 @@ func (n *Node) removeSandbox(ctx context.Context, uid types.UID) error {
 	if err := n.cfg.Network.Detach(ctx, string(uid)); err != nil {
 		return fmt.Errorf("detach network: %w", err)
 	}
-	return unpin(n.paths.sandbox(uid))
+	return n.kernel.unpin(n.paths.sandbox(uid))
 }
 
 func newSandboxID() string {

@@ -295,7 +295,7 @@ func setConditions(s *v1.PodStatus, pod *v1.Pod, v *view) {
 	}
 	all := slices.Concat(s.InitContainerStatuses, s.ContainerStatuses)
 	ready := v1.ConditionFalse
-	if v.Sandbox.Ready && !v.TornDown {
+	if v.Sandbox.ID != "" && !v.TornDown {
 		ready = v1.ConditionTrue
 	}
 	s.Conditions = append(s.Conditions,

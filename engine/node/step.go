@@ -200,8 +200,9 @@ func (p *planner) initDone(cv *containerView) bool {
 	return cv.Last != nil && !cv.Last.Running && cv.Last.ExitCode == 0 && cv.Last.Sandbox == p.v.Sandbox.ID
 }
 
-// runRegular starts the first regular container that can be started. One that
-// waits for its image or for its back-off does not hold the others up.
+// runRegular starts the first regular container that is due. One that failed and
+// waits to be tried again does not hold the others up; one whose image is on its
+// way does.
 func (p *planner) runRegular() {
 	for i := range p.pod.Spec.Containers {
 		c := &p.pod.Spec.Containers[i]
@@ -209,7 +210,7 @@ func (p *planner) runRegular() {
 		if cv.running() || cv.Last != nil && !restartable(p.pod, c, cv.Last) {
 			continue
 		}
-		if p.start(c, cv) {
+		if p.start(c, cv) || !cv.Image.Ready && cv.Image.Err == nil {
 			return
 		}
 	}

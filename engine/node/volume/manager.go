@@ -8,10 +8,10 @@ import (
 	"path/filepath"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/kubernetes/pkg/kubelet/token"
 	"k8s.io/kubernetes/pkg/volume/util/subpath"
 	"k8s.io/mount-utils"
 )
@@ -19,6 +19,7 @@ import (
 // Config is what a Manager needs.
 type Config struct {
 	Client      kubernetes.Interface
+	Tokens      Tokens
 	PodsDir     string // disk-backed volumes are under PodsDir/<uid>/volumes
 	MemoryDir   string // a tmpfs; secrets and tokens are under MemoryDir/<uid>
 	NodeName    string
@@ -30,11 +31,17 @@ type Config struct {
 	UnmountImage func(ctx context.Context, podUID types.UID, volume string) error
 }
 
+// Tokens hands out service account tokens and renews them in time. Upstream's
+// token manager is one.
+type Tokens interface {
+	GetServiceAccountToken(namespace, name string, tr *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
+	DeleteServiceAccountToken(podUID types.UID)
+}
+
 // Manager sets volumes up and tears them down. Its methods may be called
 // concurrently for different pods.
 type Manager struct {
 	cfg     Config
-	tokens  *token.Manager
 	mounter mount.Interface
 	subpath subpath.Interface
 }
@@ -50,7 +57,7 @@ type Volume struct {
 // New returns a Manager.
 func New(cfg Config) *Manager {
 	m := mount.NewWithoutSystemd("")
-	return &Manager{cfg: cfg, tokens: token.NewManager(cfg.Client), mounter: m, subpath: subpath.New(m)}
+	return &Manager{cfg: cfg, mounter: m, subpath: subpath.New(m)}
 }
 
 // SetUp makes all volumes of the pod present and returns them by name. It

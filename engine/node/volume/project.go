@@ -134,7 +134,7 @@ func (w *projection) token(s *v1.ServiceAccountTokenProjection, mode *int32) err
 	if s.Audience != "" {
 		req.Spec.Audiences = []string{s.Audience}
 	}
-	tr, err := w.m.tokens.GetServiceAccountToken(w.pod.Namespace, w.pod.Spec.ServiceAccountName, req)
+	tr, err := w.m.cfg.Tokens.GetServiceAccountToken(w.pod.Namespace, w.pod.Spec.ServiceAccountName, req)
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (m *Manager) SubPath(pod *v1.Pod, container string, index int, name string,
 
 // TearDown removes all volumes of a pod. No container may use them any more.
 func (m *Manager) TearDown(ctx context.Context, uid types.UID, images []string) error {
-	m.tokens.DeleteServiceAccountToken(uid)
+	m.cfg.Tokens.DeleteServiceAccountToken(uid)
 	for _, name := range images {
 		if err := m.cfg.UnmountImage(ctx, uid, name); err != nil {
 			return fmt.Errorf("unmount image volume %q: %w", name, err)
