@@ -61,7 +61,11 @@ func newRootCA(_ context.Context, e *environment) (run, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
+	reader, err := e.client(componentShared)
+	if err != nil {
+		return nil, err
+	}
+	own := informers.NewSharedInformerFactoryWithOptions(reader, 0, informers.WithTransform(trim),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, rootcacertpublisher.RootCACertConfigMapName).String()
 		}))
@@ -88,7 +92,7 @@ func newQuota(ctx context.Context, e *environment) (run, error) {
 		return nil, err
 	}
 	kinds := everyKind{e}
-	evaluators, err := quotainstall.NewQuotaConfigurationForControllers(generic.ListerFuncForResourceFunc(e.informers.ForResource), e.informers)
+	evaluators, err := quotainstall.NewQuotaConfigurationForControllers(generic.ListerFuncForResourceFunc(kinds.ForResource), e.informers)
 	if err != nil {
 		return nil, err
 	}
