@@ -73,7 +73,7 @@ func ensureCRD(ctx context.Context, crds dynamic.ResourceInterface, text []byte)
 	if err != nil {
 		return fmt.Errorf("install CustomResourceDefinition %s: %w", name, err)
 	}
-	err = wait.PollUntilContextTimeout(ctx, 5*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	err = wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
 		present, err := crds.Get(ctx, name, metav1.GetOptions{})
 		return err == nil && established(present), err
 	})

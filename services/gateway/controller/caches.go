@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -13,12 +14,10 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
-	gatewayinformers "sigs.k8s.io/gateway-api/pkg/client/informers/externalversions"
 
 	"github.com/gantryhq/gantry/services/gateway/translate"
 )
@@ -28,98 +27,75 @@ const byService = "service"
 
 // caches hold what the API says, without the parts nobody here reads.
 type caches struct {
-	start  []func(<-chan struct{})
-	synced []cache.InformerSynced
-
 	classes, gateways, httpRoutes, grants, ingresses, ingressClasses,
-	services, endpointSlices, secrets, namespaces cache.SharedIndexInformer
+	services, endpointSlices, secrets, namespaces *follower
 }
 
-// newCaches prepares the informers and wires their events to the controller.
+// newCaches prepares the caches and wires their changes to the controller.
 func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, c *Controller) (*caches, error) {
-	core := informers.NewSharedInformerFactoryWithOptions(kube, 0, informers.WithTransform(trim))
+	all := metav1.NamespaceAll
 	// Only certificates: the process should not even hold other secrets.
-	certificates := informers.NewSharedInformerFactoryWithOptions(kube, 0, informers.WithTransform(trim),
-		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
-			o.FieldSelector = fields.OneTermEqualSelector("type", string(corev1.SecretTypeTLS)).String()
-		}))
-	routes := gatewayinformers.NewSharedInformerFactoryWithOptions(gateway, 0, gatewayinformers.WithTransform(trim))
+	certificates := fields.OneTermEqualSelector("type", string(corev1.SecretTypeTLS)).String()
 	s := &caches{
-		start:          []func(<-chan struct{}){core.Start, certificates.Start, routes.Start},
-		classes:        routes.Gateway().V1().GatewayClasses().Informer(),
-		gateways:       routes.Gateway().V1().Gateways().Informer(),
-		httpRoutes:     routes.Gateway().V1().HTTPRoutes().Informer(),
-		grants:         routes.Gateway().V1().ReferenceGrants().Informer(),
-		ingresses:      core.Networking().V1().Ingresses().Informer(),
-		ingressClasses: core.Networking().V1().IngressClasses().Informer(),
-		services:       core.Core().V1().Services().Informer(),
-		endpointSlices: core.Discovery().V1().EndpointSlices().Informer(),
-		namespaces:     core.Core().V1().Namespaces().Informer(),
-		secrets:        certificates.Core().V1().Secrets().Informer(),
+		classes:        follow(gateway, gateway.GatewayV1().GatewayClasses(), &gatewayv1.GatewayClass{}, ""),
+		gateways:       follow(gateway, gateway.GatewayV1().Gateways(all), &gatewayv1.Gateway{}, ""),
+		httpRoutes:     follow(gateway, gateway.GatewayV1().HTTPRoutes(all), &gatewayv1.HTTPRoute{}, ""),
+		grants:         follow(gateway, gateway.GatewayV1().ReferenceGrants(all), &gatewayv1.ReferenceGrant{}, ""),
+		ingresses:      follow(kube, kube.NetworkingV1().Ingresses(all), &networkingv1.Ingress{}, ""),
+		ingressClasses: follow(kube, kube.NetworkingV1().IngressClasses(), &networkingv1.IngressClass{}, ""),
+		services:       follow(kube, kube.CoreV1().Services(all), &corev1.Service{}, ""),
+		endpointSlices: follow(kube, kube.DiscoveryV1().EndpointSlices(all), &discoveryv1.EndpointSlice{}, ""),
+		namespaces:     follow(kube, kube.CoreV1().Namespaces(), &corev1.Namespace{}, ""),
+		secrets:        follow(kube, kube.CoreV1().Secrets(all), &corev1.Secret{}, certificates),
 	}
-	if err := s.endpointSlices.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) {
-		return []string{serviceOf(o.(*discoveryv1.EndpointSlice)).String()}, nil
-	}}); err != nil {
-		return nil, err
+	for _, f := range s.followers() {
+		f.touched = c.statuses.set // somebody wrote a status; it may have been ours
+		f.changed = func(any) { c.routes.set() }
 	}
-	return s, s.wire(c)
-}
-
-// wire says what each event makes necessary.
-func (s *caches) wire(c *Controller) error {
-	routes := func(any) { c.routes.set() }
-	service := func(o any) {
+	s.services.changed = func(o any) {
 		c.serviceChanged(nameOf(o.(metav1.Object)))
 		c.routes.set()
 	}
-	slice := func(o any) { c.serviceChanged(serviceOf(o.(*discoveryv1.EndpointSlice))) }
-	for informer, changed := range map[cache.SharedIndexInformer]func(any){
-		s.classes: routes, s.gateways: routes, s.httpRoutes: routes, s.grants: routes,
-		s.ingresses: routes, s.ingressClasses: routes, s.secrets: routes, s.namespaces: routes,
-		s.services: service, s.endpointSlices: slice,
-	} {
-		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: changed,
-			UpdateFunc: func(before, after any) {
-				if sameSpec(before, after) {
-					c.statuses.set() // somebody wrote a status; it may have been ours
-					return
-				}
-				changed(after)
-			},
-			DeleteFunc: func(o any) {
-				if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
-					o = unknown.Obj
-				}
-				changed(o)
-			},
-		})
-		if err != nil {
-			return err
-		}
-		s.synced = append(s.synced, registration.HasSynced)
-	}
-	return nil
+	s.endpointSlices.changed = func(o any) { c.serviceChanged(serviceOf(o.(*discoveryv1.EndpointSlice))) }
+	return s, s.endpointSlices.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) {
+		return []string{serviceOf(o.(*discoveryv1.EndpointSlice)).String()}, nil
+	}})
 }
 
+func (s *caches) followers() []*follower {
+	return []*follower{
+		s.classes, s.gateways, s.httpRoutes, s.grants, s.ingresses, s.ingressClasses,
+		s.services, s.endpointSlices, s.secrets, s.namespaces,
+	}
+}
+
+// run follows the API until ctx ends.
 func (s *caches) run(ctx context.Context) {
-	for _, start := range s.start {
-		start(ctx.Done())
+	var running sync.WaitGroup
+	for _, f := range s.followers() {
+		running.Go(func() { f.reflector.RunWithContext(ctx) })
 	}
-	<-ctx.Done()
+	running.Wait()
 }
 
-// wait returns when every event of the first lists has been handled.
+// wait returns true once every kind has been listed, or false if ctx ends first.
 func (s *caches) wait(ctx context.Context) bool {
-	return cache.WaitForCacheSync(ctx.Done(), s.synced...)
+	for _, f := range s.followers() {
+		select {
+		case <-f.synced:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // trim drops what takes memory and is never read: managed fields everywhere,
 // the kubectl copy of the object, and all but addresses of EndpointSlices.
-func trim(o any) (any, error) {
+func trim(o any) any {
 	accessor, err := meta.Accessor(o)
 	if err != nil {
-		return o, nil // a DeletedFinalStateUnknown
+		return o // not an object; storing it fails
 	}
 	accessor.SetManagedFields(nil)
 	delete(accessor.GetAnnotations(), corev1.LastAppliedConfigAnnotation)
@@ -137,7 +113,7 @@ func trim(o any) (any, error) {
 			corev1.TLSPrivateKeyKey: o.Data[corev1.TLSPrivateKeyKey],
 		}
 	}
-	return o, nil
+	return o
 }
 
 // sameSpec says whether only status or other parts that do not matter differ.
@@ -186,7 +162,7 @@ func (s *caches) service(name types.NamespacedName) *corev1.Service {
 }
 
 func (s *caches) slices(service types.NamespacedName) []*discoveryv1.EndpointSlice {
-	found, err := s.endpointSlices.GetIndexer().ByIndex(byService, service.String())
+	found, err := s.endpointSlices.ByIndex(byService, service.String())
 	if err != nil {
 		panic(fmt.Sprintf("index %q is missing: %v", byService, err)) // wired in newCaches
 	}
@@ -198,15 +174,15 @@ func (s *caches) slices(service types.NamespacedName) []*discoveryv1.EndpointSli
 }
 
 // all lists a cache; one looks up a key in it and returns nil without a hit.
-func all[T any](informer cache.SharedIndexInformer) []T {
+func all[T any](f *follower) []T {
 	var list []T
 	// Listing a cache with a selector for everything has no way to fail.
-	_ = cache.ListAll(informer.GetIndexer(), labels.Everything(), func(o any) { list = append(list, o.(T)) })
+	_ = cache.ListAll(f, labels.Everything(), func(o any) { list = append(list, o.(T)) })
 	return list
 }
 
-func one[T any](informer cache.SharedIndexInformer, key string) T {
-	o, _, _ := informer.GetIndexer().GetByKey(key)
+func one[T any](f *follower, key string) T {
+	o, _, _ := f.GetByKey(key)
 	t, _ := o.(T)
 	return t
 }

@@ -88,7 +88,7 @@ func New(cfg Config) (*Controller, error) {
 	}
 	var err error
 	if c.caches, err = newCaches(cfg.Kube, cfg.Gateway, c); err != nil {
-		return nil, fmt.Errorf("prepare informers: %w", err)
+		return nil, fmt.Errorf("prepare caches: %w", err)
 	}
 	return c, nil
 }
