@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -158,15 +159,16 @@ func (h *host) checkLeaks() {
 			h.t.Errorf("%s is not empty: %v", dir, entries)
 		}
 	}
-	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	for _, path := range processes {
-		if text, err := os.ReadFile(path); err == nil && bytes.Contains(text, []byte(h.dir)) {
-			h.t.Errorf("process %s is left: %q", path, text)
+	eventually(h.t, "no process of this instance is left", func() bool {
+		processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			h.t.Fatal(err)
 		}
-	}
+		return !slices.ContainsFunc(processes, func(path string) bool {
+			text, err := os.ReadFile(path)
+			return err == nil && bytes.Contains(text, []byte(h.dir))
+		})
+	})
 }
 
 func (h *host) shimPID() int {

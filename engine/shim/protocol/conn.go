@@ -56,6 +56,9 @@ func Read(c *net.UnixConn, message any) ([]*os.File, error) {
 	header := make([]byte, 4)
 	rights := make([]byte, unix.CmsgSpace(maxFiles*4))
 	n, rn, _, _, err := c.ReadMsgUnix(header, rights)
+	if errors.Is(err, io.EOF) {
+		return nil, io.EOF
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -113,8 +113,9 @@ func (l *criLog) end(stream string) {
 	if rest := l.pending[stream]; len(rest) > 0 {
 		delete(l.pending, stream)
 		l.append(time.Now().UTC(), stream, "P", rest, nil)
-		l.flush()
 	}
+	l.triedAt = time.Time{} // there may be no later chance to say what was dropped
+	l.flush()
 }
 
 func (l *criLog) append(now time.Time, stream, tag string, head, tail []byte) {
@@ -136,7 +137,7 @@ func (l *criLog) flush() {
 	if l.out = l.out[:0]; cap(l.out) > 4*maxLine {
 		l.out = nil
 	}
-	if len(out) == 0 {
+	if len(out) == 0 && l.dropped == 0 {
 		return
 	}
 	l.open()
@@ -147,7 +148,7 @@ func (l *criLog) flush() {
 			l.dropped = 0
 		}
 	}
-	if l.file != nil && l.dropped == 0 {
+	if l.file != nil && l.dropped == 0 && len(out) > 0 {
 		out = l.put(out)
 	}
 	l.dropped += bytes.Count(out, []byte{'\n'})
