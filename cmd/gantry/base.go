@@ -88,11 +88,11 @@ func makeBase(c *cobra.Command, g *globals, name string, tag, workDir *string, r
 	r, err := run(ctx)
 	switch {
 	case err != nil:
-		task.Fail("failed")
+		task.Fail("not made")
 	case r.Skipped:
 		task.Done("exists already")
 	default:
-		task.Done("%d packages, %s", r.Packages, size(r.Size))
+		task.Done("%d package(s), %s", r.Packages, size(r.Size))
 	}
 	display.Close()
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -83,7 +84,7 @@ func listImages(ctx context.Context, in instance) ([]*imageRow, error) {
 		add(s.Name, s.Digest, s.SizeBytes, "machine")
 	}
 	if registryErr != nil && machineErr != nil {
-		return nil, errors.Join(registryErr, machineErr)
+		return nil, registryErr
 	}
 	out := make([]*imageRow, 0, len(rows))
 	for _, r := range rows {
@@ -101,7 +102,7 @@ func registryImages(ctx context.Context, host string, add func(name, digest stri
 	}
 	repositories, err := remote.Catalog(ctx, registry, remoteOptions(ctx)...)
 	if err != nil {
-		return hint.Wrap(fmt.Errorf("list images in registry %s: %w", host, err), "is `gantry serve` running?")
+		return hint.Wrap(fmt.Errorf("list images in registry %s: %w", host, withoutURLs(err)), "is `gantry serve` running?")
 	}
 	for _, r := range repositories {
 		repository := registry.Repo(r)
@@ -119,6 +120,15 @@ func registryImages(ctx context.Context, host string, add func(name, digest stri
 		}
 	}
 	return nil
+}
+
+// withoutURLs reduces a refused connection to what a user needs to know.
+func withoutURLs(err error) error {
+	var refused *net.OpError
+	if errors.As(err, &refused) {
+		return refused
+	}
+	return err
 }
 
 // transferSize is what pulling an image for this machine transfers.
@@ -234,7 +244,7 @@ func (in instance) push(ctx context.Context, source, target string) (digest stri
 	if in.builtIn(source) {
 		there, err := inRegistry(ctx, source)
 		if err != nil {
-			return "", hint.Wrap(fmt.Errorf("look for %s: %w", source, err), "is `gantry serve` running?")
+			return "", hint.Wrap(fmt.Errorf("look for %s: %w", source, withoutURLs(err)), "is `gantry serve` running?")
 		}
 		if there {
 			return copyImage(ctx, source, target)
@@ -359,7 +369,7 @@ func transfer(what string, run func(func(image.Progress)) (*image.Summary, error
 		}
 	})
 	if err != nil {
-		task.Fail("failed")
+		task.Fail("not done")
 	} else {
 		task.Done("%s", size(got.SizeBytes))
 	}

@@ -83,7 +83,29 @@ func (s *Store) prepare(ctx context.Context, id, ref string, prepare prepareFunc
 		labelImage: img.Digest,
 	})
 	s.used.touch(img.target.Digest)
+	mounts, err := prepare(ctx, id, img.chainID(), opts)
+	if !errdefs.IsNotFound(err) {
+		return mounts, err
+	}
+	// The content is here, the unpacked layers are not.
+	if err := s.unpackAgain(ctx, img); err != nil {
+		return nil, err
+	}
 	return prepare(ctx, id, img.chainID(), opts)
+}
+
+func (s *Store) unpackAgain(ctx context.Context, img *Image) error {
+	ctx, done, err := s.lease(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	meter := newMeter(img.Name, func(Progress) {})
+	defer meter.stop()
+	if err := s.unpackTree(ctx, s.children(), meter, img.target); err != nil {
+		return fmt.Errorf("unpack image %q again: %w", img.Name, err)
+	}
+	return nil
 }
 
 // Unmount unmounts a container's root directory and deletes its writable

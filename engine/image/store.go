@@ -27,6 +27,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/librarylog"
 )
 
@@ -117,6 +118,10 @@ func (s *Store) open() (err error) {
 	s.bolt, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return errors.New("another gantry serve has it open: stop it, or choose another --data-dir")
+	}
+	if errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {
+		return hint.Wrap(fmt.Errorf("%s is damaged: %w", path, err),
+			"move %s away and start again: images are pulled anew, what containers wrote to their roots is lost", s.dir)
 	}
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)

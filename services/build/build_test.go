@@ -128,6 +128,7 @@ func TestAFailedStepNamesItsLineAndShowsItsOutput(t *testing.T) {
 		{"an unknown instruction", "FROM scratch\nCOPPY a b\n", "unknown instruction: COPPY", 2, ""},
 		{"a missing file", "FROM scratch\nCOPY nothing /\n", "not found", 2, ""},
 		{"an image that does not exist", "# from nowhere\nFROM " + e.host + "/no/such:1\nCOPY Dockerfile /\n", "not found", 2, ""},
+		{"a registry that is not there", "FROM 127.0.0.1:1/base/debian\n", "connection refused", 1, ""},
 		{"an empty file", "", "empty", 0, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -139,6 +140,9 @@ func TestAFailedStepNamesItsLineAndShowsItsOutput(t *testing.T) {
 			}
 			if be.Line != c.line || !strings.Contains(err.Error(), c.says) || !strings.Contains(strings.Join(be.Log, "\n"), c.log) {
 				t.Errorf("line %d, log %q: %v", be.Line, be.Log, err)
+			}
+			if strings.Contains(c.name, "registry") && hint.Of(err) == "" {
+				t.Error("no hint")
 			}
 		})
 	}
@@ -248,7 +252,6 @@ func TestAWorkerThatCannotStartSaysWhy(t *testing.T) {
 	if _, err = c.Build(context.Background(), Options{ContextDir: dir}); err == nil || !strings.Contains(err.Error(), "no space for me") {
 		t.Errorf("got %v", err)
 	}
-	_ = hint.Of(err)
 }
 
 func TestOnlyOtherSyntaxesNeedARegistry(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 	"github.com/moby/buildkit/util/progress/progressui"
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/gantryhq/gantry/internal/hint"
 )
 
 // logLines is how many of a failed step's last lines an error shows.
@@ -134,7 +136,20 @@ func (w *watcher) explain(err error) error {
 	if errors.As(err, &vertex) {
 		e.Log = w.lastLines(digest.Digest(vertex.Vertex.Digest))
 	}
-	return e
+	return w.remedy(e)
+}
+
+// remedy adds what to do about failures that every newcomer meets.
+func (w *watcher) remedy(e *Error) error {
+	text := e.Err.Error()
+	if !strings.Contains(text, "failed to resolve source metadata for ") || !strings.Contains(text, "dial tcp") {
+		return e
+	}
+	if strings.Contains(text, "metadata for docker.io/") {
+		return hint.Wrap(e, "docker.io cannot be reached from here: `gantry base debian` makes a base image out of Debian packages; "+
+			"start FROM ${%s}/base/debian:12 after a first line ARG %s", RegistryArg, RegistryArg)
+	}
+	return hint.Wrap(e, "check the registry's name and port, and that it is running")
 }
 
 func (w *watcher) lastLines(step digest.Digest) []string {

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/handlers"
-	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"golang.org/x/sys/unix"
@@ -40,7 +38,6 @@ const (
 	catalogPage    = 1000
 	maxThreads     = 32 // concurrent file operations
 
-	repositories = "/docker/registry/v2/repositories" // where upstream's layout keeps them
 )
 
 // Registry serves the distribution API under /v2/ and its health at /healthz.
@@ -162,25 +159,6 @@ func (r *Registry) room(need int64) error {
 	}
 	if free := int64(st.Bavail) * st.Bsize; free < need {
 		return fmt.Errorf("registry storage %s has only %d MiB left: free disk space or delete images, then push again", r.dir, free>>20)
-	}
-	return nil
-}
-
-// Collect deletes blobs and manifests that no tag refers to any more. Pushes
-// wait while it runs; pulls do not.
-func (r *Registry) Collect(ctx context.Context) error {
-	r.writing.Lock()
-	defer r.writing.Unlock()
-	var empty driver.PathNotFoundError
-	if _, err := r.driver.Stat(ctx, repositories); errors.As(err, &empty) {
-		return nil // nothing was ever pushed
-	}
-	reg, err := storage.NewRegistry(ctx, r.driver, storage.EnableDelete)
-	if err != nil {
-		return fmt.Errorf("collect registry: %w", err)
-	}
-	if err := storage.MarkAndSweep(ctx, r.driver, reg, storage.GCOpts{RemoveUntagged: true, Quiet: true}); err != nil {
-		return fmt.Errorf("collect registry: %w", err)
 	}
 	return nil
 }

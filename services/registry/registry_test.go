@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/gantryhq/gantry/internal/testenv"
@@ -88,7 +90,7 @@ func TestImagesSurviveARestart(t *testing.T) {
 func TestCollectionFreesDeletedImagesAndSparesTaggedOnes(t *testing.T) {
 	data := t.TempDir()
 	reg := serve(t, Config{DataDir: data})
-	must(t, reg.Collect(context.Background())) // an empty registry is fine
+	collect(t, reg, CollectOptions{}) // an empty registry is fine
 	keep, drop := randomImage(t, 2), randomImage(t, 2)
 	index, err := random.Index(1024, 1, 2)
 	must(t, err)
@@ -99,7 +101,7 @@ func TestCollectionFreesDeletedImagesAndSparesTaggedOnes(t *testing.T) {
 	d, err := drop.Digest()
 	must(t, err)
 	must(t, remote.Delete(reg.ref(t, "drop@"+d.String())))
-	must(t, reg.Collect(context.Background()))
+	collect(t, reg, CollectOptions{})
 	if after := files(t, data); before-after != 4 { // manifest, configuration, two layers
 		t.Errorf("%d of %d blobs went, want 4", before-after, before)
 	}
@@ -121,16 +123,45 @@ func TestCollectionFreesDeletedImagesAndSparesTaggedOnes(t *testing.T) {
 	reg.push(t, "drop:1", drop)
 }
 
+func TestCollectionSparesWhatIsDeployedByDigestOrJustPushed(t *testing.T) {
+	reg := serve(t, Config{DataDir: t.TempDir()})
+	old, current := randomImage(t, 1), randomImage(t, 1)
+	reg.push(t, "shop/app:latest", old)
+	reg.push(t, "shop/app:latest", current) // the tag moves
+	former, err := old.Digest()
+	must(t, err)
+	there := func() bool {
+		_, err := remote.Image(reg.ref(t, "shop/app@"+former.String()))
+		return err == nil
+	}
+	collect(t, reg, CollectOptions{UntaggedFor: time.Hour})
+	if !there() {
+		t.Error("a manifest pushed just now went")
+	}
+	collect(t, reg, CollectOptions{InUse: func(repository string, d digest.Digest) bool {
+		return repository == "shop/app" && d.String() == former.String()
+	}})
+	if !there() {
+		t.Error("a manifest in use went")
+	}
+	if got := collect(t, reg, CollectOptions{}); got.Manifests != 1 || there() {
+		t.Errorf("the former image is still there; collected %+v", got)
+	}
+	if _, err := remote.Image(reg.ref(t, "shop/app:latest")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAMultiPlatformIndexMayHoldOnlySomeOfItsImages(t *testing.T) {
 	reg := serve(t, Config{DataDir: t.TempDir()})
 	index, err := random.Index(64, 1, 1)
 	must(t, err)
 	index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: missing{randomImage(t, 1)}})
-	digest, err := index.Digest()
+	hash, err := index.Digest()
 	must(t, err)
 	raw, err := index.RawManifest()
 	must(t, err)
-	req, err := http.NewRequest(http.MethodPut, "http://"+reg.host+"/v2/part/manifests/"+digest.String(), strings.NewReader(string(raw)))
+	req, err := http.NewRequest(http.MethodPut, "http://"+reg.host+"/v2/part/manifests/"+hash.String(), strings.NewReader(string(raw)))
 	must(t, err)
 	req.Header.Set("Content-Type", "application/vnd.oci.image.index.v1+json")
 	resp, err := http.DefaultClient.Do(req)
@@ -199,7 +230,7 @@ func TestAFullDiskRefusesUploadsAndRecovers(t *testing.T) {
 	d, err := big.Digest()
 	must(t, err)
 	must(t, remote.Delete(reg.ref(t, "big@"+d.String())))
-	must(t, reg.Collect(context.Background()))
+	collect(t, reg, CollectOptions{})
 	reg.push(t, "more:1", randomImage(t, 1))
 	if resp := get(t, "http://"+reg.host+"/healthz"); resp != http.StatusOK {
 		t.Errorf("health answers %d", resp)
@@ -220,6 +251,13 @@ func TestAnIdleRegistryIsSmall(t *testing.T) {
 		t.Errorf("an idle registry holds %d KiB", grown>>10)
 	}
 	must(t, r.Close())
+}
+
+func collect(t *testing.T, reg served, opt CollectOptions) Collected {
+	t.Helper()
+	got, err := reg.Collect(context.Background(), opt)
+	must(t, err)
+	return got
 }
 
 // readersAndWriter lets "reader" pull and "writer" do everything.

@@ -33,6 +33,8 @@ type DebianOptions struct {
 
 const defaultSuite = "bookworm"
 
+var manSection = regexp.MustCompile(`^man[1-9]$`)
+
 var validPackage = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 
 // Debian makes a minimal Debian image with debootstrap, with the security
@@ -352,8 +354,11 @@ func installed(status []byte) []string {
 func leftOut(rel string) bool {
 	dir, name := filepath.Split(rel)
 	switch strings.TrimSuffix(dir, "/") {
+	case "usr/share/man":
+		// Some packages put links into these without making them first.
+		return !manSection.MatchString(name)
 	case "dev", "proc", "sys", "run", "tmp", "var/tmp", "var/lib/apt/lists", "var/cache/apt", "var/cache/ldconfig",
-		"usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian":
+		"usr/share/locale", "usr/share/info", "usr/share/lintian":
 		return true
 	case "var/log":
 		return !strings.Contains(name, "apt") || strings.Contains(name, ".")
@@ -364,7 +369,7 @@ func leftOut(rel string) bool {
 	case "var/lib/dpkg", "var/cache/debconf":
 		return strings.HasSuffix(name, "-old") || name == "lock" || name == "lock-frontend"
 	}
-	if under(rel, "debootstrap", "var/lib/systemd/random-seed", "var/lib/dbus/machine-id", "root/.bash_history") {
+	if strings.HasPrefix(rel, "usr/share/man/") || under(rel, "debootstrap", "var/lib/systemd/random-seed", "var/lib/dbus/machine-id", "root/.bash_history") {
 		return true
 	}
 	// usr/share/doc/PACKAGE/copyright stays, with the directories above it.

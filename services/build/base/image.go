@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"runtime"
@@ -35,7 +36,7 @@ const (
 )
 
 // recipe changes when the way images are made does, so that they are made anew.
-const recipe = "1"
+const recipe = "2"
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -111,7 +112,11 @@ func existing(ctx context.Context, ref name.Reference, inputs string) (*Result, 
 }
 
 func unreachable(ref name.Reference, err error) error {
-	return hint.Wrap(fmt.Errorf("registry %s: %w", ref.Context().RegistryStr(), err),
+	var refused *net.OpError
+	if errors.As(err, &refused) {
+		err = refused // without the URLs that were tried
+	}
+	return hint.Wrap(fmt.Errorf("registry %s cannot be reached: %w", ref.Context().RegistryStr(), err),
 		"start Gantry with `gantry serve`, or name another registry with --tag")
 }
 
