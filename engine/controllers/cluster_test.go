@@ -211,9 +211,13 @@ func (c *cluster) namespace(t testing.TB, name string) string {
 	if _, err := c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// Pods are refused before their account is there.
+	// Pods are refused before their account is there, and quotas count the certificate.
 	eventually(t, "service account of namespace "+name, func() string {
 		_, err := c.CoreV1().ServiceAccounts(name).Get(t.Context(), "default", metav1.GetOptions{})
+		return problem(err)
+	})
+	eventually(t, "certificate in namespace "+name, func() string {
+		_, err := c.CoreV1().ConfigMaps(name).Get(t.Context(), "kube-root-ca.crt", metav1.GetOptions{})
 		return problem(err)
 	})
 	return name

@@ -52,7 +52,7 @@ func (c *cluster) pods(t testing.TB, ns, selector string) []corev1.Pod {
 
 // TestCluster runs the stories on one cluster, each in a namespace of its own.
 func TestCluster(t *testing.T) {
-	c := startCluster(t)
+	c := startCluster(t, loaded)
 	for name, story := range map[string]func(*testing.T, *cluster){
 		"a namespace gets its account and the certificate": namespaceStory,
 		"a deployment rolls and cascades":                  deploymentStory,
@@ -70,6 +70,7 @@ func TestCluster(t *testing.T) {
 		"a retained volume keeps its data":                 retainStory,
 		"a claim that a directory cannot satisfy":          refusedClaimStory,
 		"a finished job expires":                           jobExpiryStory,
+		"an autoscaler follows the load":                   autoscalerStory,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
