@@ -199,7 +199,7 @@ func prepare(o *serveOptions) error {
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	slog.SetDefault(logger)
-	klog.SetSlogLogger(slog.New(upstreamLog{logger.Handler(), o.verbose}))
+	klog.SetSlogLogger(o.upstreamLogger())
 	librarylog.Redirect(logger)
 
 	var err error
@@ -220,21 +220,4 @@ func prepare(o *serveOptions) error {
 		}
 	}
 	return nil
-}
-
-// upstreamLog passes on what libraries of Kubernetes say only when it is a
-// warning or worse: they narrate at the info level.
-type upstreamLog struct {
-	slog.Handler
-	verbose bool
-}
-
-func (h upstreamLog) Enabled(ctx context.Context, l slog.Level) bool {
-	return (h.verbose || l >= slog.LevelWarn) && h.Handler.Enabled(ctx, l)
-}
-func (h upstreamLog) WithAttrs(a []slog.Attr) slog.Handler {
-	return upstreamLog{h.Handler.WithAttrs(a), h.verbose}
-}
-func (h upstreamLog) WithGroup(name string) slog.Handler {
-	return upstreamLog{h.Handler.WithGroup(name), h.verbose}
 }

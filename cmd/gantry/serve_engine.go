@@ -77,7 +77,7 @@ func startControllers(ctx context.Context, in *server) error {
 			user, groups := controllers.Identity(component)
 			return in.api.ClientConfig(user, groups...)
 		},
-		DataDir: in.dataDir, CABundle: in.api.CABundle(),
+		DataDir: in.dataDir, CABundle: in.api.CABundle(), Logger: in.upstreamLogger(),
 	})
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ var grants = []grant{
 	{role: "system:node", subject: toGroup(user.NodesGroup)},
 	{role: "system:gantry:node", subject: toGroup(user.NodesGroup), rules: []rbacv1.PolicyRule{
 		// Service addresses, network policy and cluster DNS are the node's work here.
-		{Verbs: read, APIGroups: []string{""}, Resources: []string{"services", "endpoints", "namespaces", "nodes", "pods", "configmaps", "secrets", "serviceaccounts", "limitranges"}},
+		{Verbs: read, APIGroups: []string{""}, Resources: []string{"services", "endpoints", "namespaces", "nodes", "pods", "configmaps", "secrets", "serviceaccounts", "limitranges", "persistentvolumeclaims", "persistentvolumes"}},
 		{Verbs: read, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
 		{Verbs: read, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}},
 		{Verbs: read, APIGroups: []string{"storage.k8s.io"}, Resources: []string{"storageclasses"}},
@@ -42,13 +42,6 @@ var grants = []grant{
 		{Verbs: read, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
 		{Verbs: read, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}},
 		{Verbs: []string{"update", "patch"}, APIGroups: []string{""}, Resources: []string{"services/status"}},
-	}},
-	{role: "system:gantry:volumes", subject: toUser("system:gantry:volumes"), rules: []rbacv1.PolicyRule{
-		{Verbs: append([]string{"create", "update", "patch", "delete"}, read...), APIGroups: []string{""}, Resources: []string{"persistentvolumes"}},
-		{Verbs: append([]string{"update", "patch"}, read...), APIGroups: []string{""}, Resources: []string{"persistentvolumeclaims", "persistentvolumeclaims/status", "persistentvolumes/status"}},
-		{Verbs: append([]string{"create"}, read...), APIGroups: []string{"storage.k8s.io"}, Resources: []string{"storageclasses"}},
-		{Verbs: read, APIGroups: []string{""}, Resources: []string{"nodes", "pods"}},
-		{Verbs: []string{"create", "update", "patch"}, APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}},
 	}},
 }
 
