@@ -45,6 +45,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/admission/security/podsecurity"
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
 	"k8s.io/kubernetes/plugin/pkg/admission/storage/storageclass/setdefault"
+	"k8s.io/kubernetes/plugin/pkg/admission/storage/storageobjectinuseprotection"
 )
 
 // admissionPlugins are upstream's plugins that every write passes, in upstream's order.
@@ -59,6 +60,7 @@ var admissionPlugins = []struct {
 	{priority.PluginName, priority.Register},
 	{defaulttolerationseconds.PluginName, defaulttolerationseconds.Register},
 	{setdefault.PluginName, setdefault.Register},
+	{storageobjectinuseprotection.PluginName, storageobjectinuseprotection.Register},
 	{runtimeclass.PluginName, runtimeclass.Register},
 	{certapproval.PluginName, certapproval.Register},
 	{certsigning.PluginName, certsigning.Register},

@@ -6,11 +6,14 @@ import (
 	"slices"
 	"strings"
 
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apiextensions-apiserver/pkg/controller/openapi/builder"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	genericapi "k8s.io/apiserver/pkg/endpoints"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
+	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	builder2 "k8s.io/kube-openapi/pkg/builder"
 	"k8s.io/kube-openapi/pkg/builder3"
@@ -29,18 +32,28 @@ func v3Config() *common.OpenAPIV3Config {
 	return cfg
 }
 
-// crdConverter knows the schema of CustomResourceDefinitions, which the client library's schemas
-// lack.
-func crdConverter() managedfields.TypeConverter {
-	name := openapiutil.GetCanonicalTypeName(&apiextensionsv1.CustomResourceDefinition{})
-	schemas, err := builder3.BuildOpenAPIDefinitionsForResources(v3Config(), name)
+// newConverter gives server-side apply the schemas of what a group's versions serve.
+func newConverter(scheme *runtime.Scheme, served map[schema.GroupVersion]map[string]rest.Storage) managedfields.TypeConverter {
+	var names []string
+	for gv, resources := range served {
+		for _, storage := range resources {
+			kind, err := genericapi.GetResourceKind(gv, storage, scheme)
+			if err != nil {
+				continue // of another scheme
+			}
+			if sample, err := scheme.New(kind); err == nil {
+				names = append(names, openapiutil.GetCanonicalTypeName(sample))
+			}
+		}
+	}
+	schemas, err := builder3.BuildOpenAPIDefinitionsForResources(v3Config(), names...)
 	if err == nil {
 		var converter managedfields.TypeConverter
 		if converter, err = managedfields.NewTypeConverter(schemas, false); err == nil {
 			return converter
 		}
 	}
-	panic(fmt.Sprintf("the generated schema of %s is unusable: %v", name, err)) // a constant of this build
+	panic(fmt.Sprintf("the generated schemas are unusable: %v", err)) // constants of this build
 }
 
 // pathHandler takes what the upstream service wants to register.

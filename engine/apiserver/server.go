@@ -21,7 +21,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/server/mux"
-	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -143,7 +142,7 @@ func (s *Server) assemble(ctx context.Context) error {
 }
 
 func (s *Server) installGroups(options *registryOptions, rules authorizer.RuleResolver) error {
-	converter := newLazyConverter(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(legacyscheme.Scheme) })
+	converter := newLazyConverter(func() managedfields.TypeConverter { return newConverter(legacyscheme.Scheme, s.groups.served) })
 	if err := s.groups.install(&s.core.group, converter, 0); err != nil {
 		return err
 	}
@@ -162,7 +161,9 @@ func (s *Server) installGroups(options *registryOptions, rules authorizer.RuleRe
 	if err != nil {
 		return err
 	}
-	return s.groups.install(crds, newLazyConverter(crdConverter), 16000)
+	return s.groups.install(crds, newLazyConverter(func() managedfields.TypeConverter {
+		return newConverter(apiextensions.Scheme, s.groups.served)
+	}), 16000)
 }
 
 // dropManagedFields keeps out of informers what nobody reads there.
