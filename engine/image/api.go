@@ -93,7 +93,7 @@ func (s *Store) Serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("serve images: %w", err)
 	}
-	// The directory above is closed to others already; this is the second lock.
+	// Until here the umask kept others from writing, which connecting needs.
 	if err := os.Chmod(socket, 0o600); err != nil {
 		return errors.Join(fmt.Errorf("serve images: %w", err), listener.Close())
 	}

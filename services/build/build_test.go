@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -251,6 +252,39 @@ func TestAWorkerThatCannotStartSaysWhy(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch"), 0o600))
 	if _, err = c.Build(context.Background(), Options{ContextDir: dir}); err == nil || !strings.Contains(err.Error(), "no space for me") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestAKilledWorkerLeavesNothingBehindForTheNext(t *testing.T) {
+	e := newEnv(t)
+	slow := e.context(t, map[string]string{"Dockerfile": "FROM " + e.host + "/base/busybox\nRUN sleep 1000\n"})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := e.client.Build(context.Background(), Options{ContextDir: slow})
+		failed <- err
+	}()
+	waitFor(t, func() bool { return len(stepPIDs(e.client.dataDir)) > 0 })
+	blob, err := os.ReadFile(e.client.paths.lock)
+	must(t, err)
+	pid, err := strconv.Atoi(string(blob))
+	must(t, err)
+	must(t, unix.Kill(pid, unix.SIGKILL))
+	if err := <-failed; err == nil {
+		t.Error("the build of a killed worker succeeded")
+	}
+	dir := e.context(t, map[string]string{"Dockerfile": "FROM " + e.host + "/base/busybox\nRUN echo works\n"})
+	e.build(t, Options{ContextDir: dir, Tags: []string{e.host + "/after:1"}, Push: true})
+	must(t, e.client.Stop(context.Background()))
+	if pids := stepPIDs(e.client.dataDir); len(pids) > 0 {
+		t.Errorf("processes %v are left", pids)
+	}
+	if dirs := cgroupDirs(e.client.dataDir); len(dirs) > 0 {
+		t.Errorf("cgroups %v are left", dirs)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	if strings.Contains(string(mounts), e.client.dataDir) {
+		t.Error("mounts are left")
 	}
 }
 

@@ -159,7 +159,6 @@ func (c *Client) whatItSaid() string {
 // Stop ends the worker of a data directory, if one runs, and removes what it
 // may have left in the kernel. The cache stays.
 func (c *Client) Stop(ctx context.Context) error {
-	defer removeCgroups(c.dataDir)
 	signal, patience := unix.SIGTERM, time.Now().Add(2*stopPatience)
 	for {
 		unlock, err := lockDir(c.paths.lock)
@@ -167,7 +166,11 @@ func (c *Client) Stop(ctx context.Context) error {
 			return nil
 		}
 		if err == nil {
+			err = removeLeftovers(c.dataDir)
 			unlock()
+			if err != nil {
+				return fmt.Errorf("stop build worker: %w", err)
+			}
 			return nil
 		}
 		if !errors.Is(err, errLocked) {

@@ -2,7 +2,6 @@ package build
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -111,6 +110,9 @@ func Worker(ctx context.Context, cfg WorkerConfig) error {
 		return fmt.Errorf("start build worker: %w", err)
 	}
 	defer unlock()
+	if err := removeLeftovers(abs); err != nil {
+		return fmt.Errorf("start build worker: clean up after the last one: %w", err)
+	}
 	defer removeCgroups(abs)
 	if err := serve(ctx, cfg, p); err != nil {
 		return fmt.Errorf("build worker: %w", err)
@@ -256,26 +258,6 @@ func gcPolicy(maxBytes int64, dir string) []client.PruneInfo {
 		{KeepDuration: 60 * 24 * time.Hour, MaxUsedSpace: maxBytes, MinFreeSpace: minFree},
 		{MaxUsedSpace: maxBytes, MinFreeSpace: minFree},
 		{All: true, MaxUsedSpace: maxBytes, MinFreeSpace: minFree},
-	}
-}
-
-// cgroupParent names the cgroup of all steps of this instance.
-func cgroupParent(dataDir string) string {
-	return fmt.Sprintf("gantry-build-%x", sha256.Sum256([]byte(dataDir)))[:len("gantry-build-")+8]
-}
-
-// removeCgroups removes what runc leaves: the empty parents of the steps' cgroups.
-func removeCgroups(dataDir string) {
-	for _, pattern := range []string{"/sys/fs/cgroup/%s", "/sys/fs/cgroup/*/%s"} {
-		dirs, err := filepath.Glob(fmt.Sprintf(pattern, cgroupParent(dataDir)))
-		if err != nil {
-			continue // the pattern is constant and valid
-		}
-		for _, dir := range dirs {
-			// A step that is still running keeps its cgroup: these fail, rightly.
-			_ = os.Remove(filepath.Join(dir, "buildkit"))
-			_ = os.Remove(dir)
-		}
 	}
 }
 
