@@ -37,7 +37,8 @@ type result struct {
 	Step             string  `json:"step"`
 	Milliseconds     float64 `json:"milliseconds"`
 	Pods             int     `json:"pods"`
-	CPUPerPod        float64 `json:"cpuMillisecondsPerPod"`        // Gantry and the containers
+	ServeCPUPerPod   float64 `json:"serveCPUMillisecondsPerPod"`   // Gantry without the shim
+	ShimCPUPerPod    float64 `json:"shimCPUMillisecondsPerPod"`    // the shim, the OCI runtime and the containers
 	MachineCPUPerPod float64 `json:"machineCPUMillisecondsPerPod"` // everything, kernel included
 }
 
@@ -149,7 +150,7 @@ func (d *deployment) step(title string, replicas int) result {
 	took, used := time.Since(began), measure(d.t, d.in.DataDir).since(before)
 	d.replicas = replicas
 	perPod := func(cpu time.Duration) float64 { return cpu.Seconds() * 1000 / float64(changed) }
-	return result{Step: title, Milliseconds: took.Seconds() * 1000, Pods: changed, CPUPerPod: perPod(used.gantry), MachineCPUPerPod: perPod(used.machine)}
+	return result{Step: title, Milliseconds: took.Seconds() * 1000, Pods: changed, ServeCPUPerPod: perPod(used.serve), ShimCPUPerPod: perPod(used.shim), MachineCPUPerPod: perPod(used.machine)}
 }
 
 // wait returns when as many pods as wanted exist and are ready in the service's
@@ -158,35 +159,55 @@ func (d *deployment) wait(replicas int) {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
-	endpoints, err := d.client.DiscoveryV1().EndpointSlices(namespace).Watch(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + name})
+	exist, ready := map[string]bool{}, map[string]int{}
+	slices, err := d.client.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + name})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, slice := range slices.Items {
+		ready[slice.Name] = readyEndpoints(&slice)
+	}
+	list, err := d.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, pod := range list.Items {
+		exist[pod.Name] = true
+	}
+	endpoints, err := d.client.DiscoveryV1().EndpointSlices(namespace).Watch(ctx, metav1.ListOptions{
+		LabelSelector: discoveryv1.LabelServiceName + "=" + name, ResourceVersion: slices.ResourceVersion})
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	defer endpoints.Stop()
-	pods, err := d.client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
+	pods, err := d.client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{LabelSelector: "app=" + name, ResourceVersion: list.ResourceVersion})
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	defer pods.Stop()
 
-	exist, ready := map[string]bool{}, map[string]int{}
 	sum := func() (n int) {
 		for _, count := range ready {
 			n += count
 		}
 		return n
 	}
-	// The first events of a watch are what is there already.
 	for len(exist) != replicas || sum() != replicas {
 		select {
-		case e := <-endpoints.ResultChan():
+		case e, open := <-endpoints.ResultChan():
+			if !open {
+				d.t.Fatal("the watch of endpoint slices ended")
+			}
 			if slice, ok := e.Object.(*discoveryv1.EndpointSlice); ok {
 				ready[slice.Name] = readyEndpoints(slice)
 				if e.Type == watch.Deleted {
 					delete(ready, slice.Name)
 				}
 			}
-		case e := <-pods.ResultChan():
+		case e, open := <-pods.ResultChan():
+			if !open {
+				d.t.Fatal("the watch of pods ended")
+			}
 			if pod, ok := e.Object.(*corev1.Pod); ok {
 				exist[pod.Name] = true
 				if e.Type == watch.Deleted {
@@ -223,9 +244,9 @@ func (d *deployment) remove() {
 func (r report) print(b *testing.B) {
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "step\ttime ms\tpods\tCPU ms/pod\tmachine CPU ms/pod\t")
+	fmt.Fprintln(w, "step\ttime ms\tpods\tserve CPU ms/pod\tshim CPU ms/pod\tmachine CPU ms/pod\t")
 	for _, s := range r.Results {
-		fmt.Fprintf(w, "%s\t%.0f\t%d\t%.1f\t%.1f\t\n", s.Step, s.Milliseconds, s.Pods, s.CPUPerPod, s.MachineCPUPerPod)
+		fmt.Fprintf(w, "%s\t%.0f\t%d\t%.1f\t%.1f\t%.1f\t\n", s.Step, s.Milliseconds, s.Pods, s.ServeCPUPerPod, s.ShimCPUPerPod, s.MachineCPUPerPod)
 	}
 	w.Flush()
 	fmt.Fprintf(&text, "memory: idle %.0f MB, with %d pods %.0f MB\n", r.IdleMemoryMB, scaleTo, r.LoadedMemoryMB)
@@ -235,7 +256,7 @@ func (r report) print(b *testing.B) {
 	}
 	fmt.Fprintf(os.Stdout, "\n%s%s\n", text.String(), line)
 	b.ReportMetric(r.Results[1].Milliseconds, "ms/scale-out")
-	b.ReportMetric(r.Results[1].CPUPerPod, "cpu-ms/pod")
+	b.ReportMetric(r.Results[1].ServeCPUPerPod+r.Results[1].ShimCPUPerPod, "cpu-ms/pod")
 	b.ReportMetric(r.Results[2].Milliseconds, "ms/one-more")
 	b.ReportMetric(r.IdleMemoryMB, "idle-MB")
 }

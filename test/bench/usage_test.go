@@ -16,12 +16,13 @@ const tick = 10 * time.Millisecond
 
 // usage is CPU time used up to now.
 type usage struct {
-	gantry  time.Duration // by Gantry's processes, their ended children and the containers
+	serve   time.Duration // by Gantry's processes but the shim, and their ended children
+	shim    time.Duration // by the shim, its ended children and the containers
 	machine time.Duration // by everything on the machine, the kernel's own work included
 }
 
 func (u usage) since(before usage) usage {
-	return usage{gantry: u.gantry - before.gantry, machine: u.machine - before.machine}
+	return usage{serve: u.serve - before.serve, shim: u.shim - before.shim, machine: u.machine - before.machine}
 }
 
 // process is one line of the process table.
@@ -29,6 +30,7 @@ type process struct {
 	parent int
 	cpu    time.Duration // own and of ended children it waited for
 	ours   bool          // its command line names the data directory
+	shim   bool
 }
 
 // processes reads the process table. Processes may end meanwhile.
@@ -50,6 +52,7 @@ func processes(dataDir string) map[int]process {
 		}
 		command, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
 		p.ours = bytes.Contains(command, []byte(dataDir))
+		p.shim = p.ours && bytes.Contains(command, []byte("gantry-shim\x00serve"))
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		table[pid] = p
 	}
@@ -63,8 +66,12 @@ func measure(t testing.TB, dataDir string) usage {
 	table := processes(dataDir)
 	for pid, p := range table {
 		for up := pid; up > 1; up = table[up].parent {
+			if table[up].shim { // itself a child of serve, or of nobody
+				u.shim += p.cpu
+				break
+			}
 			if table[up].ours {
-				u.gantry += p.cpu
+				u.serve += p.cpu
 				break
 			}
 		}
