@@ -26,6 +26,13 @@ const (
 	defaultRegistry = "127.0.0.1:5000"
 	// debianBase is the image that is made when a Dockerfile starts from it.
 	debianBase = "base/debian"
+
+	// Every build is offered the certificates that this machine trusts as a
+	// secret, for networks whose proxy signs with its own authority. A step that
+	// downloads says
+	//   RUN --mount=type=secret,id=ca-certificates,target=/etc/ssl/certs/ca-certificates.crt ...
+	certificatesSecret = "ca-certificates"
+	hostCertificates   = "/etc/ssl/certs/ca-certificates.crt"
 )
 
 // imageBuilder makes the images of an application with this machine's build
@@ -69,10 +76,13 @@ func (b *imageBuilder) Build(ctx context.Context, r app.BuildRequest) (string, e
 		ContextDir: r.Context, Dockerfile: dockerfile, Tags: []string{target + ":latest"}, Target: r.Target,
 		BuildArgs: r.Args, Labels: r.Labels, NoCache: r.NoCache, Registry: b.registry, Push: true,
 		Progress: func(s build.Step) {
-			if r.Progress != nil && !s.Completed && !s.Cached {
-				r.Progress(s.Name)
+			if r.Progress != nil && !s.Completed && !s.Cached && !strings.HasPrefix(s.Name, "[internal]") {
+				r.Progress(stepName(s.Name))
 			}
 		},
+	}
+	if _, err := os.Stat(hostCertificates); err == nil {
+		options.Secrets = append(options.Secrets, build.Secret{ID: certificatesSecret, File: hostCertificates})
 	}
 	for id, content := range r.Secrets {
 		options.Secrets = append(options.Secrets, build.Secret{ID: id, Data: content})
@@ -82,6 +92,13 @@ func (b *imageBuilder) Build(ctx context.Context, r app.BuildRequest) (string, e
 		return "", err
 	}
 	return target + "@" + result.Digest, nil
+}
+
+var mountFlag = regexp.MustCompile(`--(mount|security|network)=\S+`)
+
+// stepName is a step of a Dockerfile on one line, without what only BuildKit reads.
+func stepName(name string) string {
+	return strings.Join(strings.Fields(mountFlag.ReplaceAllString(name, "")), " ")
 }
 
 // Has implements app.Builder.
