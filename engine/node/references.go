@@ -14,14 +14,14 @@ import (
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 )
 
-// objectRef names a ConfigMap, Secret or claim that pods may refer to.
+// objectRef names a ConfigMap or Secret that pods may refer to.
 type objectRef struct {
 	kind            string
 	namespace, name string
 }
 
-// followReferences watches ConfigMaps, Secrets and claims without keeping them,
-// and has the pods that refer to a changed one look again.
+// followReferences watches ConfigMaps and Secrets without keeping them, and has the
+// pods that refer to a changed one look again.
 func (n *Node) followReferences(ctx context.Context) {
 	core := n.client.CoreV1()
 	var wg sync.WaitGroup
@@ -36,13 +36,6 @@ func (n *Node) followReferences(ctx context.Context) {
 	follow("Secret", &v1.Secret{},
 		func(o metav1.ListOptions) (runtime.Object, error) { return core.Secrets("").List(ctx, o) },
 		func(o metav1.ListOptions) (watch.Interface, error) { return core.Secrets("").Watch(ctx, o) })
-	follow("PersistentVolumeClaim", &v1.PersistentVolumeClaim{},
-		func(o metav1.ListOptions) (runtime.Object, error) {
-			return core.PersistentVolumeClaims("").List(ctx, o)
-		},
-		func(o metav1.ListOptions) (watch.Interface, error) {
-			return core.PersistentVolumeClaims("").Watch(ctx, o)
-		})
 	wg.Wait()
 }
 
@@ -61,7 +54,7 @@ func (w *worker) referenceChanged(ref objectRef) {
 	}
 	if !w.v.Volumes.Ready {
 		w.v.Volumes.RetryAt = time.Time{}
-	} else if ref.kind != "PersistentVolumeClaim" {
+	} else {
 		w.refreshAt = time.Unix(1, 0)
 	}
 	for _, cv := range w.v.Containers {
@@ -83,15 +76,6 @@ func refersTo(pod *v1.Pod, ref objectRef) bool {
 		podutil.VisitPodConfigmapNames(pod, is)
 	case "Secret":
 		podutil.VisitPodSecretNames(pod, is)
-	case "PersistentVolumeClaim":
-		for i := range pod.Spec.Volumes {
-			v := &pod.Spec.Volumes[i]
-			if v.PersistentVolumeClaim != nil {
-				is(v.PersistentVolumeClaim.ClaimName)
-			} else if v.Ephemeral != nil {
-				is(pod.Name + "-" + v.Name)
-			}
-		}
 	}
 	return found
 }
