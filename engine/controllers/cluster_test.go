@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +33,9 @@ type cluster struct {
 	dataDir string
 	// answer, when set, sees each request of a controller first.
 	answer func(*http.Request) *http.Response
+	// stop ends everything and returns when it has ended. It is called after
+	// the test, too.
+	stop func()
 }
 
 func startCluster(t testing.TB, options ...func(*cluster)) *cluster {
@@ -41,15 +45,22 @@ func startCluster(t testing.TB, options ...func(*cluster)) *cluster {
 	for _, o := range options {
 		o(c)
 	}
+	var toStop []func()
+	c.stop = sync.OnceFunc(func() {
+		for _, f := range slices.Backward(toStop) {
+			f()
+		}
+	})
+	t.Cleanup(func() { c.stop() })
 	st, err := store.Open(filepath.Join(c.dataDir, "state.db"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	toStop = append(toStop, func() {
 		if err := st.Close(); err != nil {
 			t.Error(err)
 		}
-	})
+	}, cancel)
 	if c.api, err = apiserver.New(ctx, apiserver.Config{Store: st, DataDir: c.dataDir, Listen: "127.0.0.1:0"}); err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +71,7 @@ func startCluster(t testing.TB, options ...func(*cluster)) *cluster {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- all.Run(ctx) }()
-	t.Cleanup(func() {
+	toStop = append(toStop, func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -120,7 +131,7 @@ func startNode(t testing.TB, ctx context.Context, client kubernetes.Interface) {
 			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
 		},
 	}, metav1.CreateOptions{})
-	if err != nil {
+	if err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}
 	n := &node{ctx: ctx, client: client, seen: map[types.UID]bool{}}
