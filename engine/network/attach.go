@@ -81,6 +81,9 @@ func (n *Network) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 		return at, nil
 	}
 	n.sweeper.cancel(le.Veth)
+	if err := n.hostPortsFree(le); err != nil {
+		return Attachment{}, errors.Join(fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err), n.detach(le))
+	}
 	if err := n.connect(le, at, pod.Sysctls); err != nil {
 		return Attachment{}, errors.Join(fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err), n.detach(le))
 	}

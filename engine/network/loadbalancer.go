@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -13,36 +14,83 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/gantryhq/gantry/engine/network/catalog"
+	"github.com/gantryhq/gantry/engine/network/nat"
 )
 
+func serviceOwner(k catalog.Key) string { return "service " + k.String() }
+
+// loadBalancerFrontends are the service's ports at every address of the host.
+func loadBalancerFrontends(spec *corev1.ServiceSpec) []nat.Frontend {
+	if !ownsLoadBalancer(spec) {
+		return nil
+	}
+	var out []nat.Frontend
+	for _, port := range spec.Ports {
+		if proto, err := protocol(port.Protocol); err == nil {
+			out = append(out, nat.Frontend{Protocol: proto, Port: uint16(port.Port)})
+		}
+	}
+	return out
+}
+
+// withoutTakenPorts removes the load balancer ports at which a process of the host
+// listens, such as the gateway's, from what a service wants.
+func (n *Network) withoutTakenPorts(s *catalog.Service, want map[nat.Frontend]nat.Target) error {
+	if s == nil {
+		return nil
+	}
+	var errs []error
+	for _, f := range loadBalancerFrontends(s.Spec) {
+		if n.proxy.has(serviceOwner(s.Key), f) {
+			continue
+		}
+		if err := portFree(f); err != nil {
+			delete(want, f)
+			errs = append(errs, fmt.Errorf("load balancer port: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // publishLoadBalancers reports the node's address as the ingress of every service of
-// type LoadBalancer without a class, until ctx ends.
+// type LoadBalancer without a class that has its ports, until ctx ends. The others are
+// tried again.
 func (n *Network) publishLoadBalancers(ctx context.Context, c *catalog.Catalog) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-c.Synced():
 	}
-	tick := time.NewTicker(30 * time.Second) // repeats what failed
+	tick := time.NewTicker(retryLoadBalancers)
 	defer tick.Stop()
 	for {
-		for _, s := range c.All() {
-			if !n.lacksIngress(s) {
-				continue
-			}
-			if err := n.setIngress(ctx, s.Key); err != nil && ctx.Err() == nil {
-				slog.Warn("load balancer address is not published yet", "service", s.Key.String(), "err", err)
-			}
-		}
+		retry := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-n.balancers.wake:
 			n.balancers.take()
 		case <-tick.C:
+			retry = true
+		}
+		for _, s := range c.All() {
+			if !n.lacksIngress(s) {
+				continue
+			}
+			if !n.hasPorts(s) {
+				if retry {
+					n.dirty.add(s.Key)
+				}
+				continue
+			}
+			if err := n.setIngress(ctx, s.Key); err != nil && ctx.Err() == nil {
+				slog.Warn("load balancer address is not published yet", "service", s.Key.String(), "err", err)
+			}
 		}
 	}
 }
+
+const retryLoadBalancers = 10 * time.Second
 
 func (n *Network) lacksIngress(s *catalog.Service) bool {
 	if !ownsLoadBalancer(s.Spec) {
@@ -50,6 +98,15 @@ func (n *Network) lacksIngress(s *catalog.Service) bool {
 	}
 	in := s.Status.LoadBalancer.Ingress
 	return len(in) != 1 || in[0].IP != n.nodeIP.String()
+}
+
+func (n *Network) hasPorts(s *catalog.Service) bool {
+	for _, f := range loadBalancerFrontends(s.Spec) {
+		if !n.proxy.has(serviceOwner(s.Key), f) {
+			return false
+		}
+	}
+	return true
 }
 
 func (n *Network) setIngress(ctx context.Context, k catalog.Key) error {

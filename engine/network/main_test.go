@@ -48,11 +48,16 @@ func runInside() int {
 	return 0
 }
 
-// prepareInside makes the namespace look like a small host: a loopback and an
-// uplink to another machine, which is a namespace too.
+// prepareInside makes the namespace look like a small host that does not route.
 func prepareInside() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("make mounts our own: %w", err)
+	}
+	// A new namespace inherits these from a host on which Gantry may be running.
+	for name, value := range map[string]string{ipForward: "0", "net.ipv4.conf.all.send_redirects": "1"} {
+		if err := (sysctl{name, value}).write(); err != nil {
+			return err
+		}
 	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

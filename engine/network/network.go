@@ -114,7 +114,7 @@ func (n *Network) open() error {
 	if err != nil {
 		return err
 	}
-	n.proxy = newProxy(n.table, n.plan.DNS())
+	n.proxy = newProxy(n.table)
 	for _, le := range n.leases.all() {
 		if err := n.publishHostPorts(le); err != nil {
 			return err
@@ -138,10 +138,7 @@ func (n *Network) Run(ctx context.Context) error {
 	if n.client == nil {
 		return errors.New("run network: no client is configured")
 	}
-	cat := catalog.New(n.client, func(k catalog.Key) {
-		n.dirty.add(k)
-		n.balancers.add(k)
-	})
+	cat := catalog.New(n.client, n.dirty.add)
 	server, err := n.openDNS(cat)
 	if err != nil {
 		return fmt.Errorf("start cluster DNS: %w", err)

@@ -148,6 +148,28 @@ func TestLoadBalancer(t *testing.T) {
 	mustAsk(t, "", "tcp", c.ip(101)+":9443")
 }
 
+func TestPortsOfTheHostAreNotTakenAway(t *testing.T) {
+	c := startCluster(t)
+	server := c.pod("server")
+	server.serve("tcp", 8080)
+	serveIn(t, "", "host", "tcp", 8081)
+	c.service("web", c.ip(100), corev1.ProtocolTCP, 8081, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer })
+	c.endpoints("web", corev1.ProtocolTCP, 8080, server)
+	if got := mustAsk(t, "", "tcp", "127.0.0.1:8081"); got.server != "host" {
+		t.Errorf("a load balancer took a port of the host: %+v", got)
+	}
+	if got := mustAsk(t, "", "tcp", c.ip(100)+":8081"); got.server != "server" {
+		t.Errorf("the cluster address: %+v", got)
+	}
+	_, err := c.net.Attach(context.Background(), Pod{UID: "u", Namespace: "default", Name: "p", HostPorts: []HostPort{{HostPort: 8081, ContainerPort: 80}}})
+	if !errors.Is(err, errPortTaken) {
+		t.Errorf("a host port that is taken: %v", err)
+	}
+	if _, ok := c.net.PodIP("u"); ok {
+		t.Error("the refused pod has an address")
+	}
+}
+
 func TestExternalIPs(t *testing.T) {
 	c := startCluster(t)
 	client, server := c.pod("client"), c.pod("server")
