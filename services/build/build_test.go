@@ -257,10 +257,10 @@ func TestAWorkerThatCannotStartSaysWhy(t *testing.T) {
 
 func TestAKilledWorkerLeavesNothingBehindForTheNext(t *testing.T) {
 	e := newEnv(t)
-	slow := e.context(t, map[string]string{"Dockerfile": "FROM " + e.host + "/base/busybox\nRUN sleep 1000\n"})
+	slow := e.context(t, map[string]string{"Dockerfile": "FROM " + e.host + "/base/busybox\nRUN --mount=type=secret,id=s sleep 1000\n"})
 	failed := make(chan error, 1)
 	go func() {
-		_, err := e.client.Build(context.Background(), Options{ContextDir: slow})
+		_, err := e.client.Build(context.Background(), Options{ContextDir: slow, Secrets: []Secret{{ID: "s", Data: []byte("s3cret")}}})
 		failed <- err
 	}()
 	waitFor(t, func() bool { return len(stepPIDs(e.client.dataDir)) > 0 })
@@ -268,6 +268,11 @@ func TestAKilledWorkerLeavesNothingBehindForTheNext(t *testing.T) {
 	must(t, err)
 	pid, err := strconv.Atoi(string(blob))
 	must(t, err)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	if !strings.Contains(string(mounts), e.client.paths.tmp) {
+		t.Error("the secret is not mounted where the next worker looks")
+	}
 	must(t, unix.Kill(pid, unix.SIGKILL))
 	if err := <-failed; err == nil {
 		t.Error("the build of a killed worker succeeded")
@@ -281,7 +286,7 @@ func TestAKilledWorkerLeavesNothingBehindForTheNext(t *testing.T) {
 	if dirs := cgroupDirs(e.client.dataDir); len(dirs) > 0 {
 		t.Errorf("cgroups %v are left", dirs)
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err = os.ReadFile("/proc/self/mountinfo")
 	must(t, err)
 	if strings.Contains(string(mounts), e.client.dataDir) {
 		t.Error("mounts are left")

@@ -27,7 +27,14 @@ func removeLeftovers(dataDir string) error {
 		return err
 	}
 	removeCgroups(dataDir)
-	return unmountBelow(pathsOf(dataDir).dir)
+	p := pathsOf(dataDir)
+	if err := unmountBelow(p.dir); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(p.tmp); err != nil {
+		return fmt.Errorf("remove temporary files: %w", err)
+	}
+	return nil
 }
 
 // unmountBelow unmounts what is below dir, but not dir itself, which may be a

@@ -64,12 +64,13 @@ const (
 )
 
 // paths are the worker's files, known to client and worker.
-type paths struct{ dir, socket, lock, log string }
+type paths struct{ dir, tmp, socket, lock, log string }
 
 func pathsOf(dataDir string) paths {
 	dir := filepath.Join(dataDir, "build")
 	return paths{
 		dir:    dir,
+		tmp:    filepath.Join(dir, "worker-tmp"),
 		socket: filepath.Join(dataDir, "run", "build.sock"),
 		lock:   filepath.Join(dir, "worker.lock"),
 		log:    filepath.Join(dir, "worker.log"),
@@ -114,6 +115,11 @@ func Worker(ctx context.Context, cfg WorkerConfig) error {
 		return fmt.Errorf("start build worker: clean up after the last one: %w", err)
 	}
 	defer removeCgroups(abs)
+	// BuildKit mounts secrets on directories for temporary files: they belong
+	// where the next worker finds them if this one is killed.
+	if err := errors.Join(os.MkdirAll(p.tmp, 0o700), os.Setenv("TMPDIR", p.tmp)); err != nil {
+		return fmt.Errorf("start build worker: %w", err)
+	}
 	if err := serve(ctx, cfg, p); err != nil {
 		return fmt.Errorf("build worker: %w", err)
 	}
