@@ -133,7 +133,7 @@ func (b *baseline) secure(s *specs.Spec, sec *runtime.Security) error {
 	switch {
 	case sec.Privileged || sec.SeccompUnconfined:
 	case sec.SeccompProfile == "":
-		s.Linux.Seccomp = seccomp.DefaultProfile(s)
+		s.Linux.Seccomp = withoutX32(seccomp.DefaultProfile(s))
 	default:
 		text, err := os.ReadFile(sec.SeccompProfile)
 		if err != nil {
@@ -145,6 +145,14 @@ func (b *baseline) secure(s *specs.Spec, sec *runtime.Security) error {
 		}
 	}
 	return nil
+}
+
+// withoutX32 takes the x32 ABI out of a profile, so that its calls are refused.
+// Nothing is distributed for it and few kernels have it, but libseccomp compiles
+// the whole profile once more for it: a sixth of the CPU time of a start.
+func withoutX32(profile *specs.LinuxSeccomp) *specs.LinuxSeccomp {
+	profile.Architectures = slices.DeleteFunc(profile.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
+	return profile
 }
 
 func (b *baseline) confineAppArmor(s *specs.Spec, sec *runtime.Security) error {
