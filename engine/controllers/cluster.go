@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apiserver/pkg/quota/v1/generic"
@@ -15,7 +14,6 @@ import (
 	"k8s.io/kubernetes/pkg/controller/certificates/rootcacertpublisher"
 	"k8s.io/kubernetes/pkg/controller/clusterroleaggregation"
 	"k8s.io/kubernetes/pkg/controller/garbagecollector"
-	"k8s.io/kubernetes/pkg/controller/namespace"
 	"k8s.io/kubernetes/pkg/controller/resourcequota"
 	"k8s.io/kubernetes/pkg/controller/serviceaccount"
 	"k8s.io/kubernetes/pkg/controller/tainteviction"
@@ -24,21 +22,6 @@ import (
 
 // discoveryPeriod is how soon controllers of all kinds notice a new kind.
 const discoveryPeriod = 30 * time.Second
-
-func newNamespace(ctx context.Context, e *environment) (run, error) {
-	const name = "namespace-controller"
-	client, err := e.client(name)
-	if err != nil {
-		return nil, err
-	}
-	meta, err := metadata.NewForConfig(e.config(name))
-	if err != nil {
-		return nil, err
-	}
-	c := namespace.NewNamespaceController(ctx, client, meta, client.Discovery().ServerPreferredNamespacedResources,
-		e.informers.Core().V1().Namespaces(), 5*time.Minute, corev1.FinalizerKubernetes)
-	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
-}
 
 func newServiceAccount(ctx context.Context, e *environment) (run, error) {
 	client, err := e.client("service-account-controller")

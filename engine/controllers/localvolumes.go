@@ -105,39 +105,20 @@ func (c *localVolumes) run(ctx context.Context) {
 	defer c.events.Shutdown()
 	c.ensureClass(ctx)
 	c.removeStrays(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for c.next(ctx) {
-		}
-	}()
-	<-ctx.Done()
-	c.queue.ShutDown()
-	<-done
+	serveQueue(ctx, c.queue, 1, c.sync)
 }
 
-func (c *localVolumes) next(ctx context.Context) bool {
-	name, shutdown := c.queue.Get()
-	if shutdown {
-		return false
-	}
-	defer c.queue.Done(name)
+// sync takes one step for a claim, or for a volume, which has no namespace.
+func (c *localVolumes) sync(ctx context.Context, name cache.ObjectName) error {
 	step := c.syncClaim
 	if name.Namespace == "" {
 		step = c.syncVolume
 	}
 	err := step(ctx, name)
-	switch {
-	case err == nil:
-		c.queue.Forget(name)
-	case ctx.Err() != nil:
-	default:
-		if !apierrors.IsConflict(err) {
-			klog.FromContext(ctx).Error(err, "local volume; trying again", "object", name)
-		}
-		c.queue.AddRateLimited(name)
+	if err != nil && !apierrors.IsConflict(err) && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "local volume; trying again", "object", name)
 	}
-	return true
+	return err
 }
 
 // ensureClass makes the default class once. Later changes by an administrator,
