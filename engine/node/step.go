@@ -103,11 +103,18 @@ func (p *planner) run() {
 // pull fetches all missing images at once: the later containers' images arrive
 // while the earlier containers run.
 func (p *planner) pull() {
+	pulling := map[string]bool{}
+	for c := range containersOf(p.pod) {
+		if p.v.Busy[step{Kind: stepPull, Container: c.Name}.key()] {
+			pulling[c.Image] = true
+		}
+	}
 	for c := range containersOf(p.pod) {
 		cv := p.v.Containers[c.Name]
-		if cv.Image.Ready || cv.running() || !p.willStart(c, cv) {
+		if cv.Image.Ready || cv.running() || pulling[c.Image] || !p.willStart(c, cv) {
 			continue
 		}
+		pulling[c.Image] = true // containers with the same image find it present then
 		p.due(step{Kind: stepPull, Container: c.Name}, cv.Image.RetryAt)
 		if cv.Image.Err != nil {
 			// The status turns from ErrImagePull to ImagePullBackOff then.
