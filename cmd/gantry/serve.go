@@ -39,6 +39,7 @@ type component struct {
 var components = []component{
 	{"store", startStore},
 	{"api", startAPI},
+	{"gateway kinds", startGatewayKinds},
 	{"network", startNetwork},
 	{"images", startImages},
 	{"registry", startRegistry},
@@ -130,13 +131,14 @@ type server struct {
 	network      *network.Network
 	images       *image.Store
 	registryAddr string
+	gatewayKinds <-chan error // told once when the API serves the gateway's kinds
 	gatewayAddr  gatewayAddresses
 }
 
 // serve runs all components until ctx ends or one of them fails.
 func serve(ctx context.Context, o serveOptions, out io.Writer) (err error) {
 	began := time.Now()
-	footprint.Limit()
+	footprint.Starting()
 	if err := prepare(&o); err != nil {
 		return err
 	}
@@ -158,6 +160,7 @@ func serve(ctx context.Context, o serveOptions, out io.Writer) (err error) {
 		slog.Debug("component started", "component", c.name, "after", time.Since(t).Round(time.Millisecond))
 	}
 	fmt.Fprintf(out, "gantry ready in %d ms\n", time.Since(began).Milliseconds())
+	footprint.Limit()
 	if err := footprint.KeepSmall(stopCtx); err != nil {
 		slog.Warn("cannot give back memory", "err", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/platform"
@@ -40,15 +41,27 @@ type gatewayAddresses struct {
 	TLS  string `json:"tls"`
 }
 
-// startGateway makes the gateway's kinds and default objects exist and keeps its
-// process running. The process goes on when this one ends.
-var _ = startGateway
+// startGatewayKinds installs the Gateway API's kinds while the rest starts:
+// checking their schemas takes longer than anything else at a first start.
+func startGatewayKinds(ctx context.Context, in *server) error {
+	done := make(chan error, 1)
+	in.gatewayKinds = done
+	in.group.Go(func() error {
+		done <- gateway.EnsureCRDs(ctx, in.installer())
+		return nil
+	})
+	return nil
+}
 
-var _ = publishAddresses
+// installer is the identity that creates what services need to exist.
+func (in *server) installer() *rest.Config {
+	return in.api.ClientConfig("system:gantry:installer", "system:masters")
+}
 
+// startGateway keeps the gateway's process running. The process goes on when
+// this one ends.
 func startGateway(ctx context.Context, in *server) error {
-	cfg := in.api.ClientConfig("system:gantry:gateway-installer", "system:masters")
-	if err := gateway.EnsureCRDs(ctx, cfg); err != nil {
+	if err := <-in.gatewayKinds; err != nil {
 		return err
 	}
 	kubeconfig := filepath.Join(in.dataDir, "run", "gateway.kubeconfig")
@@ -60,7 +73,7 @@ func startGateway(ctx context.Context, in *server) error {
 		return err
 	}
 	in.gatewayAddr = process.addresses
-	if err := gateway.EnsureDefaults(ctx, cfg); err != nil {
+	if err := gateway.EnsureDefaults(ctx, in.installer()); err != nil {
 		return err
 	}
 	if err := process.ensure(ctx); err != nil {
@@ -72,7 +85,7 @@ func startGateway(ctx context.Context, in *server) error {
 
 // publishAddresses lets clients find the services.
 func publishAddresses(ctx context.Context, in *server) error {
-	c, err := kubernetes.NewForConfig(in.api.ClientConfig("system:gantry:installer", "system:masters"))
+	c, err := kubernetes.NewForConfig(in.installer())
 	if err != nil {
 		return err
 	}

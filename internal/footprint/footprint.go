@@ -12,6 +12,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -22,6 +23,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// startHeap is what start-up may allocate before the collector looks at it:
+// nearly all of it stays in use, so that collecting meanwhile finds nothing.
+const startHeap = 192 << 20
+
+// Starting lets start-up use the processors for starting. Limit ends it.
+func Starting() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(-1)
+		debug.SetMemoryLimit(startHeap)
+	}
+}
+
 // gcPercent trades a little CPU for memory: the heaps here are small and live
 // long, so that collections are rare and cheap.
 const gcPercent = 50
@@ -31,6 +44,7 @@ const gcPercent = 50
 func Limit() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+		debug.SetMemoryLimit(math.MaxInt64)
 	}
 }
 

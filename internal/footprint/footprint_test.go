@@ -22,12 +22,12 @@ func TestTrimGivesBackPagesOfTheExecutable(t *testing.T) {
 
 func TestOnlyReadOnlyPrivateMappingsOfTheFileAreGivenBack(t *testing.T) {
 	for line, want := range map[string]bool{
-		"00400000-00600000 r-xp 00000000 fe:00 42 /bin/gantry":         true,
-		"00600000-00700000 r--p 00200000 fe:00 42 /bin/gantry":         true,
-		"00700000-00800000 rw-p 00300000 fe:00 42 /bin/gantry":         false,
-		"00700000-00800000 r--s 00300000 fe:00 42 /bin/gantry":         false,
-		"00400000-00600000 r-xp 00000000 fe:00 43 /usr/lib/other":      false,
-		"c000000000-c000400000 rw-p 00000000 00:00 0":                  false,
+		"00400000-00600000 r-xp 00000000 fe:00 42 /bin/gantry":          true,
+		"00600000-00700000 r--p 00200000 fe:00 42 /bin/gantry":          true,
+		"00700000-00800000 rw-p 00300000 fe:00 42 /bin/gantry":          false,
+		"00700000-00800000 r--s 00300000 fe:00 42 /bin/gantry":          false,
+		"00400000-00600000 r-xp 00000000 fe:00 43 /usr/lib/other":       false,
+		"c000000000-c000400000 rw-p 00000000 00:00 0":                   false,
 		"7ffd0000-7ffe0000 r-xp 00000000 00:00 0                [vdso]": false,
 	} {
 		start, length, ok := cleanMapping(line, "/bin/gantry")
