@@ -31,7 +31,7 @@ type Result struct {
 }
 
 // buildsAtOnce bounds parallel builds; equal steps of several images run once.
-const buildsAtOnce = 4
+const buildsAtOnce = 8
 
 // Deploy makes the cluster agree with app and returns when everything is ready.
 func Deploy(ctx context.Context, cfg *rest.Config, app *Application, opt DeployOptions) (*Result, error) {
@@ -201,7 +201,6 @@ func (d *deployment) build(ctx context.Context) (map[string]string, error) {
 }
 
 func (d *deployment) buildOne(ctx context.Context, r BuildRequest, task *progress.Task) (ref, input string, err error) {
-	task.Update("looking for changes")
 	r.NoCache = r.NoCache || d.opt.NoCache
 	r.Progress = func(step string) { task.Update("%s", step) }
 	bases, err := d.opt.Builder.Base(ctx, r)

@@ -41,7 +41,7 @@ func (r BuildRequest) check() error {
 func (r BuildRequest) inputHash(bases map[string]string) (string, error) {
 	h := sha256.New()
 	visible := r
-	visible.Progress = nil
+	visible.Context, visible.Dockerfile = "", "" // their content counts, not where they are
 	if err := json.NewEncoder(h).Encode(struct {
 		Request BuildRequest
 		Bases   map[string]string

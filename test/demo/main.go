@@ -218,7 +218,7 @@ func (d *demo) killAndFind(ctx context.Context, service, result string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("killed pod", old)
+	fmt.Println("killed pod", old.Name)
 	successor, err := d.awaitSuccessor(ctx, service, old)
 	if err != nil {
 		return err

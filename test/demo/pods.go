@@ -11,22 +11,22 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// kill ends a pod of the service at once, as a crash would, and returns its UID.
-func (d *demo) kill(ctx context.Context, service string) (string, error) {
+// kill ends a pod of the service at once, as a crash would, and returns it.
+func (d *demo) kill(ctx context.Context, service string) (*corev1.Pod, error) {
 	pods, err := d.pods(ctx, service)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if len(pods) == 0 {
-		return "", fmt.Errorf("no pod of %s exists", service)
+		return nil, fmt.Errorf("no pod of %s exists", service)
 	}
 	now := int64(0)
 	err = d.kube.CoreV1().Pods(namespace).Delete(ctx, pods[0].Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
-	return string(pods[0].UID), err
+	return &pods[0], err
 }
 
 // awaitSuccessor waits for a ready pod other than the old one and returns its name.
-func (d *demo) awaitSuccessor(ctx context.Context, service, old string) (string, error) {
+func (d *demo) awaitSuccessor(ctx context.Context, service string, old *corev1.Pod) (string, error) {
 	const patience = 2 * time.Minute
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		pods, err := d.pods(ctx, service)
@@ -34,7 +34,7 @@ func (d *demo) awaitSuccessor(ctx context.Context, service, old string) (string,
 			return "", err
 		}
 		for _, p := range pods {
-			if string(p.UID) != old && ready(&p) {
+			if p.UID != old.UID && ready(&p) {
 				return p.Name, nil
 			}
 		}
