@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sort"
@@ -106,9 +107,14 @@ func (s *Store) freedSince(ctx context.Context, before Usage) (int64, error) {
 	return max(0, before.ImageBytes-after.ImageBytes), err
 }
 
-// collect deletes content and snapshots that no image, lease or root refers to.
+// collect deletes the files of discarded roots, and content and layers that no
+// image, lease or root refers to.
 func (s *Store) collect(ctx context.Context) error {
-	if _, err := s.db.GarbageCollect(s.context(ctx)); err != nil {
+	ctx = s.context(ctx)
+	if err := errors.Join(s.emptyTrash(), s.releaseHolds(ctx)); err != nil {
+		return fmt.Errorf("collect image content: %w", err)
+	}
+	if _, err := s.db.GarbageCollect(ctx); err != nil {
 		return fmt.Errorf("collect image content: %w", err)
 	}
 	return nil

@@ -344,35 +344,6 @@ func TestTheStoreIsLockedAgainstASecondProcess(t *testing.T) {
 	}
 }
 
-func TestADamagedDatabaseIsRefusedAndKept(t *testing.T) {
-	data := tempDir(t)
-	s := open(t, data)
-	must(t, s.Close())
-	path := filepath.Join(data, "images", "metadata.db")
-	must(t, os.WriteFile(path, bytes.Repeat([]byte("damaged "), 4096), 0o600))
-	before, err := os.ReadFile(path)
-	must(t, err)
-	if _, err := Open(Config{DataDir: data}); err == nil || hint.Of(err) == "" || !strings.Contains(err.Error(), "damaged") {
-		t.Errorf("opened: %v (hint %q)", err, hint.Of(err))
-	}
-	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
-		t.Errorf("the file was changed: %v", err)
-	}
-}
-
-func TestLostLayersAreUnpackedAgain(t *testing.T) {
-	testenv.NeedRoot(t)
-	reg := newRegistry(t)
-	ref := reg.push(t, "app:1", image(t, layer(t, file("a", "1")), layer(t, file("b", "2"))))
-	s := open(t, tempDir(t))
-	img := pull(t, s, ref)
-	ctx := s.context(context.Background())
-	must(t, s.snaps.Remove(ctx, img.chainID()))
-	if got := read(t, mountRoot(t, s, "c", ref), "b"); got != "2" {
-		t.Errorf("b = %q", got)
-	}
-}
-
 // testRegistry is a real registry server in this process.
 type testRegistry struct {
 	host   string

@@ -7,40 +7,31 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
-	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
-
-const (
-	labelRoot  = "containerd.io/gc.root" // collection treats what carries it as in use
-	labelImage = "gantry.dev/image"      // digest a container's root was made from
-)
-
-var validID = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,127}$`)
 
 // Mount gives a container a writable root directory on top of ref's layers and
 // returns its path. It is idempotent: after a restart of the process, or of the
 // machine, the same id gets the same files again, whatever ref points at by then.
 func (s *Store) Mount(ctx context.Context, containerID, ref string) (rootfs string, err error) {
-	return s.mount(ctx, containerID, ref, s.snaps.Prepare)
+	return s.mount(ctx, containerID, ref, false)
 }
 
 // MountReadOnly mounts ref's layers under an id of their own, read-only, for
 // image volumes. Unmount ends it.
 func (s *Store) MountReadOnly(ctx context.Context, id, ref string) (path string, err error) {
-	return s.mount(ctx, id, ref, s.snaps.View)
+	return s.mount(ctx, id, ref, true)
 }
 
-type prepareFunc func(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error)
-
-func (s *Store) mount(ctx context.Context, id, ref string, prepare prepareFunc) (string, error) {
+// mount writes nothing to a database: starting a container costs a few
+// directories and a mount, whatever the disk's fsync costs.
+func (s *Store) mount(ctx context.Context, id, ref string, readOnly bool) (string, error) {
 	if !validID.MatchString(id) {
 		return "", fmt.Errorf("mount image %q: id %q is not made of lower-case letters, digits, '.', '_' and '-'", ref, id)
 	}
@@ -55,57 +46,101 @@ func (s *Store) mount(ctx context.Context, id, ref string, prepare prepareFunc) 
 	if mounted, err := mountinfo.Mounted(path); err == nil && mounted {
 		return path, nil
 	}
-	mounts, err := s.snaps.Mounts(ctx, id)
-	if errdefs.IsNotFound(err) {
-		mounts, err = s.prepare(ctx, id, ref, prepare)
+	m, err := s.rootMount(ctx, id, ref, readOnly)
+	if err == nil {
+		err = os.MkdirAll(path, 0o700)
 	}
 	if err != nil {
 		return "", fmt.Errorf("mount image %q for %s: %w", ref, id, err)
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return "", fmt.Errorf("mount image %q for %s: %w", ref, id, err)
-	}
-	if err := mount.All(mounts, path); err != nil {
+	if err := m.Mount(path); err != nil {
 		return "", errors.Join(fmt.Errorf("mount image %q for %s: %w", ref, id, err), os.Remove(path))
 	}
 	return path, nil
 }
 
-// prepare creates the snapshot of a container. It is a root for collection
-// from the moment it exists.
-func (s *Store) prepare(ctx context.Context, id, ref string, prepare prepareFunc) ([]mount.Mount, error) {
-	img, err := s.Get(ctx, ref)
+// rootMount finds the root that id already has, or makes one.
+func (s *Store) rootMount(ctx context.Context, id, ref string, readOnly bool) (mount.Mount, error) {
+	s.holding.RLock() // from the hold to the record, no hold is released
+	defer s.holding.RUnlock()
+	dir := s.rootDir(id)
+	r, err := readRoot(dir)
+	switch {
+	case errors.Is(err, errNoRoot):
+		return s.newRoot(ctx, id, ref, readOnly)
+	case err != nil:
+		return mount.Mount{}, err
+	}
+	layers, err := s.hold(ctx, r.ChainID, func() (*Image, error) { return s.Get(ctx, r.ImageDigest) })
 	if err != nil {
-		return nil, err
+		return mount.Mount{}, err
 	}
-	opts := snapshots.WithLabels(map[string]string{
-		labelRoot:  time.Now().UTC().Format(time.RFC3339),
-		labelImage: img.Digest,
-	})
-	s.used.touch(img.target.Digest)
-	mounts, err := prepare(ctx, id, img.chainID(), opts)
-	if !errdefs.IsNotFound(err) {
-		return mounts, err
-	}
-	// The content is here, the unpacked layers are not.
-	if err := s.unpackAgain(ctx, img); err != nil {
-		return nil, err
-	}
-	return prepare(ctx, id, img.chainID(), opts)
+	return overlayMount(layers, dir, r.ReadOnly), nil
 }
 
-func (s *Store) unpackAgain(ctx context.Context, img *Image) error {
-	ctx, done, err := s.lease(ctx)
+func (s *Store) newRoot(ctx context.Context, id, ref string, readOnly bool) (mount.Mount, error) {
+	img, err := s.Get(ctx, ref)
+	if err != nil {
+		return mount.Mount{}, err
+	}
+	layers, err := s.hold(ctx, img.chainID(), func() (*Image, error) { return img, nil })
+	if err != nil {
+		return mount.Mount{}, err
+	}
+	dir := s.rootDir(id)
+	// What is there has no record: it was being made, or removed, when the machine stopped.
+	if err := os.RemoveAll(dir); err != nil {
+		return mount.Mount{}, err
+	}
+	if err := makeRootDir(dir, layers[0]); err != nil {
+		return mount.Mount{}, err
+	}
+	s.used.touch(img.target.Digest)
+	r := rootRecord{ImageDigest: img.Digest, ChainID: img.chainID(), ReadOnly: readOnly, CreatedAt: time.Now().UTC()}
+	if err := r.write(dir); err != nil {
+		return mount.Mount{}, err
+	}
+	return overlayMount(layers, dir, readOnly), nil
+}
+
+// makeRootDir makes the directories of a writable layer. The root of the
+// mounted tree looks as it does in the image's last layer.
+func makeRootDir(dir, topLayer string) error {
+	upper := filepath.Join(dir, upperName)
+	for _, d := range []string{dir, upper, filepath.Join(dir, workName)} {
+		if err := os.Mkdir(d, 0o711); err != nil {
+			return err
+		}
+	}
+	info, err := os.Stat(topLayer)
 	if err != nil {
 		return err
 	}
-	defer done()
-	meter := newMeter(img.Name, func(Progress) {})
-	defer meter.stop()
-	if err := s.unpackTree(ctx, s.children(), meter, img.target); err != nil {
-		return fmt.Errorf("unpack image %q again: %w", img.Name, err)
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		if err := os.Lchown(upper, int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
 	}
-	return nil
+	return os.Chmod(upper, info.Mode().Perm()|info.Mode()&(fs.ModeSticky|fs.ModeSetgid))
+}
+
+// overlayMount is how a root is mounted. Layers are topmost first, never empty.
+func overlayMount(layers []string, dir string, readOnly bool) mount.Mount {
+	if readOnly && len(layers) == 1 {
+		return mount.Mount{Type: "bind", Source: layers[0], Options: []string{"ro", "rbind"}}
+	}
+	m := mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(layers, ":")}}
+	if _, err := os.Stat("/sys/module/overlay/parameters/index"); err == nil {
+		// With an index the kernel refuses to mount an upper directory that a
+		// process on its way out still holds.
+		m.Options = append(m.Options, "index=off")
+	}
+	if readOnly {
+		m.Options = append(m.Options, "ro")
+		return m
+	}
+	m.Options = append(m.Options, "upperdir="+filepath.Join(dir, upperName), "workdir="+filepath.Join(dir, workName))
+	return m
 }
 
 // Unmount unmounts a container's root directory and deletes its writable
@@ -114,7 +149,6 @@ func (s *Store) Unmount(ctx context.Context, containerID string) error {
 	if !validID.MatchString(containerID) {
 		return fmt.Errorf("unmount root: invalid id %q", containerID)
 	}
-	ctx = s.context(ctx)
 	key := "root " + containerID
 	if err := s.locks.Lock(ctx, key); err != nil {
 		return err
@@ -132,46 +166,8 @@ func (s *Store) Unmount(ctx context.Context, containerID string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove root of %s: %w", containerID, err)
 	}
-	if err := s.snaps.Remove(ctx, containerID); err != nil && !errdefs.IsNotFound(err) {
+	if err := s.discard(containerID); err != nil {
 		return fmt.Errorf("remove writable layer of %s: %w", containerID, err)
 	}
-	s.collector.kick()
 	return nil
-}
-
-// Root is a container's root directory as the store knows it.
-type Root struct {
-	ID          string // container id
-	ImageDigest string // Image.Digest it was made from
-	Path        string // where it is, or will be, mounted
-	CreatedAt   time.Time
-}
-
-// Roots lists what Mount and MountReadOnly made and Unmount has not removed,
-// so that the caller can remove what belongs to no container any more.
-func (s *Store) Roots(ctx context.Context) ([]Root, error) {
-	var roots []Root
-	err := s.snaps.Walk(s.context(ctx), func(_ context.Context, info snapshots.Info) error {
-		if d, ok := info.Labels[labelImage]; ok {
-			roots = append(roots, Root{ID: info.Name, ImageDigest: d, Path: filepath.Join(s.roots, info.Name), CreatedAt: info.Created})
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list roots: %w", err)
-	}
-	return roots, nil
-}
-
-// digestsInUse are the images that have a mounted or prepared root.
-func (s *Store) digestsInUse(ctx context.Context) (map[digest.Digest]bool, error) {
-	roots, err := s.Roots(ctx)
-	if err != nil {
-		return nil, err
-	}
-	used := make(map[digest.Digest]bool, len(roots))
-	for _, r := range roots {
-		used[digest.Digest(r.ImageDigest)] = true
-	}
-	return used, nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -76,7 +77,9 @@ type Store struct {
 	applier diff.Applier
 
 	pulls     flights
-	locks     keyedLock // layers, blobs and container ids being worked on
+	locks     keyedLock    // layers, blobs and container ids being worked on
+	held      sync.Map     // chain id to []string: the layers of each hold in force
+	holding   sync.RWMutex // read-locked while a root is made on a hold
 	used      useTimes
 	collector *collector
 }
@@ -109,7 +112,7 @@ func Open(cfg Config) (*Store, error) {
 }
 
 func (s *Store) open() (err error) {
-	for _, dir := range []string{s.dir, s.roots} {
+	for _, dir := range []string{s.dir, s.roots, filepath.Join(s.dir, "roots"), filepath.Join(s.dir, "trash")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -150,7 +153,7 @@ func (s *Store) open() (err error) {
 	s.images = metadata.NewImageStore(s.db)
 	s.leases = metadata.NewLeaseManager(s.db)
 	s.applier = apply.NewFileSystemApplier(s.content)
-	if err := s.dropStaleLeases(ctx); err != nil {
+	if err := errors.Join(s.dropStaleLeases(ctx), s.dropUnfinishedRoots()); err != nil {
 		return errors.Join(err, snaps.Close())
 	}
 	s.collector = startCollector(s.collect, s.log)

@@ -3,10 +3,12 @@ package image
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	continuityfs "github.com/containerd/continuity/fs"
 	"golang.org/x/sys/unix"
 )
 
@@ -69,7 +71,7 @@ func (s *Store) FSUsage(ctx context.Context) (Usage, error) {
 // RootUsage measures what a container wrote into its root directory. It walks
 // the files: the cost grows with their number.
 func (s *Store) RootUsage(ctx context.Context, containerID string) (bytes, inodes int64, err error) {
-	u, err := s.snaps.Usage(s.context(ctx), containerID)
+	u, err := continuityfs.DiskUsage(ctx, filepath.Join(s.rootDir(containerID), upperName))
 	if err != nil {
 		return 0, 0, fmt.Errorf("measure root of %s: %w", containerID, err)
 	}
