@@ -53,6 +53,7 @@ func newEnvironment(cfg Config) (*environment, error) {
 func (e *environment) config(component string) *rest.Config {
 	c := rest.CopyConfig(e.cfg.Client(component))
 	c.UserAgent = "gantry/" + component
+	c.WarningHandlerWithContext = rest.NoWarnings{} // for humans, such as deprecations
 	return c
 }
 
