@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -16,9 +17,23 @@ import (
 	"github.com/gantryhq/gantry/services/gateway/proxy"
 )
 
+// appears is how long an ending gateway gives a successor to show up: the time a
+// large program needs to start.
+const appears = 500 * time.Millisecond
+
+// takesOver is how long a successor may take from there to its first routes.
+const takesOver = 10 * time.Second
+
+// admin is the process's own little server, and what tells of a successor.
+type admin struct {
+	http.Server
+	path   string      // of the unix socket, or ""
+	socket os.FileInfo // the socket that this process made
+}
+
 // startAdmin serves /metrics, /healthz, /readyz and /routes at a unix socket or
 // a local address. With an empty address it serves nowhere.
-func startAdmin(address string, registry *prometheus.Registry, dataPlane *proxy.Server, ready <-chan struct{}) (*http.Server, error) {
+func startAdmin(address string, registry *prometheus.Registry, dataPlane *proxy.Server, ready <-chan struct{}) (*admin, error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
@@ -32,16 +47,58 @@ func startAdmin(address string, registry *prometheus.Registry, dataPlane *proxy.
 		}
 	})
 	mux.HandleFunc("GET /routes", func(w http.ResponseWriter, _ *http.Request) { dataPlane.Table().Dump(w) })
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	a := &admin{Server: http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}}
 	if address == "" {
-		return server, nil
+		return a, nil
 	}
 	listener, err := listenAdmin(address)
+	if err == nil && listener.Addr().Network() == "unix" {
+		a.path = address
+		a.socket, err = os.Lstat(address)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen for administration: %w", err)
 	}
-	go server.Serve(listener)
-	return server, nil
+	go a.Serve(listener)
+	return a, nil
+}
+
+// awaitSuccessor returns at once unless this process has a socket. Then it gives
+// another gateway the chance to take the socket over, and waits until that one
+// is ready, so that at every moment somebody accepts connections.
+func (a *admin) awaitSuccessor() {
+	if a.path == "" {
+		return
+	}
+	successor := func() bool {
+		now, err := os.Lstat(a.path)
+		return err == nil && !os.SameFile(now, a.socket)
+	}
+	if !poll(appears, successor) {
+		return
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", a.path)
+	}}}
+	defer client.CloseIdleConnections()
+	poll(takesOver, func() bool {
+		response, err := client.Get("http://gateway/readyz")
+		if err != nil {
+			return false
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+}
+
+// poll asks until the answer is yes, or the time is over.
+func poll(limit time.Duration, yes func() bool) bool {
+	for deadline := time.Now().Add(limit); !yes(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
 }
 
 func listenAdmin(address string) (net.Listener, error) {

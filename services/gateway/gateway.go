@@ -17,7 +17,8 @@ import (
 )
 
 // Run serves until ctx ends, then closes its ports, lets requests in flight
-// finish and returns nil. It returns an error if it cannot start, or if
+// finish and returns nil. If a successor has been started at the same Admin
+// socket, it keeps listening until that one is ready. It returns an error if it cannot start, or if
 // requests were cut because they took longer than DrainTimeout.
 //
 // Run listens only once it has read the routes, so that a successor never
@@ -55,9 +56,19 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer admin.Close()
 
-	if err := control.Run(ctx); err != nil && ctx.Err() == nil {
+	// The controller goes on while a successor takes over.
+	following, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopFollowing()
+	failed := make(chan error, 1)
+	go func() { failed <- control.Run(following) }()
+	select {
+	case err := <-failed:
 		return err
+	case <-ctx.Done():
 	}
+	admin.awaitSuccessor()
+	stopFollowing()
+	<-failed
 	cfg.Log.Info("gateway drains", "timeout", cfg.DrainTimeout)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainTimeout)
 	defer cancel()
