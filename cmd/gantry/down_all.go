@@ -92,6 +92,11 @@ func stopGateway(ctx context.Context, dir string) error {
 	if err := readRecord(g.recordPath(), &r); err != nil {
 		return err
 	}
+	for _, old := range r.Draining {
+		if err := end(ctx, old, g.recordPath()); err != nil {
+			return err
+		}
+	}
 	return end(ctx, r.Process, g.recordPath())
 }
 

@@ -31,6 +31,7 @@ type gatewayProcess struct {
 	args      []string
 	addresses gatewayAddresses
 	running   process.Handle // zero when none runs
+	draining  []process.Handle
 }
 
 // gatewayRecord is DataDir/run/gateway.json.
@@ -39,6 +40,8 @@ type gatewayRecord struct {
 	Version   string           `json:"version"`
 	Args      []string         `json:"args"`
 	Addresses gatewayAddresses `json:"addresses"`
+	// Draining are processes that were replaced and finish their requests.
+	Draining []process.Handle `json:"draining,omitempty"`
 }
 
 func openGatewayProcess(dataDir, kubeconfig, httpListen, tlsListen string) (*gatewayProcess, error) {
@@ -60,7 +63,7 @@ func openGatewayProcess(dataDir, kubeconfig, httpListen, tlsListen string) (*gat
 	}
 	g.args = []string{"gateway", "--kubeconfig", kubeconfig, "--listen", g.addresses.HTTP, "--tls-listen", g.addresses.TLS, "--admin", g.adminSocket()}
 	if alive {
-		g.running = last.Process
+		g.running, g.draining = last.Process, last.Draining
 		if last.Version != version || !slices.Equal(last.Args, g.args) {
 			return g, g.replace()
 		}
@@ -124,7 +127,8 @@ func (g *gatewayProcess) start(further ...string) error {
 	if g.running, err = process.Find(cmd.Process.Pid); err != nil {
 		return fmt.Errorf("start the gateway: %w", err)
 	}
-	data, err := json.Marshal(gatewayRecord{g.running, version, g.args, g.addresses})
+	g.draining = slices.DeleteFunc(g.draining, func(h process.Handle) bool { return !h.Alive() })
+	data, err := json.Marshal(gatewayRecord{g.running, version, g.args, g.addresses, g.draining})
 	if err != nil {
 		return err
 	}
@@ -134,6 +138,7 @@ func (g *gatewayProcess) start(further ...string) error {
 // replace starts a successor beside the running process and then lets that drain.
 func (g *gatewayProcess) replace() error {
 	old := g.running
+	g.draining = append(g.draining, old)
 	if err := g.start("--take-over"); err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 			newUpCommand(g),
 			newDownCommand(g),
 			newGatewayCommand(g),
+			newBackupCommand(g),
 		},
 		"deliver": {
 			newBuildCommand(g),

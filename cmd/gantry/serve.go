@@ -47,6 +47,7 @@ var components = []component{
 	{"node", startNode},
 	{"gateway", startGateway},
 	{"addresses", publishAddresses},
+	{"backups", startBackups},
 }
 
 // serveOptions are the flags of `gantry serve`.

@@ -25,7 +25,7 @@ import (
 func startStore(_ context.Context, in *server) (err error) {
 	in.store, err = store.Open(filepath.Join(in.dataDir, "state.db"), store.Options{})
 	if err != nil {
-		return err
+		return restoreHint(err, in.dataDir)
 	}
 	in.onStop(in.store.Close)
 	return recordServe(in.dataDir) // only now: the store's lock makes us the one

@@ -52,7 +52,7 @@ var checks = []check{
 	{"nftables", Required, nftables},
 	{"runc", Required, program("runc", "runc", "--version")},
 	{"seccomp", Required, seccomp},
-	{"disk", Required, disk},
+	{"disk", Recommended, disk},
 	{"memory", Recommended, memory},
 	{"debootstrap", Recommended, program("debootstrap", "debootstrap", "--version")},
 	{"user namespaces", Recommended, userNamespaces},

@@ -198,6 +198,12 @@ func TestADamagedDatabaseIsRefusedAndKept(t *testing.T) {
 	testenv.NeedContainers(t)
 	testenv.LongRunning(t)
 	in := instance.Start(t, instance.Options{})
+	ctx, treasure := context.Background(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "treasure"}}
+	if _, err := in.Client(t).CoreV1().ConfigMaps(namespace).Create(ctx, treasure, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	backup := filepath.Join(in.DataDir, "before.db") // on the same file system
+	in.Run(t, "backup", backup)
 	in.Stop(t, syscall.SIGTERM)
 	path := filepath.Join(in.DataDir, "state.db")
 	whole, err := os.ReadFile(path)
@@ -224,10 +230,13 @@ func TestADamagedDatabaseIsRefusedAndKept(t *testing.T) {
 	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, damaged) {
 		t.Errorf("the damaged file was touched (%v)", err)
 	}
-	if err := os.WriteFile(path, whole, 0o600); err != nil {
+	if err := os.Rename(backup, path); err != nil {
 		t.Fatal(err)
 	}
 	in.Serve(t)
+	if _, err := in.Client(t).CoreV1().ConfigMaps(namespace).Get(ctx, treasure.Name, metav1.GetOptions{}); err != nil {
+		t.Errorf("after the backup was restored: %v", err)
+	}
 }
 
 func waitFor(t *testing.T, limit time.Duration, what string, done func() bool) {

@@ -39,6 +39,7 @@ type Instance struct {
 	Registry string // host:port
 	Gateway  string // host:port of plain HTTP
 
+	tls  string // host:port of HTTPS
 	args []string
 	cmd  *exec.Cmd
 	log  *os.File
@@ -53,7 +54,7 @@ func Start(t testing.TB, o Options) *Instance {
 	if in.DataDir == "" {
 		in.DataDir = temporaryDir(t)
 	}
-	in.API, in.Registry, in.Gateway = freePort(t), freePort(t), freePort(t)
+	in.API, in.Registry, in.Gateway, in.tls = freePort(t), freePort(t), freePort(t), freePort(t)
 	t.Cleanup(func() { in.Down(t) })
 	in.Serve(t)
 	return in
@@ -65,7 +66,7 @@ func (in *Instance) Serve(t testing.TB) {
 	log, err := os.OpenFile(filepath.Join(in.DataDir, "serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	check(t, err)
 	args := append([]string{"serve", "--data-dir", in.DataDir, "--api-listen", in.API, "--registry-listen", in.Registry,
-		"--gateway-listen", in.Gateway, "--gateway-tls-listen", freePort(t)}, in.args...)
+		"--gateway-listen", in.Gateway, "--gateway-tls-listen", in.tls}, in.args...)
 	in.cmd = exec.Command(in.Program, args...)
 	in.cmd.Stderr = log
 	in.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
