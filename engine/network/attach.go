@@ -91,6 +91,11 @@ func (n *Network) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 	if err := n.leases.update(le); err != nil {
 		return Attachment{}, errors.Join(err, n.detach(le))
 	}
+	if n.enforcer != nil {
+		if err := n.enforcer.protect(ctx, le.UID); err != nil {
+			return Attachment{}, errors.Join(fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err), n.detach(le))
+		}
+	}
 	if err := n.publishHostPorts(le); err != nil {
 		return Attachment{}, errors.Join(fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err), n.detach(le))
 	}
@@ -126,9 +131,7 @@ func (n *Network) connect(le lease, at Attachment, sysctls map[string]string) er
 	if err := n.hostDo(
 		rtnl.DelLink(le.Veth).Ignoring(syscall.ENODEV),
 		rtnl.AddVeth(le.Veth, n.bridgeIndex, podInterface, ns.fd, mac, n.mtu),
-		// With br_netfilter the kernel bridges translated frames itself, also those
-		// of a pod that reaches itself through a service.
-		rtnl.SetHairpin(le.Veth),
+		rtnl.SetPort(le.Veth, portSettings(filtersBridged())),
 		rtnl.SetNeigh(n.bridgeIndex, le.IP, mac),
 	); err != nil {
 		return err
@@ -192,7 +195,13 @@ func (n *Network) detach(le lease) error {
 		return fmt.Errorf("detach pod %s/%s: %w", le.Namespace, le.Name, err)
 	}
 	n.sweeper.add(le.Veth)
-	return n.leases.release(le.UID)
+	if err := n.leases.release(le.UID); err != nil {
+		return err
+	}
+	if n.enforcer != nil {
+		n.enforcer.changed()
+	}
+	return nil
 }
 
 func (n *Network) pinPath(uid string) string { return filepath.Join(n.netnsDir, uid) }

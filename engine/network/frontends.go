@@ -22,7 +22,7 @@ func frontends(s *catalog.Service, dns netip.Addr) (map[nat.Frontend]nat.Target,
 	out := map[nat.Frontend]nat.Target{}
 	var errs []error
 	for _, port := range s.Spec.Ports {
-		proto, err := protocol(port.Protocol)
+		proto, err := nat.ProtocolOf(port.Protocol)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("service %s port %q: %w", s.Key, port.Name, err))
 			continue
@@ -123,8 +123,8 @@ func endpointPort(e catalog.Endpoint, port corev1.ServicePort) (uint16, bool) {
 }
 
 func sameProtocol(p discoveryv1.EndpointPort, port corev1.ServicePort) bool {
-	a, errA := protocol(deref(p.Protocol))
-	b, errB := protocol(port.Protocol)
+	a, errA := nat.ProtocolOf(deref(p.Protocol))
+	b, errB := nat.ProtocolOf(port.Protocol)
 	return errA == nil && errB == nil && a == b
 }
 
@@ -134,16 +134,4 @@ func deref[T any](p *T) T {
 		return zero
 	}
 	return *p
-}
-
-func protocol(p corev1.Protocol) (nat.Protocol, error) {
-	switch p {
-	case corev1.ProtocolTCP, "":
-		return nat.TCP, nil
-	case corev1.ProtocolUDP:
-		return nat.UDP, nil
-	case corev1.ProtocolSCTP:
-		return nat.SCTP, nil
-	}
-	return 0, fmt.Errorf("protocol %q cannot be translated: use TCP, UDP or SCTP", p)
 }

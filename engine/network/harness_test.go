@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,8 +70,9 @@ func (c *cluster) start() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	watching := watchSignals(c.api, "services", "endpointslices")
+	watching := watchSignals(c.api, "services", "endpointslices", "networkpolicies")
 	n.client = c.api
+	n.enforcer = newEnforcer(c.api, n.leases, n.table, n.DNS())
 	c.net = n
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -226,9 +226,14 @@ type reply struct{ server, client string }
 // ask connects to the address from inside the namespace and returns the answer.
 func ask(t testing.TB, netns, network, addr string) (reply, error) {
 	t.Helper()
+	return askWithin(t, netns, network, addr, 2*time.Second)
+}
+
+func askWithin(t testing.TB, netns, network, addr string, patience time.Duration) (reply, error) {
+	t.Helper()
 	var r reply
 	err := in(t, netns, func() error {
-		c, err := net.DialTimeout(network+"4", addr, 2*time.Second)
+		c, err := net.DialTimeout(network+"4", addr, patience)
 		if err != nil {
 			return err
 		}
@@ -471,5 +476,3 @@ func run(t testing.TB, name string, args ...string) string {
 	}
 	return string(out)
 }
-
-var _ = netip.Addr{}

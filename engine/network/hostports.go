@@ -72,7 +72,7 @@ func (n *Network) hostPortsFree(le lease) error {
 func hostPortFrontends(le lease) (map[nat.Frontend]nat.Target, error) {
 	want := map[nat.Frontend]nat.Target{}
 	for _, hp := range le.HostPorts {
-		proto, err := protocol(hp.Protocol)
+		proto, err := nat.ProtocolOf(hp.Protocol)
 		if err != nil {
 			return nil, fmt.Errorf("host port %d: %w", hp.HostPort, err)
 		}

@@ -26,7 +26,7 @@ func loadBalancerFrontends(spec *corev1.ServiceSpec) []nat.Frontend {
 	}
 	var out []nat.Frontend
 	for _, port := range spec.Ports {
-		if proto, err := protocol(port.Protocol); err == nil {
+		if proto, err := nat.ProtocolOf(port.Protocol); err == nil {
 			out = append(out, nat.Frontend{Protocol: proto, Port: uint16(port.Port)})
 		}
 	}

@@ -52,6 +52,7 @@ type Network struct {
 	connecting chan struct{} // bounds attachments at work
 	sweeper    *sweeper
 	client     kubernetes.Interface // or nil
+	enforcer   *enforcer            // or nil when there is no client
 	ready      chan struct{}
 }
 
@@ -115,6 +116,9 @@ func (n *Network) open() error {
 		return err
 	}
 	n.proxy = newProxy(n.table)
+	if n.client != nil {
+		n.enforcer = newEnforcer(n.client, n.leases, n.table, n.plan.DNS())
+	}
 	for _, le := range n.leases.all() {
 		if err := n.publishHostPorts(le); err != nil {
 			return err
@@ -145,13 +149,21 @@ func (n *Network) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return cat.Run(ctx) })
+	g.Go(func() error { return n.enforcer.run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return n.sweeper.run(ctx) })
+	g.Go(func() error { return n.followBridgeFilter(ctx) })
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-cat.Synced():
+		}
+		// The first transaction replaces the table: it must bring the policies along.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.enforcer.synced:
 		}
 		if err := n.firstSync(cat); err != nil {
 			return err

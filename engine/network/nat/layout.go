@@ -19,6 +19,8 @@ type layout struct {
 	byAddr   family        // frontends with an address
 	byHost   family        // frontends at every address of the host
 	hairpins *nftables.Set // backend . backend
+	ingress  direction     // network policy
+	egress   direction
 
 	chains map[string]bool // spreading chains that exist
 	sticky bool            // one of them remembers clients
@@ -70,6 +72,9 @@ func addLayout(c *nftables.Conn, cfg Config) (*layout, error) {
 	l.hairpins = &nftables.Set{Name: "hairpins", Table: l.table, Concatenation: true, KeyType: concat(nftables.TypeIPAddr, nftables.TypeIPAddr)}
 	if err := c.AddSet(l.hairpins, nil); err != nil {
 		return nil, fmt.Errorf("add set hairpins: %w", err)
+	}
+	if err := l.addPolicies(c); err != nil {
+		return nil, err
 	}
 	l.addNAT(c, cfg)
 	l.addFilters(c, cfg)
@@ -186,6 +191,15 @@ func (l *layout) addFilters(c *nftables.Conn, cfg Config) {
 		rule(l.byAddr.load(keyReg), inSet(l.byAddr.refused), jump)
 		if hook != nftables.ChainHookForward {
 			rule(toHost(), l.byHost.load(keyReg), inSet(l.byHost.refused), jump)
+		}
+		// Policies bind pods, not the host: what it sends itself, such as probes, passes.
+		switch hook {
+		case nftables.ChainHookForward:
+			rule(established())
+			rule(l.enforce())
+		case nftables.ChainHookInput:
+			rule(established())
+			rule(ifname(expr.MetaKeyIIFNAME, expr.CmpOpEq, cfg.Bridge), l.enforce())
 		}
 	}
 }

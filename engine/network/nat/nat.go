@@ -1,5 +1,5 @@
 // Package nat keeps one nftables table that turns service addresses into pod
-// addresses.
+// addresses and enforces network policies.
 //
 // The table's maps are shared by all services, and no service has a chain or rule of
 // its own. "services" leads a frontend (address, protocol, port) to a chain that
@@ -25,6 +25,9 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/gantryhq/gantry/engine/network/policy"
 )
 
 // Protocol is an IP protocol number.
@@ -36,6 +39,19 @@ const (
 	UDP  Protocol = 17
 	SCTP Protocol = 132
 )
+
+// ProtocolOf returns the number of an API protocol; "" is TCP.
+func ProtocolOf(p corev1.Protocol) (Protocol, error) {
+	switch p {
+	case corev1.ProtocolTCP, "":
+		return TCP, nil
+	case corev1.ProtocolUDP:
+		return UDP, nil
+	case corev1.ProtocolSCTP:
+		return SCTP, nil
+	}
+	return 0, fmt.Errorf("protocol %q cannot be translated: use TCP, UDP or SCTP", p)
+}
 
 func (p Protocol) String() string {
 	switch p {
@@ -91,6 +107,8 @@ type Table struct {
 	desired   map[Frontend]Target
 	installed map[Frontend]*installed
 	hairpins  map[netip.Addr]int // number of slots per backend address
+	policy    policy.Ruleset     // desired
+	enforced  policy.Ruleset     // installed
 	layout    *layout
 }
 
@@ -244,7 +262,7 @@ func (t *Table) rebuild() error {
 	if err != nil {
 		return err
 	}
-	t.installed, t.hairpins = map[Frontend]*installed{}, map[netip.Addr]int{}
+	t.installed, t.hairpins, t.enforced = map[Frontend]*installed{}, map[netip.Addr]int{}, policy.Ruleset{}
 	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: t.cfg.Name}
 	// Adding before deleting makes the deletion succeed in either case.
 	t.conn.AddTable(table)
@@ -259,6 +277,9 @@ func (t *Table) rebuild() error {
 		}
 	}
 	tx.keep(kept)
+	if err := tx.setPolicy(t.policy); err != nil {
+		return fmt.Errorf("fill nftables table %s: %w", t.cfg.Name, err)
+	}
 	if err := tx.commit(); err != nil {
 		return fmt.Errorf("replace nftables table %s: %w", t.cfg.Name, err)
 	}

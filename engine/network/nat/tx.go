@@ -18,13 +18,16 @@ type tx struct {
 	del  map[*nftables.Set][]nftables.SetElement
 	add  map[*nftables.Set][]nftables.SetElement
 	gone map[netip.AddrPort]bool // backends that left a frontend with affinity
+
+	chains map[string]bool   // policy chains created
+	unused []*nftables.Chain // to delete at the end, when nothing leads to them
 }
 
 func (t *Table) begin() *tx {
 	return &tx{
 		t:   t,
 		del: map[*nftables.Set][]nftables.SetElement{}, add: map[*nftables.Set][]nftables.SetElement{},
-		gone: map[netip.AddrPort]bool{},
+		gone: map[netip.AddrPort]bool{}, chains: map[string]bool{},
 	}
 }
 
@@ -186,6 +189,10 @@ func (x *tx) commit() error {
 				return fmt.Errorf("add to %s: %w", s.Name, err)
 			}
 		}
+	}
+	for _, c := range x.unused {
+		x.t.conn.FlushChain(c)
+		x.t.conn.DelChain(c)
 	}
 	if err := x.t.conn.Flush(); err != nil {
 		return err

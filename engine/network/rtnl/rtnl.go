@@ -146,16 +146,31 @@ func AddVeth(name string, master int, peer string, netns int, mac net.HardwareAd
 	return Request{what: "create interface pair " + name, req: req}
 }
 
-// SetHairpin lets the bridge port send a frame back to where it came from.
-func SetHairpin(name string) Request {
+// Port is how a bridge treats one of its ports.
+type Port struct {
+	Hairpin  bool // a frame may go back to where it came from
+	Isolated bool // no frames from and to other isolated ports
+}
+
+// SetPort configures the bridge port with this name.
+func SetPort(name string, p Port) Request {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_SLAVE_KIND, nl.NonZeroTerminated("bridge"))
-	info.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil).AddRtAttr(nl.IFLA_BRPORT_MODE, []byte{1})
+	data := info.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil)
+	data.AddRtAttr(nl.IFLA_BRPORT_MODE, flag(p.Hairpin))
+	data.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, flag(p.Isolated))
 	req.AddData(info)
-	return Request{what: "set hairpin mode of " + name, req: req}
+	return Request{what: "configure bridge port " + name, req: req}
+}
+
+func flag(set bool) []byte {
+	if set {
+		return []byte{1}
+	}
+	return []byte{0}
 }
 
 // SetUp raises the link with this index.
