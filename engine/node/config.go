@@ -61,6 +61,7 @@ type Images interface {
 	Mount(ctx context.Context, containerID, ref string) (rootfs string, err error)
 	MountReadOnly(ctx context.Context, id, ref string) (path string, err error)
 	Unmount(ctx context.Context, id string) error
+	Roots(ctx context.Context) ([]image.Root, error)
 	GC(ctx context.Context, inUse func(digest.Digest) bool, opts ...image.GCOption) (image.Freed, error)
 }
 

@@ -218,6 +218,7 @@ func (f *fakeImages) MountReadOnly(ctx context.Context, id, ref string) (string,
 func (f *fakeImages) Unmount(_ context.Context, id string) error {
 	return os.RemoveAll(f.dir + "/" + id)
 }
+func (f *fakeImages) Roots(context.Context) ([]image.Root, error) { return nil, nil }
 func (f *fakeImages) GC(context.Context, func(digest.Digest) bool, ...image.GCOption) (image.Freed, error) {
 	return image.Freed{}, nil
 }

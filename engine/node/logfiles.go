@@ -2,12 +2,8 @@ package node
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
-
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/gantryhq/gantry/engine/node/logs"
 )
@@ -45,19 +41,6 @@ func (w *worker) openLogs() map[string]string {
 		}
 	}
 	return out
-}
-
-// removeOrphanLogs removes the logs of pods that are no more.
-func (n *Node) removeOrphanLogs() {
-	entries, _ := os.ReadDir(n.paths.logs())
-	for _, e := range entries {
-		_, uid, ok := cutLast(e.Name(), "_")
-		if ok && n.worker(types.UID(uid)) == nil {
-			if err := os.RemoveAll(filepath.Join(n.paths.logs(), e.Name())); err != nil {
-				n.log.Warn("remove logs of a pod that is gone", "error", err)
-			}
-		}
-	}
 }
 
 func cutLast(s, sep string) (before, after string, ok bool) {

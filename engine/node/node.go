@@ -49,6 +49,7 @@ type Node struct {
 	ctx      context.Context // of Run
 	services corelisters.ServiceLister
 	ready    chan struct{}
+	begun    time.Time // when Run began
 
 	mu       sync.Mutex // guards following
 	workers  map[types.UID]*worker
@@ -110,7 +111,7 @@ func (n *Node) Ready() <-chan struct{} { return n.ready }
 // Run works until ctx ends. Pods go on running after it.
 func (n *Node) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	n.ctx = ctx
+	n.ctx, n.begun = ctx, time.Now()
 	defer n.running.Wait()
 	if err := n.prepare(); err != nil {
 		return err
@@ -280,6 +281,10 @@ func (n *Node) containerExited(st runtime.State) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if st.Labels[labelContainer] == pauseContainer {
+		w.sandboxLost()
+		return
+	}
 	if !w.exited(st) && !w.owned[st.ID] {
 		n.mu.Lock()
 		n.early[st.ID] = st
@@ -295,36 +300,6 @@ func (n *Node) takeEarlyExit(id string) (runtime.State, bool) {
 	st, ok := n.early[id]
 	delete(n.early, id)
 	return st, ok
-}
-
-// removeOrphans removes what belongs to no pod of the API: containers, sandboxes
-// and directories of pods that were deleted while nobody looked.
-func (n *Node) removeOrphans(ctx context.Context) {
-	n.mu.Lock()
-	orphans := n.found
-	n.found = map[types.UID][]runtime.State{}
-	for _, dir := range []string{n.paths.pods(), n.paths.sandboxes()} {
-		entries, _ := os.ReadDir(dir)
-		for _, e := range entries {
-			if uid := types.UID(e.Name()); orphans[uid] == nil && n.workers[uid] == nil {
-				orphans[uid] = nil
-			}
-		}
-	}
-	n.mu.Unlock()
-	for uid, states := range orphans {
-		ids := make([]string, len(states))
-		for i, st := range states {
-			ids[i] = st.ID
-		}
-		pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}}
-		if err := n.tearDown(ctx, pod, ids); err != nil && ctx.Err() == nil {
-			n.log.Warn("remove orphaned pod", "uid", uid, "error", err)
-			continue
-		}
-		_ = os.RemoveAll(n.paths.pod(uid))
-	}
-	n.removeOrphanLogs()
 }
 
 // newer reports whether a is a later version of an object than b.

@@ -15,7 +15,7 @@ const quietStart = 250 * time.Millisecond
 // whether the API has the current one. The caller holds the lock.
 func (w *worker) report() (wakeAt time.Time) {
 	status := podStatus(w.pod, &w.v, w.n.cfg.NodeIP.String())
-	w.v.Published = w.v.Removed || sameStatus(&w.pod.Status, &status)
+	w.v.Published = w.v.Removed || sameStatus(&w.pod.Status, &status) || w.told.covers(&w.pod.Status, &status)
 	if w.v.Published {
 		return time.Time{}
 	}
@@ -28,6 +28,14 @@ func (w *worker) report() (wakeAt time.Time) {
 	pod := w.pod
 	w.start("status/", func() { w.doPublish(pod, status) })
 	return time.Time{}
+}
+
+// told is a published status and what the API made of it, which may leave out what
+// it does not know: publishing the same once more would not help.
+type told struct{ sent, got *v1.PodStatus }
+
+func (t told) covers(api, status *v1.PodStatus) bool {
+	return t.sent != nil && sameStatus(t.sent, status) && sameStatus(t.got, api)
 }
 
 // merelyCreating reports whether a status says no more than that the pod was seen.
@@ -58,14 +66,10 @@ func (w *worker) doPublish(pod *v1.Pod, status v1.PodStatus) {
 			w.log.Warn("publish pod status", "error", err)
 		}
 	case unchanged:
-		// What differs cannot be told in a patch: take it as told.
-		told := pod.DeepCopy()
-		told.Status = status
-		if w.pod == pod {
-			w.pod = told
-		}
+		w.told = told{&status, &pod.Status}
 	default:
 		w.publish = attempt{}
+		w.told = told{&status, &got.Status}
 		if newer(got, w.pod) {
 			w.setPod(got)
 		}

@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -324,17 +325,13 @@ func setConditions(s *v1.PodStatus, pod *v1.Pod, v *view) {
 // sameStatus reports whether publishing b over a would change nothing. The order
 // of conditions does not matter.
 func sameStatus(a, b *v1.PodStatus) bool {
-	x, y := a.DeepCopy(), b.DeepCopy()
-	for _, s := range []*v1.PodStatus{x, y} {
-		slices.SortFunc(s.Conditions, func(p, q v1.PodCondition) int {
-			switch {
-			case p.Type < q.Type:
-				return -1
-			case p.Type > q.Type:
-				return 1
-			}
-			return 0
-		})
-	}
-	return equality.Semantic.DeepEqual(x, y)
+	x, y := *a, *b
+	x.Conditions, y.Conditions = byType(a.Conditions), byType(b.Conditions)
+	return equality.Semantic.DeepEqual(&x, &y)
+}
+
+func byType(list []v1.PodCondition) []v1.PodCondition {
+	sorted := slices.Clone(list)
+	slices.SortFunc(sorted, func(p, q v1.PodCondition) int { return strings.Compare(string(p.Type), string(q.Type)) })
+	return sorted
 }

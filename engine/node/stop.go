@@ -285,7 +285,7 @@ func (w *worker) doForget() {
 		}
 	}
 	w.mu.Lock()
-	w.v.Busy[forgotten_] = true
+	w.v.Busy[forgottenKey] = true
 	w.mu.Unlock()
 	w.n.forget(w)
 }

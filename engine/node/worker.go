@@ -40,6 +40,7 @@ type worker struct {
 	kills     map[string]chan time.Duration // by container: shorter grace for a running kill
 	probes    map[probeKey]context.CancelFunc
 	publish   attempt
+	told      told
 	teardown  attempt
 
 	runCtx  context.Context // ends when the pod must stop
@@ -236,7 +237,7 @@ func (w *worker) run(ctx context.Context) {
 func (w *worker) sync() (wakeAt time.Time, forgotten bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.v.Busy[forgotten_] {
+	if w.v.Busy[forgottenKey] {
 		return time.Time{}, true
 	}
 	w.v.Now = time.Now()
@@ -267,8 +268,8 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// forgotten_ marks in view.Busy that nothing of the pod is left.
-const forgotten_ = "forgotten"
+// forgottenKey marks in view.Busy that nothing of the pod is left.
+const forgottenKey = "forgotten"
 
 // begin starts the operation of a planned step.
 func (w *worker) begin(s step) {
@@ -362,6 +363,17 @@ func (w *worker) removed(last *v1.Pod) {
 	}
 	w.v.Removed = true
 	w.hurry(deletionGrace(w.pod, time.Now()))
+	w.wake()
+}
+
+// sandboxLost has the sandbox made anew: the process that held its PID namespace
+// is gone, and all containers with it. The caller holds the lock.
+func (w *worker) sandboxLost() {
+	if !w.v.Sandbox.Ready || outcome(w.pod, &w.v).stop {
+		return
+	}
+	w.v.Sandbox.attempt = attempt{}
+	w.n.event(w.pod, "", v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	w.wake()
 }
 

@@ -1,0 +1,96 @@
+package node
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/gantryhq/gantry/engine/node/runtime"
+)
+
+// removeOrphans removes what belongs to no pod of the API: containers, sandboxes
+// and directories of pods that were deleted while nobody looked.
+func (n *Node) removeOrphans(ctx context.Context) {
+	n.mu.Lock()
+	orphans := n.found
+	n.found = map[types.UID][]runtime.State{}
+	for _, dir := range []string{n.paths.pods(), n.paths.sandboxes()} {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if uid := types.UID(e.Name()); orphans[uid] == nil && n.workers[uid] == nil {
+				orphans[uid] = nil
+			}
+		}
+	}
+	n.mu.Unlock()
+	for uid, states := range orphans {
+		ids := make([]string, len(states))
+		for i, st := range states {
+			ids[i] = st.ID
+		}
+		pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}}
+		if err := n.tearDown(ctx, pod, ids); err != nil && ctx.Err() == nil {
+			n.log.Warn("remove orphaned pod", "uid", uid, "error", err)
+			continue
+		}
+		_ = os.RemoveAll(n.paths.pod(uid))
+	}
+	n.removeOrphanRoots(ctx)
+	n.removeOrphanLogs()
+}
+
+// ourRoot matches the ids that [containerID] makes; other roots in the store are
+// not the node's business.
+var ourRoot = regexp.MustCompile(`^[a-z0-9-]+-[0-9a-f]{8}-[0-9]+$`)
+
+// removeOrphanRoots unmounts root directories of containers that do not exist: a
+// process that was killed between mount and start leaves one.
+func (n *Node) removeOrphanRoots(ctx context.Context) {
+	roots, err := n.cfg.Images.Roots(ctx)
+	if err != nil {
+		n.log.Warn("list root directories", "error", err)
+		return
+	}
+	states, err := n.cfg.Driver.List(ctx)
+	if err != nil {
+		n.log.Warn("list containers", "error", err)
+		return
+	}
+	wanted := map[string]bool{}
+	for _, st := range states {
+		wanted[st.ID] = true
+	}
+	for _, w := range n.allWorkers() {
+		w.mu.Lock()
+		for i := range w.pod.Spec.Volumes {
+			wanted[imageVolumeID(w.uid, w.pod.Spec.Volumes[i].Name)] = true
+		}
+		w.mu.Unlock()
+	}
+	for _, r := range roots {
+		if wanted[r.ID] || !ourRoot.MatchString(r.ID) || r.CreatedAt.After(n.begun) {
+			continue
+		}
+		if err := n.cfg.Images.Unmount(ctx, r.ID); err != nil && ctx.Err() == nil {
+			n.log.Warn("unmount orphaned root directory", "id", r.ID, "error", err)
+		}
+	}
+}
+
+// removeOrphanLogs removes the logs of pods that are no more.
+func (n *Node) removeOrphanLogs() {
+	entries, _ := os.ReadDir(n.paths.logs())
+	for _, e := range entries {
+		_, uid, ok := cutLast(e.Name(), "_")
+		if ok && n.worker(types.UID(uid)) == nil {
+			if err := os.RemoveAll(filepath.Join(n.paths.logs(), e.Name())); err != nil {
+				n.log.Warn("remove logs of a pod that is gone", "error", err)
+			}
+		}
+	}
+}
