@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -16,7 +17,7 @@ import (
 const (
 	// restartsUntilHopeless: a container that needs another service may fail a
 	// few times before that one is there; one that fails so often will go on.
-	restartsUntilHopeless = 5
+	restartsUntilHopeless = 4
 	logLines              = 12
 	diagnoseTimeout       = 5 * time.Second
 )
@@ -32,8 +33,8 @@ func (w *waiter) hopeless(ctx context.Context, o *Object, selector map[string]st
 		return "", err
 	}
 	for _, pod := range pods {
-		if pod.DeletionTimestamp != nil {
-			continue
+		if pod.DeletionTimestamp != nil || revision(&pod) != revision(&pods[0]) {
+			continue // of a template that is being replaced
 		}
 		for _, s := range containerStatuses(&pod) {
 			waiting := s.State.Waiting
@@ -60,13 +61,18 @@ func (c *cluster) pods(ctx context.Context, namespace string, selector map[strin
 	return list.Items, nil
 }
 
+// revision tells pods of one template from those of another.
+func revision(pod *corev1.Pod) string {
+	return orDefault(pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey], pod.Labels[appsv1.ControllerRevisionHashLabelKey])
+}
+
 func containerStatuses(pod *corev1.Pod) []corev1.ContainerStatus {
 	return slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses)
 }
 
-// diagnose describes the first pod of a workload that is not ready. What cannot
-// be found out is left out: this text only accompanies an error.
-func (w *waiter) diagnose(ctx context.Context, namespace string, selector map[string]string) string {
+// diagnose describes the first pod of a workload that is not ready, beyond what is
+// known. What cannot be found out is left out: this text only accompanies an error.
+func (w *waiter) diagnose(ctx context.Context, namespace string, selector map[string]string, known string) string {
 	if selector == nil {
 		return ""
 	}
@@ -95,7 +101,9 @@ func (w *waiter) diagnose(ctx context.Context, namespace string, selector map[st
 		if s.Ready || s.State.Terminated != nil && s.State.Terminated.ExitCode == 0 {
 			continue
 		}
-		fmt.Fprintf(&b, "\n  container %s: %s", s.Name, describeState(s))
+		if text := describeState(s); !strings.Contains(known, text) {
+			fmt.Fprintf(&b, "\n  container %s: %s", s.Name, text)
+		}
 		b.WriteString(w.logs(ctx, pod, s))
 	}
 	b.WriteString(w.events(ctx, namespace, pod.Name))

@@ -25,6 +25,7 @@ type condition struct {
 	reached       await  // the strongest state that holds
 	failed        string // why it will never get there, or ""
 	selector      map[string]string
+	judge         bool // pods of the wanted template exist, so the newest pod tells how it goes
 }
 
 // waiter waits for workloads and says why one does not get ready.
@@ -50,7 +51,7 @@ func (w *waiter) wait(ctx context.Context, objects []*Object, want func(*Object)
 				return w.explain(ctx, still, last, err)
 			}
 			last[o] = now
-			if now.failed == "" && now.reached < want(o) && now.selector != nil {
+			if now.failed == "" && now.reached < want(o) && now.judge {
 				now.failed, err = w.hopeless(ctx, o, now.selector)
 				if err != nil {
 					return err
@@ -132,13 +133,17 @@ func observe(u *unstructured.Unstructured) (condition, error) {
 		wanted := replicas(s.Spec.Replicas)
 		current := s.Status.ObservedGeneration >= s.Generation && s.Status.UpdatedReplicas >= wanted &&
 			(s.Status.UpdateRevision == s.Status.CurrentRevision || s.Status.UpdatedReplicas == wanted)
-		return rollout(wanted, s.Status.Replicas, s.Status.ReadyReplicas, s.Status.AvailableReplicas, current, s.Spec.Selector), err
+		c := rollout(wanted, s.Status.Replicas, s.Status.ReadyReplicas, s.Status.AvailableReplicas, current, s.Spec.Selector)
+		c.judge = s.Status.ObservedGeneration >= s.Generation && s.Status.UpdatedReplicas > 0
+		return c, err
 	case "DaemonSet":
 		var s appsv1.DaemonSet
 		err := convert(&s)
 		wanted := s.Status.DesiredNumberScheduled
 		current := s.Status.ObservedGeneration >= s.Generation && s.Status.UpdatedNumberScheduled >= wanted
-		return rollout(wanted, s.Status.CurrentNumberScheduled, s.Status.NumberReady, s.Status.NumberAvailable, current, s.Spec.Selector), err
+		c := rollout(wanted, s.Status.CurrentNumberScheduled, s.Status.NumberReady, s.Status.NumberAvailable, current, s.Spec.Selector)
+		c.judge = s.Status.ObservedGeneration >= s.Generation && s.Status.UpdatedNumberScheduled > 0
+		return c, err
 	case "Job":
 		var j batchv1.Job
 		err := convert(&j)
@@ -162,6 +167,7 @@ func observeDeployment(d *appsv1.Deployment) condition {
 	wanted := replicas(d.Spec.Replicas)
 	current := d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas >= wanted
 	c := rollout(wanted, d.Status.Replicas, d.Status.ReadyReplicas, d.Status.AvailableReplicas, current, d.Spec.Selector)
+	c.judge = d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas > 0
 	for _, cond := range d.Status.Conditions {
 		if cond.Type == appsv1.DeploymentProgressing && cond.Reason == "ProgressDeadlineExceeded" && d.Status.ObservedGeneration >= d.Generation {
 			c.failed = cond.Message
@@ -193,7 +199,7 @@ func rollout(wanted, existing, ready, available int32, current bool, selector *m
 func observeJob(j *batchv1.Job) condition {
 	c := condition{wanted: replicas(j.Spec.Completions), ready: j.Status.Succeeded}
 	if j.Spec.Selector != nil {
-		c.selector = j.Spec.Selector.MatchLabels
+		c.selector, c.judge = j.Spec.Selector.MatchLabels, true
 	}
 	if j.Status.Active+j.Status.Succeeded > 0 {
 		c.reached = awaitStarted
@@ -258,7 +264,7 @@ func (w *waiter) explain(ctx context.Context, pending []*Object, last map[*Objec
 // last events and the last lines it wrote.
 func (w *waiter) failure(ctx context.Context, o *Object, now condition, why string) error {
 	namespace := orDefault(o.GetNamespace(), w.namespace)
-	details := w.diagnose(ctx, namespace, now.selector)
+	details := w.diagnose(ctx, namespace, now.selector, why)
 	err := fmt.Errorf("%s: %s: %s%s", o.Origin, o, why, details)
 	return hint.Wrap(err, "everything that was deployed is still there: `kubectl -n %s describe %s`, and when it is mended run the command again", namespace, o)
 }
