@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -377,6 +378,31 @@ func TestContainersShareAProcessNamespace(t *testing.T) {
 	}
 	if state := h.wait(first.ID); state.ExitCode != 0 {
 		t.Errorf("pause ended with %+v", state)
+	}
+}
+
+func TestAnotherRuntimeByItsHandler(t *testing.T) {
+	h := newHost(t)
+	path, err := exec.LookPath("runc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(h.dir, "other-runtime")
+	if err := os.Symlink(path, other); err != nil {
+		t.Fatal(err)
+	}
+	h.driver.config.Handlers = map[string]string{"other": other}
+	c := h.container("echo hello; exec sleep 1000")
+	c.Handler = "other"
+	h.start(c)
+	if out, _ := h.exec(c.ID, "echo in it"); out != "in it\n" {
+		t.Errorf("exec said %q", out)
+	}
+	if err := h.driver.Remove(h.context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if entries, _ := os.ReadDir(h.driver.stateDir()); len(entries) > 0 {
+		t.Errorf("the runtime still knows %v", entries)
 	}
 }
 
