@@ -42,6 +42,35 @@ func BenchmarkAttachFifty(b *testing.B) {
 	}
 }
 
+// BenchmarkDetachFifty takes 50 pods off the network at once.
+func BenchmarkDetachFifty(b *testing.B) {
+	c := startCluster(b)
+	ctx := context.Background()
+	for round := 0; b.Loop(); round++ {
+		b.StopTimer()
+		var uids []string
+		for i := range 50 {
+			uid := fmt.Sprintf("uid-%d-%d", round, i)
+			_, err := c.net.Attach(ctx, Pod{UID: uid, Namespace: "default", Name: uid})
+			must(b, err)
+			uids = append(uids, uid)
+		}
+		b.StartTimer()
+		var wg sync.WaitGroup
+		for _, uid := range uids {
+			wg.Go(func() {
+				if err := c.net.Detach(ctx, uid); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		b.StopTimer()
+		waitForNoPods(b, c)
+		b.StartTimer()
+	}
+}
+
 // BenchmarkAttachOne is the time one pod waits for its network.
 func BenchmarkAttachOne(b *testing.B) {
 	c := startCluster(b)

@@ -365,7 +365,7 @@ func (c *cluster) markers() marker {
 	key := fmt.Sprintf("marker-%d", time.Now().UnixNano())
 	ctx := context.Background()
 	one := int32(1)
-	ip := c.net.plan.ServiceCIDR.Addr().Next().String()
+	ip := c.ip(50000)
 	_, err1 := c.api.CoreV1().Services("markers").Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "markers", Name: key},
 		Spec:       corev1.ServiceSpec{ClusterIP: ip, Ports: []corev1.ServicePort{{Port: 1}}},

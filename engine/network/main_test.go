@@ -54,7 +54,10 @@ func prepareInside() error {
 		return fmt.Errorf("make mounts our own: %w", err)
 	}
 	// A new namespace inherits these from a host on which Gantry may be running.
-	for name, value := range map[string]string{ipForward: "0", "net.ipv4.conf.all.send_redirects": "1"} {
+	// Strict reverse path filtering is what several distributions set.
+	for name, value := range map[string]string{
+		ipForward: "0", "net.ipv4.conf.all.send_redirects": "1", "net.ipv4.conf.all.rp_filter": "1",
+	} {
 		if err := (sysctl{name, value}).write(); err != nil {
 			return err
 		}

@@ -62,6 +62,23 @@ func testClusterIP(t *testing.T) {
 	mustRefuse(t, "", "tcp", c.ip(200)+":80")
 }
 
+// TestServiceOfTheHost is how pods reach the API server: the endpoint is the host's own
+// address on the bridge.
+func TestServiceOfTheHost(t *testing.T) {
+	c := startCluster(t)
+	client := c.pod("client")
+	host := pod{Attachment: Attachment{IP: c.net.GatewayIP()}, c: c}
+	serveIn(t, "", "api", "tcp", 16443)
+	c.service("kubernetes", c.ip(1), corev1.ProtocolTCP, 443)
+	c.endpoints("kubernetes", corev1.ProtocolTCP, 16443, host)
+	if got := mustAsk(t, client.NetNS, "tcp", c.ip(1)+":443"); got != (reply{"api", client.IP.String()}) {
+		t.Errorf("from a pod: got %+v", got)
+	}
+	if got := mustAsk(t, "", "tcp", c.ip(1)+":443"); got.server != "api" {
+		t.Errorf("from the host: got %+v", got)
+	}
+}
+
 func TestRefusedWithoutEndpoints(t *testing.T) {
 	c := startCluster(t)
 	client, server := c.pod("client"), c.pod("server")
