@@ -2,6 +2,9 @@ package image
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -9,7 +12,10 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/errdefs"
+	"github.com/pelletier/go-toml/v2"
 )
+
+const hostsFile = "hosts.toml"
 
 // resolver reaches registries with the given credentials, nil for anonymous.
 func (s *Store) resolver(ctx context.Context, keys Keychain) remotes.Resolver {
@@ -34,18 +40,41 @@ func (s *Store) resolver(ctx context.Context, keys Keychain) remotes.Resolver {
 	)
 	configured := config.ConfigureHosts(ctx, config.HostOptions{HostDir: s.hostDir, Credentials: creds})
 	return docker.NewResolver(docker.ResolverOptions{Hosts: func(host string) ([]docker.RegistryHost, error) {
-		if _, err := s.hostDir(host); err == nil {
-			return configured(host)
+		dir, err := s.hostDir(host)
+		if errdefs.IsNotFound(err) {
+			return plain(host)
 		}
-		return plain(host)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkHosts(dir); err != nil {
+			return nil, err
+		}
+		return configured(host)
 	}})
 }
 
 // hostDir is the directory with the hosts.toml of a registry, if there is one.
 func (s *Store) hostDir(host string) (string, error) {
 	dir := filepath.Join(s.hostsDir, filepath.Base(host))
-	if _, err := os.Stat(filepath.Join(dir, "hosts.toml")); err != nil {
+	_, err := os.Stat(filepath.Join(dir, hostsFile))
+	if errors.Is(err, fs.ErrNotExist) {
 		return "", errdefs.ErrNotFound
 	}
-	return dir, nil
+	return dir, err
+}
+
+// checkHosts refuses a hosts.toml that cannot be read: the library would go on
+// without it, to a registry that was not meant.
+func checkHosts(dir string) error {
+	path := filepath.Join(dir, hostsFile)
+	blob, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read mirrors: %w", err)
+	}
+	var parsed map[string]any
+	if err := toml.Unmarshal(blob, &parsed); err != nil {
+		return fmt.Errorf("read mirrors in %s: %w", path, err)
+	}
+	return nil
 }
