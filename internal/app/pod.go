@@ -87,7 +87,8 @@ func environment(env types.MappingWithEquals) []corev1.EnvVar {
 }
 
 // escape protects text from Kubernetes' own $(VARIABLE) expansion, in which $$
-// stands for one dollar.
+// stands for one dollar. It happens in environment, command and arguments, not in
+// probes and hooks.
 func escape(s string) string {
 	if strings.Contains(s, "$(") || strings.Contains(s, "$$") {
 		return strings.ReplaceAll(s, "$", "$$")
@@ -160,7 +161,7 @@ func (c *compose) probes(s types.ServiceConfig, container *corev1.Container) {
 	}
 	interval := duration(h.Interval, 30*time.Second)
 	timeout := max(1, seconds(duration(h.Timeout, 30*time.Second)))
-	action := corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: escapeAll(command)}}
+	action := corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: command}}
 	container.ReadinessProbe = &corev1.Probe{
 		ProbeHandler: action, TimeoutSeconds: timeout, PeriodSeconds: max(1, seconds(interval)), FailureThreshold: retries,
 	}
@@ -180,7 +181,7 @@ func (c *compose) hooks(s types.ServiceConfig, spec *corev1.PodSpec, container *
 		if len(hooks) > 1 {
 			c.app.warnf("%s: services.%s.%s: only the first of %d commands runs", c.file, s.Name, field, len(hooks))
 		}
-		return &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: escapeAll(hooks[0].Command)}}
+		return &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: hooks[0].Command}}
 	}
 	lifecycle := corev1.Lifecycle{PostStart: hook("post_start", s.PostStart), PreStop: hook("pre_stop", s.PreStop)}
 	if s.StopSignal != "" {
