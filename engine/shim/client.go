@@ -16,6 +16,9 @@ import (
 	"github.com/gantryhq/gantry/engine/shim/protocol"
 )
 
+// abortTimeout is how long the shim may take to abort a start.
+const abortTimeout = 10 * time.Second
+
 // Client talks to the shim of one directory. All methods are safe for
 // concurrent use.
 type Client struct {
@@ -49,13 +52,13 @@ func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 }
 
 // call sends one request and reads the first reply. The connection stays open;
-// ending ctx closes it, until stop is called.
+// ending ctx cancels the request, until stop is called.
 func (c *Client) call(ctx context.Context, req protocol.Request, files ...*os.File) (conn *net.UnixConn, reply protocol.Reply, stop func() bool, err error) {
 	conn, err = c.dial(ctx)
 	if err != nil {
 		return nil, reply, nil, fmt.Errorf("reach the container shim: %w", err)
 	}
-	stop = context.AfterFunc(ctx, func() { conn.Close() })
+	stop = context.AfterFunc(ctx, func() { cancel(conn, req.Op) })
 	req.Version = protocol.Version
 	if err = protocol.Write(conn, req, files...); err == nil {
 		reply, err = receive(conn)
@@ -68,6 +71,17 @@ func (c *Client) call(ctx context.Context, req protocol.Request, files ...*os.Fi
 		}
 	}
 	return conn, reply, stop, err
+}
+
+// cancel ends a request. A start is ended by closing only our half, so that its
+// reply tells when the shim has let go of the container's directory.
+func cancel(conn *net.UnixConn, op string) {
+	if op != protocol.OpStart {
+		conn.Close()
+		return
+	}
+	conn.CloseWrite()
+	conn.SetReadDeadline(time.Now().Add(abortTimeout))
 }
 
 // receive reads one reply and turns its error into one of ours.
@@ -103,6 +117,7 @@ func (c *Client) once(ctx context.Context, req protocol.Request) (protocol.Reply
 	if err == nil {
 		stop()
 		conn.Close()
+		err = ctx.Err() // it may have succeeded all the same
 	}
 	return reply, err
 }

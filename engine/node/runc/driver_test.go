@@ -339,7 +339,7 @@ func TestAttachToTerminal(t *testing.T) {
 	if err := h.driver.Attach(h.context(), c.ID, runtime.Streams{Stdin: input, Stdout: out, TTY: true, Resize: sizes}); err != nil {
 		t.Fatal(err)
 	}
-	if s := out.String(); !strings.Contains(s, "hello you\r\n20 70\r\n") {
+	if s := out.String(); !strings.Contains(s, "hello you\r\n") || !strings.Contains(s, "\r\n20 70\r\n") {
 		t.Errorf("output %q", s)
 	}
 	if state := h.wait(c.ID); state.ExitCode != 0 {

@@ -19,7 +19,8 @@ import (
 // removeTimeout bounds the removal of what a failed or interrupted start left.
 const removeTimeout = 30 * time.Second
 
-// List returns all containers. It also removes what interrupted starts left.
+// List returns all containers. It also removes what interrupted starts left; what
+// cannot be removed is logged, and tried again by the next List.
 func (d *Driver) List(ctx context.Context) ([]runtime.State, error) {
 	candidates, err := d.idle()
 	if err != nil {
@@ -38,7 +39,8 @@ func (d *Driver) List(ctx context.Context) ([]runtime.State, error) {
 		}
 	}
 	d.mu.Unlock()
-	return states, d.sweep(ctx, candidates)
+	d.sweep(ctx, candidates)
+	return states, nil
 }
 
 // idle returns the containers with a directory on which nobody works, with
@@ -61,8 +63,7 @@ func (d *Driver) idle() (map[string]*record, error) {
 
 // sweep removes containers that had a directory but that the shim did not hold:
 // somebody died while they were made or removed.
-func (d *Driver) sweep(ctx context.Context, orphans map[string]*record) error {
-	var problems []error
+func (d *Driver) sweep(ctx context.Context, orphans map[string]*record) {
 	for id, seen := range orphans {
 		d.mu.Lock()
 		mine := !d.busy[id] && d.known[id] == seen
@@ -80,11 +81,10 @@ func (d *Driver) sweep(ctx context.Context, orphans map[string]*record) error {
 			r = &record{ID: id} // it got no further than its directory
 		}
 		if err := d.destroy(ctx, r); err != nil {
-			problems = append(problems, fmt.Errorf("remove half-made container %q: %w", id, err))
+			d.log.Error("cannot remove a half-made container", "container", id, "error", err)
 		}
 		d.unclaim(id)
 	}
-	return errors.Join(problems...)
 }
 
 // Remove kills what is left of a container and deletes every trace of it but
