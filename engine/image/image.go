@@ -122,7 +122,8 @@ func (s *Store) describe(ctx context.Context, rec images.Image) (*Image, error) 
 	return img, nil
 }
 
-// List returns all images, sorted by name.
+// List returns all images, sorted by name. One whose files are damaged is left
+// out, so that it does not hide the others; it can still be removed by name.
 func (s *Store) List(ctx context.Context) ([]*Image, error) {
 	ctx = s.context(ctx)
 	recs, err := s.images.List(ctx)
@@ -136,7 +137,11 @@ func (s *Store) List(ctx context.Context) ([]*Image, error) {
 			continue // removed in between
 		}
 		if err != nil {
-			return nil, err
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			s.log.Warn("image is damaged: remove it and pull it again", "image", rec.Name, "err", err)
+			continue
 		}
 		list = append(list, img)
 	}
@@ -162,16 +167,10 @@ func (s *Store) Tag(ctx context.Context, ref, name string) (*Image, error) {
 // a running container keeps its layers. errors.Is(err, fs.ErrNotExist) when it
 // is not here.
 func (s *Store) Remove(ctx context.Context, ref string) error {
-	img, err := s.Get(ctx, ref)
+	ctx = s.context(ctx)
+	names, err := s.namesToRemove(ctx, ref)
 	if err != nil {
 		return err
-	}
-	ctx = s.context(ctx)
-	names := []string{img.Name}
-	if _, byDigest := parseDigest(ref); byDigest {
-		if names, err = s.namesOf(ctx, img.target.Digest); err != nil {
-			return err
-		}
 	}
 	for _, name := range names {
 		if err := s.images.Delete(ctx, name); err != nil && !errdefs.IsNotFound(err) {
@@ -180,6 +179,33 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	}
 	s.collector.kick()
 	return nil
+}
+
+// namesToRemove reads no content where it can: a damaged image must be removable.
+func (s *Store) namesToRemove(ctx context.Context, ref string) ([]string, error) {
+	if d, ok := parseDigest(ref); ok {
+		names, err := s.namesOf(ctx, d)
+		if err != nil || len(names) > 0 {
+			return names, err
+		}
+		img, err := s.Get(ctx, ref) // an ID
+		if err != nil {
+			return nil, err
+		}
+		return s.namesOf(ctx, img.target.Digest)
+	}
+	named, err := parseRef(ref)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.images.Get(ctx, named.String()); !errdefs.IsNotFound(err) {
+		return []string{named.String()}, err
+	}
+	img, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return []string{img.Name}, nil
 }
 
 func (s *Store) namesOf(ctx context.Context, target digest.Digest) ([]string, error) {

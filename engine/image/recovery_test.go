@@ -43,6 +43,33 @@ func TestLostLayersAreUnpackedAgain(t *testing.T) {
 	}
 }
 
+func TestADamagedImageHidesNoOtherAndCanBePulledAgain(t *testing.T) {
+	testenv.NeedRoot(t)
+	reg := newRegistry(t)
+	good := reg.push(t, "good:1", image(t, layer(t, file("a", "1"))))
+	bad := reg.push(t, "bad:1", image(t, layer(t, file("b", "2"))))
+	s := open(t, tempDir(t))
+	pull(t, s, good)
+	digest := strings.TrimPrefix(pull(t, s, bad).Digest, "sha256:")
+	blob := filepath.Join(s.dir, "content", "blobs", "sha256", digest)
+	must(t, os.Chmod(blob, 0o600))
+	must(t, os.WriteFile(blob, []byte("{ not what it was"), 0o600))
+	ctx := context.Background()
+	list, err := s.List(ctx)
+	if err != nil || len(list) != 1 || list[0].Name != good {
+		t.Errorf("listed %v, %v", list, err)
+	}
+	if _, err := s.Get(ctx, bad); err == nil {
+		t.Error("the damaged image was read")
+	}
+	must(t, s.Remove(ctx, bad))
+	must(t, s.collect(ctx))
+	pull(t, s, bad)
+	if got := read(t, mountRoot(t, s, "c", bad), "b"); got != "2" {
+		t.Errorf("b = %q", got)
+	}
+}
+
 func TestARootThatWasNotFinishedIsMadeAgain(t *testing.T) {
 	testenv.NeedRoot(t)
 	reg := newRegistry(t)
