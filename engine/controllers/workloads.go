@@ -4,7 +4,9 @@ import (
 	"context"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/controller/cronjob"
 	"k8s.io/kubernetes/pkg/controller/daemon"
 	"k8s.io/kubernetes/pkg/controller/deployment"
@@ -53,6 +55,9 @@ func newReplication(ctx context.Context, e *environment) (run, error) {
 		return nil, err
 	}
 	core := e.informers.Core().V1()
+	// It registers the metrics of the ReplicaSet controller once more, and
+	// would complain that they are there.
+	ctx = klog.NewContext(ctx, logr.Discard())
 	c := replication.NewReplicationManager(ctx, core.Pods(), core.ReplicationControllers(), client, replication.BurstReplicas)
 	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
 }
