@@ -178,7 +178,7 @@ func TestRebootDropsStaleLeases(t *testing.T) {
 func TestCleanupLeavesNothing(t *testing.T) {
 	needNetwork(t)
 	eventually(t, "the pods of earlier tests are gone", func() bool {
-		links, err := netlink.LinkList()
+		links, err := listLinks()
 		must(t, err)
 		return !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Type() == "veth" || l.Type() == "bridge" })
 	})
@@ -226,7 +226,7 @@ func kernelState(t testing.TB) string {
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	must(t, err)
-	links, err := netlink.LinkList()
+	links, err := listLinks()
 	must(t, err)
 	var names []string
 	for _, l := range links {
@@ -250,6 +250,13 @@ func TestTwoInstancesSideBySide(t *testing.T) {
 	one.stop()
 	must(t, Cleanup(one.dataDir))
 	mustAsk(t, two.pod("client").NetNS, "tcp", two.ip(100)+":80")
+	two.stop()
+	must(t, Cleanup(two.dataDir))
+	for _, s := range hostSysctls {
+		if now, err := s.read(); err != nil || now == s.value {
+			t.Errorf("%s is still %s after the last instance, %v", s.name, now, err)
+		}
+	}
 }
 
 func TestTakenRangeIsRefused(t *testing.T) {

@@ -93,7 +93,7 @@ func BenchmarkAttachOne(b *testing.B) {
 func waitForNoPods(b *testing.B, c *cluster) {
 	b.Helper()
 	eventually(b, "interfaces are gone", func() bool {
-		links, err := netlink.LinkList()
+		links, err := listLinks()
 		must(b, err)
 		return !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().MasterIndex == c.net.bridgeIndex })
 	})

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -42,6 +44,11 @@ func (n *Network) openBridge() (index, mtu int, err error) {
 	index = link.Attrs().Index
 	if err := n.setSysctls(); err != nil {
 		return 0, 0, err
+	}
+	if alias := n.plan.alias(); alias != link.Attrs().Alias {
+		if err := netlink.LinkSetAlias(link, alias); err != nil {
+			return 0, 0, fmt.Errorf("describe bridge %s: %w", n.plan.Bridge, err)
+		}
 	}
 	err = n.hostDo(
 		rtnl.SetUp(index),
@@ -79,28 +86,33 @@ func (n *Network) setSysctls() error {
 			return err
 		}
 	}
-	var change []sysctl
+	former, err := formerValues()
+	if err != nil {
+		return err
+	}
+	restore := maps.Clone(n.plan.Restore)
 	for _, s := range hostSysctls {
 		before, err := s.read()
 		if err != nil {
 			return err
 		}
 		if before == s.value {
-			continue
+			if before = former[s.name]; before == "" || restore[s.name] != "" {
+				continue // nobody of us changed it, or we did in an earlier life
+			}
 		}
-		if n.plan.Restore == nil {
-			n.plan.Restore = map[string]string{}
+		if restore == nil {
+			restore = map[string]string{}
 		}
-		n.plan.Restore[s.name] = before
-		change = append(change, s)
+		restore[s.name] = before
 	}
-	if len(change) == 0 {
-		return nil
+	if !maps.Equal(restore, n.plan.Restore) {
+		n.plan.Restore = restore
+		if err := savePlan(n.cfg.DataDir, n.plan); err != nil {
+			return err
+		}
 	}
-	if err := savePlan(n.cfg.DataDir, n.plan); err != nil {
-		return err
-	}
-	for _, s := range change {
+	for _, s := range hostSysctls {
 		if err := s.write(); err != nil {
 			return err
 		}
@@ -108,11 +120,49 @@ func (n *Network) setSysctls() error {
 	return nil
 }
 
+// Several instances change the same host-wide sysctls, and the last to be cleaned up
+// must restore what was before the first. So each bridge carries the former values as
+// its alias, and a new instance takes them over.
+const aliasPrefix = "gantry restores "
+
+func (p Plan) alias() string {
+	var parts []string
+	for _, s := range hostSysctls {
+		if before, ok := p.Restore[s.name]; ok {
+			parts = append(parts, s.name+"="+before)
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return aliasPrefix + strings.Join(parts, " ")
+}
+
+// formerValues reads the aliases of the other instances' bridges.
+func formerValues() (map[string]string, error) {
+	links, err := listLinks()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	out := map[string]string{}
+	for _, l := range links {
+		values, ok := strings.CutPrefix(l.Attrs().Alias, aliasPrefix)
+		if !ok {
+			continue
+		}
+		for kv := range strings.FieldsSeq(values) {
+			name, value, _ := strings.Cut(kv, "=")
+			out[name] = value
+		}
+	}
+	return out, nil
+}
+
 // hostMTU is the MTU of the default route's interface, so that pods' packets need
 // no fragmentation on the way out.
 func hostMTU() int {
 	const ethernet = 1500
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := listRoutes()
 	if err != nil {
 		return ethernet
 	}
@@ -135,7 +185,7 @@ func defaultNodeIP(gateway netip.Addr) netip.Addr {
 			return ip.Unmap()
 		}
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := listAddrs()
 	if err != nil {
 		return gateway
 	}

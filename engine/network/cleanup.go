@@ -69,7 +69,7 @@ func removeLinks(bridge string) error {
 	if err != nil {
 		return fmt.Errorf("find bridge %s: %w", bridge, err)
 	}
-	links, err := netlink.LinkList()
+	links, err := listLinks()
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -117,7 +117,7 @@ func restoreSysctls(dataDir string, plan Plan) error {
 // forwardingNeeded reports whether some other software on this host routes between
 // networks: another instance, a container engine, virtual machines or a tunnel.
 func forwardingNeeded() (bool, error) {
-	links, err := netlink.LinkList()
+	links, err := listLinks()
 	if err != nil {
 		return false, fmt.Errorf("list links: %w", err)
 	}

@@ -54,7 +54,11 @@ func (n *Network) flushUDP(stale []staleUDP) {
 	for i, s := range stale {
 		filters[i] = localFlows{s, local}
 	}
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filters...); err != nil {
+	_, err := dump(func() ([]struct{}, error) {
+		_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filters...)
+		return nil, err
+	})
+	if err != nil {
 		slog.Warn("UDP flows to former endpoints could not be ended: they end by themselves when idle", "err", err)
 	}
 }
@@ -75,7 +79,7 @@ func (l localFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 // hostAddrs returns the IPv4 addresses of this host.
 func hostAddrs() map[netip.Addr]bool {
 	out := map[netip.Addr]bool{}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := listAddrs()
 	if err != nil {
 		slog.Warn("host addresses are unknown", "err", err)
 	}

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Plan is what one instance calls its own in the kernel. It is chosen once, when
@@ -140,7 +139,7 @@ func takenRanges(ownBridge string) ([]claim, error) {
 		own = l.Attrs().Index
 	}
 	var taken []claim
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := listRoutes()
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -152,7 +151,7 @@ func takenRanges(ownBridge string) ([]claim, error) {
 			taken = append(taken, claim{p, "a route of this host"})
 		}
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := listAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
