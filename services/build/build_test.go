@@ -167,6 +167,15 @@ func TestWhatIsWrongWithTheRequestIsSaidWithoutAWorker(t *testing.T) {
 	}
 }
 
+func TestAPushToNobodySaysSo(t *testing.T) {
+	e := newEnv(t)
+	dir := e.context(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+	_, err := e.client.Build(context.Background(), Options{ContextDir: dir, Tags: []string{"127.0.0.1:1/app/x:1"}, Push: true})
+	if err == nil || !strings.Contains(err.Error(), "connection refused") || hint.Of(err) == "" {
+		t.Errorf("got %v (hint %q)", err, hint.Of(err))
+	}
+}
+
 func TestABuildIsShownAndCanBeCancelled(t *testing.T) {
 	e := newEnv(t)
 	dir := e.context(t, map[string]string{"Dockerfile": "FROM " + e.host + "/base/busybox\nRUN echo started; sleep 600\n"})

@@ -142,6 +142,9 @@ func (w *watcher) explain(err error) error {
 // remedy adds what to do about failures that every newcomer meets.
 func (w *watcher) remedy(e *Error) error {
 	text := e.Err.Error()
+	if strings.Contains(text, "failed to push ") && strings.Contains(text, "dial tcp") {
+		return hint.Wrap(e, "is the registry running? The built-in one runs with `gantry serve`")
+	}
 	if !strings.Contains(text, "failed to resolve source metadata for ") || !strings.Contains(text, "dial tcp") {
 		return e
 	}
