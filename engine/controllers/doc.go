@@ -1,6 +1,7 @@
 // Package controllers makes the state of the cluster follow what users asked
-// for: Kubernetes' own controllers and scheduler, unmodified, in this process,
-// and the few controllers that one machine needs instead of a cloud.
+// for: Kubernetes' own controllers and scheduler in this process, and a few of
+// our own where one machine needs something else than a cloud, or can do it
+// sooner (docs/decisions/0012-controllers-that-are-ours.md).
 //
 // The list of what runs is the function all. Each controller talks to the API
 // as its own upstream identity (Identity), so that upstream's roles limit it
