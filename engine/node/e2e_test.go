@@ -277,10 +277,12 @@ func TestRealContainersOutliveTheAgent(t *testing.T) {
 	before := m.until("web", "ready", isReady).Status.ContainerStatuses[0]
 	m.stop()
 	m.start()
-	time.Sleep(time.Second) // nothing must happen: there is no event to wait for
-	after := m.until("web", "ready", isReady).Status.ContainerStatuses[0]
-	if before.ContainerID != after.ContainerID || after.RestartCount != 0 {
-		t.Errorf("the container was replaced: %+v, %+v", before, after)
+	<-m.node.Ready()
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		after := m.until("web", "ready", isReady).Status.ContainerStatuses[0]
+		if before.ContainerID != after.ContainerID || after.RestartCount != 0 {
+			t.Fatalf("the container was replaced: %+v, %+v", before, after)
+		}
 	}
 	m.remove("web")
 }
