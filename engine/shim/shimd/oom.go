@@ -75,25 +75,32 @@ func watchV1(c *container, file string) (*oomWatch, error) {
 		return nil, err
 	}
 	go func() {
-		// The event also comes when the cgroup is removed, and a moment before
-		// the kill is counted.
 		for {
 			if _, err := event.Read(make([]byte, 8)); err != nil {
 				return
 			}
-			if _, err := os.Stat(file); err != nil {
-				return
-			}
-			for range 20 {
-				if oomKills(file) > 0 {
-					c.outOfMemory()
-					break
-				}
-				time.Sleep(5 * time.Millisecond)
+			if awaitKill(file) {
+				c.outOfMemory()
 			}
 		}
 	}()
 	return &oomWatch{cancel: func() { event.Close() }}, nil
+}
+
+// awaitKill waits until the kernel has counted a kill: cgroup v1 tells of the
+// shortage, and the kill follows, on a busy machine much later. The event also
+// comes when the group is removed.
+func awaitKill(file string) bool {
+	for wait := time.Millisecond; wait < 2*time.Second; wait += wait / 2 {
+		if oomKills(file) > 0 {
+			return true
+		}
+		if _, err := os.Stat(file); err != nil {
+			return false
+		}
+		time.Sleep(wait)
+	}
+	return false
 }
 
 // oomV2 watches all memory.events files with one inotify descriptor.
