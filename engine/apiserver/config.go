@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/kubernetes/pkg/capabilities"
 
 	"github.com/gantryhq/gantry/engine/store"
 )
@@ -64,6 +65,9 @@ func (c *Config) complete() error {
 		return fmt.Errorf("configure API server: service range %s is too small: it needs room for 256 addresses, such as a /24 or, better, a /16", c.ServiceCIDR)
 	}
 	c.ServiceCIDR = c.ServiceCIDR.Masked()
+	// Who may run privileged pods is for PodSecurity and RBAC to say, per namespace, as in every
+	// installed cluster; upstream's validation refuses them everywhere until this is called.
+	capabilities.Setup(true, 0)
 	if c.NodePorts == "" {
 		c.NodePorts = DefaultNodePorts
 	}
