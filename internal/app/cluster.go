@@ -108,6 +108,10 @@ func (c *cluster) client(o *unstructured.Unstructured, namespace string) (dynami
 // of it. With dryRun nothing is stored. Unknown fields are refused.
 func (c *cluster) apply(ctx context.Context, o *Object, namespace string, dryRun bool) (*unstructured.Unstructured, error) {
 	client, err := c.client(o.Unstructured, namespace)
+	var unknown noKind
+	if errors.As(err, &unknown) {
+		return nil, hint.Wrap(fmt.Errorf("%s: %w", o.Origin, err), "`kubectl api-resources` lists the kinds; a custom one needs its CustomResourceDefinition beside it")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Origin, err)
 	}

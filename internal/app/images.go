@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/distribution/reference"
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 
@@ -180,6 +181,23 @@ func visitImages(node any, visit func(string) string) {
 			visitImages(e, visit)
 		}
 	}
+}
+
+// checkImages refuses names that no registry could resolve.
+func (a *Application) checkImages() error {
+	for _, o := range a.Objects {
+		var err error
+		visitImages(o.Object, func(image string) string {
+			if _, bad := reference.ParseNormalizedNamed(image); bad != nil && err == nil {
+				err = hint.Wrap(fmt.Errorf("%s: image %q: %w", o.Origin, image, bad), "an image is written [REGISTRY/]NAME[:TAG], in lower case")
+			}
+			return image
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // uses tells whether any container runs the image.

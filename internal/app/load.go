@@ -49,6 +49,9 @@ func Load(ctx context.Context, path string, opt Options) (*Application, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := app.checkImages(); err != nil {
+		return nil, err
+	}
 	for i := range app.Images {
 		for name, value := range opt.Args {
 			if app.Images[i].Build.Args == nil {

@@ -198,7 +198,11 @@ func (c *cluster) urls(ctx context.Context, namespace string) ([]string, error) 
 			urls = append(urls, fmt.Sprintf("%s://%s", strings.ToLower(string(p.Protocol)), net.JoinHostPort("localhost", strconv.Itoa(int(p.Port)))))
 		}
 	}
-	slices.SortStableFunc(urls, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	// What a browser opens first, the shortest name before its variants.
+	other := func(u string) int { return map[bool]int{false: 1}[strings.HasPrefix(u, "http")] }
+	slices.SortStableFunc(urls, func(a, b string) int {
+		return cmp.Or(cmp.Compare(other(a), other(b)), cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+	})
 	return urls, nil
 }
 
