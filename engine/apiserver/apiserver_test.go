@@ -16,6 +16,7 @@ import (
 // instance is a running API server.
 type instance struct {
 	*apiserver.Server
+	store *store.Store
 	dir   string
 	admin *rest.Config // over the network
 	stop  func()       // as a kill would, but for what New and Serve hold
@@ -39,7 +40,7 @@ func start(t testing.TB, dir string, change func(*apiserver.Config)) *instance {
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx) }()
-	in := &instance{Server: s, dir: dir}
+	in := &instance{Server: s, store: st, dir: dir}
 	stopped := false
 	in.stop = func() {
 		if stopped {

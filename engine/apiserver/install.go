@@ -22,6 +22,8 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
+
+	"github.com/gantryhq/gantry/engine/apiserver/objects"
 )
 
 // Limits of upstream's API server.
@@ -34,7 +36,8 @@ const (
 // apiGroups serves the built-in groups and their discovery documents.
 type apiGroups struct {
 	container *restful.Container
-	roots     map[string]bool // paths that belong to the container: /api/v1, /apis/apps, ...
+	untracked *restful.Container // the same storage without field management, see untrackedWrites
+	roots     map[string]bool    // paths that belong to the container: /api/v1, /apis/apps, ...
 	served    map[schema.GroupVersion]map[string]rest.Storage
 
 	legacy, groups         aggregated.ResourceManager // aggregated discovery of /api and /apis
@@ -50,6 +53,7 @@ type apiGroups struct {
 func newAPIGroups(serializer runtime.NegotiatedSerializer, address string, admit admission.Interface, authz authorizer.Authorizer) *apiGroups {
 	g := &apiGroups{
 		container:  restful.NewContainer(),
+		untracked:  restful.NewContainer(),
 		roots:      map[string]bool{},
 		served:     map[schema.GroupVersion]map[string]rest.Storage{},
 		legacy:     aggregated.NewResourceManager("api"),
@@ -60,6 +64,7 @@ func newAPIGroups(serializer runtime.NegotiatedSerializer, address string, admit
 		equivalent: runtime.NewEquivalentResourceRegistry(),
 	}
 	g.container.Router(restful.CurlyRouter{})
+	g.untracked.Router(restful.CurlyRouter{})
 	addresses := discovery.DefaultAddresses{DefaultAddress: address}
 	root := discovery.NewRootAPIsHandler(addresses, serializer)
 	g.groupList = root
@@ -133,7 +138,43 @@ func (g *apiGroups) installVersion(info *genericapiserver.APIGroupInfo, gv schem
 		version.Serializer = info.NegotiatedSerializer // a scheme of its own
 	}
 	resources, _, err := version.InstallREST(g.container)
+	if err != nil || untrackedWrites[gv] == nil {
+		return resources, err
+	}
+	fast := *version
+	fast.Creater = knownCreater{version.Creater}
+	fast.Storage = map[string]rest.Storage{}
+	for resource := range untrackedWrites[gv] {
+		fast.Storage[resource] = storage[resource]
+		parent, _, _ := strings.Cut(resource, "/")
+		fast.Storage[parent] = storage[parent] // which the installer insists on
+	}
+	_, _, err = fast.InstallREST(g.untracked)
 	return resources, err
+}
+
+// knownCreater makes field management take every object for an old one without a record, which
+// it leaves alone. Only server-side apply depends on the difference, and never comes this way.
+type knownCreater struct{ runtime.ObjectCreater }
+
+// New implements runtime.ObjectCreater.
+func (c knownCreater) New(kind schema.GroupVersionKind) (runtime.Object, error) {
+	obj, err := c.ObjectCreater.New(kind)
+	if err == nil {
+		if o, err := meta.Accessor(obj); err == nil {
+			o.SetUID("unrecorded")
+		}
+	}
+	return obj, err
+}
+
+// dispatch answers a request for a built-in group.
+func (g *apiGroups) dispatch(w http.ResponseWriter, r *http.Request) {
+	if untracked(r) {
+		g.untracked.Dispatch(w, r.WithContext(objects.Untracked(r.Context())))
+		return
+	}
+	g.container.Dispatch(w, r)
 }
 
 // owns tells whether a path belongs to a built-in group.

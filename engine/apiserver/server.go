@@ -185,7 +185,7 @@ func newSerializer() serializer.CodecFactory {
 // route sends an authorized request to what serves its path.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	if s.groups.owns(r.URL.Path) {
-		s.groups.container.Dispatch(w, r)
+		s.groups.dispatch(w, r)
 		return
 	}
 	s.mux.ServeHTTP(w, r)

@@ -277,10 +277,15 @@ func (s *Storage) update(ctx context.Context, key string, current *store.Entry, 
 			responseMeta.TTL = int64(time.Until(current.Expires).Seconds())
 		}
 	}
+	restore := func(runtime.Object) {}
+	if untracked(ctx) {
+		restore = hideManagedFields(existing)
+	}
 	updated, ttl, err := tryUpdate(existing, responseMeta)
 	if err != nil {
 		return nil, false, err
 	}
+	restore(updated)
 	if err := s.versioner.PrepareObjectForStorage(updated); err != nil {
 		return nil, false, fmt.Errorf("prepare %s for storage: %w", key, err)
 	}
@@ -300,6 +305,31 @@ func (s *Storage) update(ctx context.Context, key string, current *store.Entry, 
 		return nil, false, s.writeError(err)
 	}
 	return next, true, nil
+}
+
+type untrackedKey struct{}
+
+// Untracked marks a write that leaves the record of who owns which field as it is. The caller's
+// object need not carry the record.
+func Untracked(ctx context.Context) context.Context {
+	return context.WithValue(ctx, untrackedKey{}, true)
+}
+
+func untracked(ctx context.Context) bool { return ctx.Value(untrackedKey{}) != nil }
+
+// hideManagedFields takes the record off an object and answers how to put it on another.
+func hideManagedFields(obj runtime.Object) func(runtime.Object) {
+	o, err := meta.Accessor(obj)
+	if err != nil {
+		return func(runtime.Object) {}
+	}
+	record := o.GetManagedFields()
+	o.SetManagedFields(nil)
+	return func(obj runtime.Object) {
+		if o, err := meta.Accessor(obj); err == nil {
+			o.SetManagedFields(record)
+		}
+	}
 }
 
 // writeError turns the store's refusals into what API clients understand.
