@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -37,7 +38,11 @@ func newDownCommand(g *globals) *cobra.Command {
 			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			if all {
-				return downAll(ctx, g)
+				if err := downAll(ctx, g); err != nil {
+					return err
+				}
+				fmt.Fprintf(c.OutOrStdout(), "stopped everything; the data stays in %s, and `gantry serve` brings it all back\n", g.dir())
+				return nil
 			}
 			if name == "" {
 				application, err := app.Load(ctx, args[0], app.Options{Env: os.Environ()})
