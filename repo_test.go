@@ -213,6 +213,24 @@ func TestTextsDoNotNameAMachine(t *testing.T) {
 	}
 }
 
+func TestLinksBetweenDocumentsLead(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:\s]+)(#[^)]*)?\)`) // a colon means another site
+	for _, name := range tracked(t) {
+		if !strings.HasSuffix(name, ".md") {
+			continue
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue // deleted but not yet committed
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(name), m[1])); err != nil {
+				t.Errorf("%s links to %s, which does not exist", name, m[1])
+			}
+		}
+	}
+}
+
 func TestEveryServiceHasTheSameShape(t *testing.T) {
 	dirs, err := filepath.Glob("services/*")
 	if err != nil {
