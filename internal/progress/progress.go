@@ -1,6 +1,6 @@
 // Package progress shows people what is going on: on a terminal one line per
-// task, redrawn in place with a bar or a spinner; anywhere else one plain line
-// per change, which reads well in a log.
+// task, redrawn in place with a bar or a spinner; anywhere else plain lines as
+// tasks change, few enough to read well in a log.
 //
 // A Display is safe for concurrent use. Callers must Close it before they write
 // to the same terminal by other means. Any command may import this package.
@@ -23,6 +23,9 @@ const (
 	nameWidth      = 26
 	barWidth       = 20
 	defaultWidth   = 80
+	// plainInterval is the least time between two plain lines of one task; its
+	// end is always written.
+	plainInterval = 2 * time.Second
 )
 
 type state int
@@ -36,7 +39,8 @@ const (
 // Display shows a set of tasks.
 type Display struct {
 	out   io.Writer
-	width func() int // columns, 0 when out is not a terminal
+	width func() int // columns; nil when out is not a terminal
+	now   func() time.Time
 
 	mu    sync.Mutex // guards all below and the tasks' fields
 	tasks []*Task
@@ -56,6 +60,7 @@ type Task struct {
 	state   state
 	start   time.Time
 	took    time.Duration
+	written time.Time // of the last plain line
 }
 
 // New shows progress on f: in place when f is a terminal, else as plain lines.
@@ -63,7 +68,7 @@ func New(f *os.File) *Display {
 	if !term.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
 		return Plain(f)
 	}
-	d := &Display{out: f, stop: make(chan struct{}), width: func() int {
+	d := &Display{out: f, now: time.Now, stop: make(chan struct{}), width: func() int {
 		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
 			return w
 		}
@@ -74,14 +79,14 @@ func New(f *os.File) *Display {
 	return d
 }
 
-// Plain writes a line for every change of a task's status.
-func Plain(w io.Writer) *Display { return &Display{out: w} }
+// Plain writes lines as tasks change.
+func Plain(w io.Writer) *Display { return &Display{out: w, now: time.Now} }
 
 // Task adds a line.
 func (d *Display) Task(name string) *Task {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	t := &Task{display: d, name: name, start: time.Now()}
+	t := &Task{display: d, name: name, start: d.now()}
 	d.tasks = append(d.tasks, t)
 	return t
 }
@@ -136,9 +141,10 @@ func (t *Task) set(s state, status string) {
 	}
 	t.state, t.status = s, status
 	if s != running {
-		t.took = time.Since(t.start)
+		t.took = d.now().Sub(t.start)
 	}
-	if d.width == nil {
+	if d.width == nil && (s != running || d.now().Sub(t.written) >= plainInterval) {
+		t.written = d.now()
 		fmt.Fprintln(d.out, t.plain())
 	}
 }
@@ -216,7 +222,7 @@ const (
 
 func (t *Task) line(frame, width int) string {
 	spinner := []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
-	mark, colour, took := string(spinner[frame%len(spinner)]), cyan, time.Since(t.start)
+	mark, colour, took := string(spinner[frame%len(spinner)]), cyan, t.display.now().Sub(t.start)
 	switch t.state {
 	case done:
 		mark, colour, took = "✔", green, t.took

@@ -8,13 +8,17 @@ import (
 	"unicode/utf8"
 )
 
-func TestPlainWritesOneLinePerChange(t *testing.T) {
+func TestPlainWritesChangesThatLastAndAlwaysTheEnd(t *testing.T) {
 	var out bytes.Buffer
 	d := Plain(&out)
+	now := time.Now()
+	d.now = func() time.Time { return now }
 	task := d.Task("image web")
 	task.Update("step 1/2")
 	task.Update("step 1/2")
+	task.Update("a step so short that nobody needs to read of it")
 	task.Count(1, 2)
+	now = now.Add(plainInterval)
 	task.Update("step 2/2")
 	d.Printf("note: %s", "hello")
 	task.Fail("exit status 1\nsecond line")
@@ -28,7 +32,7 @@ func TestPlainWritesOneLinePerChange(t *testing.T) {
 
 func TestATerminalIsRedrawnInPlaceAndKeepsItsLastState(t *testing.T) {
 	var out bytes.Buffer
-	d := &Display{out: &out, width: func() int { return 80 }}
+	d := &Display{out: &out, now: time.Now, width: func() int { return 80 }}
 	web, db := d.Task("web"), d.Task("db")
 	web.Count(1, 2)
 	web.Update("starting")
@@ -46,7 +50,7 @@ func TestATerminalIsRedrawnInPlaceAndKeepsItsLastState(t *testing.T) {
 }
 
 func TestALineNeverWraps(t *testing.T) {
-	task := &Task{name: strings.Repeat("n", 60), status: strings.Repeat("s", 200), start: time.Now()}
+	task := &Task{display: &Display{now: time.Now}, name: strings.Repeat("n", 60), status: strings.Repeat("s", 200), start: time.Now()}
 	line := task.line(0, 80)
 	for _, code := range []string{reset, green, red, cyan, faint} {
 		line = strings.ReplaceAll(line, code, "")
