@@ -51,7 +51,14 @@ func (s *Server) adopt() error {
 }
 
 func (c *container) adoptRunning(r record) {
-	exit := make(chan int, 1)
+	c.state.PID, c.state.StartedAt, c.record = r.PID, r.StartedAt, r
+	if r.Boot != bootID() {
+		c.lost = "the machine was restarted while the container ran"
+		c.record.Leftover = ""
+		c.finish(exitUnknown)
+		return
+	}
+	c.lost = "the shim was killed while the container ran"
 	c.server.logf("container %s: taking over process %d", c.id, r.PID)
 	c.log = openLog(r.LogPath)
 	c.mu.Lock()
@@ -63,10 +70,10 @@ func (c *container) adoptRunning(r record) {
 		if err == nil {
 			unix.Close(pidfd)
 		}
-		c.state.PID, c.state.StartedAt, c.record = r.PID, r.StartedAt, r
 		go c.finish(exitUnknown)
 		return
 	}
+	exit := make(chan int, 1)
 	go func() { exit <- waitForeign(os.NewFile(uintptr(pidfd), "pidfd")) }()
 	c.running(r, exit)
 }

@@ -42,6 +42,7 @@ type container struct {
 	ended   []string   // streams at their end
 	sinks   map[*sink]struct{}
 	oom     *oomWatch // or nil
+	lost    string    // why the exit code may be unknown
 }
 
 func (s *Server) newContainer(id string) *container {
@@ -96,7 +97,7 @@ func (c *container) finish(code int) {
 	state.ExitCode = code
 	if code == exitUnknown {
 		state.ExitCode = 255
-		state.Message = "the exit code was lost: the shim was killed while the container ran"
+		state.Message = "the exit code was lost: " + c.lost
 	}
 	state.OOMKilled = state.OOMKilled || oomKills(c.record.OOMFile) > 0
 	if err := writeJSON(filepath.Join(c.dir, exitFile), state); err != nil {

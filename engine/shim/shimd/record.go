@@ -30,6 +30,7 @@ type record struct {
 	// StartTicks is the kernel's start time of PID, which tells the process
 	// from a later one with the same number.
 	StartTicks uint64    `json:"startTicks"`
+	Boot       string    `json:"boot"` // the kernel's id of the boot it was started in
 	StartedAt  time.Time `json:"startedAt"`
 	LogPath    string    `json:"logPath,omitempty"`
 	Terminal   bool      `json:"terminal,omitempty"`
@@ -113,6 +114,12 @@ func startTicks(pid int) uint64 {
 	}
 	ticks, _ := strconv.ParseUint(fields[19], 10, 64)
 	return ticks
+}
+
+// bootID identifies this run of the kernel.
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
 }
 
 // validID reports whether id can be the name of a directory and of a container.

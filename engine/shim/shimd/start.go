@@ -68,6 +68,7 @@ func (c *container) start(conn *net.UnixConn, req *protocol.Request) error {
 	r := record{
 		PID:        pid,
 		StartTicks: startTicks(pid),
+		Boot:       bootID(),
 		StartedAt:  time.Now().UTC(),
 		LogPath:    req.Start.LogPath,
 		Terminal:   req.Start.Console != "",
