@@ -84,9 +84,22 @@ func TestDebianIsTheSameFromTheSamePackages(t *testing.T) {
 	testenv.LongRunning(t)
 	testenv.NeedRoot(t)
 	testenv.NeedProgram(t, "debootstrap", "debootstrap")
-	opt := DebianOptions{Tag: newRegistry(t) + "/base/debian:12", Suite: "bookworm", WorkDir: t.TempDir()}
+	host := newRegistry(t)
+	opt := DebianOptions{Tag: host + "/base/debian:12", Suite: "bookworm", WorkDir: t.TempDir()}
+	other := opt
+	other.Tag, other.WorkDir = host+"/base/again:12", t.TempDir()
+	type made struct {
+		*Result
+		err error
+	}
+	again := make(chan made, 1)
+	go func() {
+		r, err := Debian(context.Background(), other)
+		again <- made{r, err}
+	}()
 	began := time.Now()
 	first, err := Debian(context.Background(), opt)
+	second := <-again
 	if err != nil && strings.Contains(err.Error(), "debootstrap") && os.Getenv("CI") != "true" {
 		t.Skipf("no Debian mirror can be reached: %v", err)
 	}
@@ -108,9 +121,7 @@ func TestDebianIsTheSameFromTheSamePackages(t *testing.T) {
 	if first.Packages < 70 || !strings.Contains(files["etc/apt/sources.list.d/debian.sources"], "bookworm") {
 		t.Errorf("%d packages, sources %q", first.Packages, files["etc/apt/sources.list.d/debian.sources"])
 	}
-	opt.Refresh = true
-	second, err := Debian(context.Background(), opt)
-	must(t, err)
+	must(t, second.err)
 	if first.Digest != second.Digest {
 		t.Errorf("two runs differ:%s", difference(files, contents(t, second.Ref)))
 	}
