@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -85,6 +86,9 @@ func up(ctx context.Context, g *globals, path string, load app.Options, deploy a
 	deploy.Display = progress.New(os.Stderr)
 	result, err := app.Deploy(ctx, cfg, application, deploy)
 	deploy.Display.Close()
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return hint.Wrap(errors.New("interrupted"), "what was deployed so far stays: run the command again to finish, or `gantry down %s`", path)
+	}
 	if err != nil {
 		return err
 	}

@@ -55,8 +55,11 @@ func Deploy(ctx context.Context, cfg *rest.Config, app *Application, opt DeployO
 	if err := d.run(ctx); err != nil {
 		return nil, err
 	}
-	d.result.URLs, err = c.urls(ctx, app.Namespace)
-	return d.result, err
+	if d.result.URLs, err = c.urls(ctx, app.Namespace); err != nil {
+		return nil, err
+	}
+	c.awaitRoutes(ctx, d.result.URLs)
+	return d.result, nil
 }
 
 // deployment is one run of Deploy.

@@ -48,7 +48,7 @@ func (w *waiter) wait(ctx context.Context, objects []*Object, want func(*Object)
 		for _, o := range pending {
 			now, err := w.look(ctx, o)
 			if err != nil {
-				return w.explain(ctx, still, last, err)
+				return w.explain(ctx, pending, last, err)
 			}
 			last[o] = now
 			if now.failed == "" && now.reached < want(o) && now.judge {
