@@ -10,7 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 // cpu is the CPU time this process has used.
@@ -44,57 +44,50 @@ func benchPod(i int) *corev1.Pod {
 	}
 }
 
-// benchClient answers a client of the in-process transport, as a component has it.
-func benchClient(b *testing.B) kubernetes.Interface {
-	b.Helper()
+// BenchmarkWrites compares a component's writes with those of a client on the network, which
+// are recorded in managedFields and pass TLS and HTTP/2 besides. Both speak protobuf.
+func BenchmarkWrites(b *testing.B) {
 	in := start(b, b.TempDir(), nil)
-	c := kubernetes.NewForConfigOrDie(in.ClientConfig("system:serviceaccount:kube-system:replicaset-controller", "system:serviceaccounts", "system:masters"))
-	_, err := c.CoreV1().ServiceAccounts("default").Create(context.Background(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return c
-}
-
-func BenchmarkInProcess(b *testing.B) {
-	ctx := context.Background()
-	c := benchClient(b)
-	pods := c.CoreV1().Pods("default")
+	overNetwork := rest.CopyConfig(in.admin)
+	overNetwork.ContentType, overNetwork.QPS = "application/vnd.kubernetes.protobuf", -1
+	overNetwork.AcceptContentTypes = overNetwork.ContentType
+	component := in.ClientConfig("system:serviceaccount:kube-system:replicaset-controller", "system:serviceaccounts", "system:masters")
+	addAccount(b, client(b, in.admin))
 	n := 0
-	create := func(int) {
-		n++
-		if _, err := pods.Create(ctx, benchPod(n), metav1.CreateOptions{}); err != nil {
+	for _, way := range []struct {
+		name string
+		cfg  *rest.Config
+	}{{"InProcess", component}, {"Network", overNetwork}} {
+		ctx := context.Background()
+		pods := client(b, way.cfg).CoreV1().Pods("default")
+		b.Run(way.name+"/CreatePod", func(b *testing.B) {
+			perOp(b, func(int) {
+				n++
+				if _, err := pods.Create(ctx, benchPod(n), metav1.CreateOptions{}); err != nil {
+					b.Fatal(err)
+				}
+			})
+		})
+		p, err := pods.Get(ctx, benchPod(n).Name, metav1.GetOptions{})
+		if err != nil {
 			b.Fatal(err)
 		}
+		b.Run(way.name+"/GetPod", func(b *testing.B) {
+			perOp(b, func(int) {
+				if _, err := pods.Get(ctx, p.Name, metav1.GetOptions{}); err != nil {
+					b.Fatal(err)
+				}
+			})
+		})
+		b.Run(way.name+"/UpdatePodStatus", func(b *testing.B) {
+			perOp(b, func(i int) {
+				p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, Message: fmt.Sprint(i, time.Now().UnixNano())}}
+				if p, err = pods.UpdateStatus(ctx, p, metav1.UpdateOptions{}); err != nil {
+					b.Fatal(err)
+				}
+			})
+		})
 	}
-	create(0) // the first write loads the schemas
-	b.Run("CreatePod", func(b *testing.B) { perOp(b, create) })
-	p, err := pods.Get(ctx, "web-000001", metav1.GetOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Run("GetPod", func(b *testing.B) {
-		perOp(b, func(int) {
-			if _, err := pods.Get(ctx, p.Name, metav1.GetOptions{}); err != nil {
-				b.Fatal(err)
-			}
-		})
-	})
-	b.Run("UpdatePodStatus", func(b *testing.B) {
-		perOp(b, func(i int) {
-			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, Message: fmt.Sprint(i, time.Now().UnixNano())}}
-			if p, err = pods.UpdateStatus(ctx, p, metav1.UpdateOptions{}); err != nil {
-				b.Fatal(err)
-			}
-		})
-	})
-	b.Run("List", func(b *testing.B) {
-		perOp(b, func(int) {
-			if _, err := pods.List(ctx, metav1.ListOptions{Limit: 50}); err != nil {
-				b.Fatal(err)
-			}
-		})
-	})
 }
 
 // BenchmarkIdle reports what a server holds that has just started.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"time"
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -70,21 +71,23 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if s.ca, err = pki.Open(filepath.Join(cfg.DataDir, "pki"), nil); err != nil {
 		return nil, err
 	}
-	if err := s.listen(ctx); err != nil {
-		return nil, err
-	}
-	if err := s.assemble(ctx); err != nil {
-		s.close()
-		return nil, err
-	}
-	for _, step := range []func(context.Context) error{s.startInformers, s.crds.start, s.bootstrap} {
-		if err := step(ctx); err != nil {
+	for _, step := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"listen", s.listen}, {"assemble", s.assemble}, {"informers", s.startInformers}, {"definitions", s.startDefinitions}, {"bootstrap", s.bootstrap},
+	} {
+		begin := time.Now()
+		if err := step.run(ctx); err != nil {
 			s.close()
 			return nil, err
 		}
+		cfg.Logger.Debug("API server", "step", step.name, "took", time.Since(begin))
 	}
 	return s, nil
 }
+
+func (s *Server) startDefinitions(ctx context.Context) error { return s.crds.start(ctx) }
 
 // assemble builds the API from storage to filters.
 func (s *Server) assemble(ctx context.Context) error {
