@@ -83,12 +83,7 @@ func startControllers(ctx context.Context, in *server) error {
 		return err
 	}
 	in.background("controllers", c.Run)
-	select {
-	case <-c.Ready():
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return waitReady(ctx, c.Ready())
 }
 
 func startNode(ctx context.Context, in *server) error {
@@ -109,7 +104,16 @@ func startNode(ctx context.Context, in *server) error {
 		return err
 	}
 	in.background("node", n.Run)
-	return nil
+	return waitReady(ctx, n.Ready())
+}
+
+func waitReady(ctx context.Context, ready <-chan struct{}) error {
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // nodeSocket is where the node agent answers the API server.

@@ -32,6 +32,11 @@ func startRegistry(ctx context.Context, in *server) error {
 	}
 	in.registryAddr = l.Addr().String()
 	in.serveHTTP("registry", l, r)
+	cluster, err := kubernetes.NewForConfig(in.api.ClientConfig("system:gantry:registry"))
+	if err != nil {
+		return err
+	}
+	in.background("registry collection", func(ctx context.Context) error { return r.KeepTidy(ctx, cluster) })
 	return nil
 }
 
