@@ -251,38 +251,63 @@ func TestEveryServiceHasTheSameShape(t *testing.T) {
 	}
 }
 
-// dependencies is where each module that we require ourselves has its reason.
+// dependencies is where each module that our code imports has its reason.
 const dependencies = "docs/dependencies.md"
 
 func TestEveryDependencyHasAReason(t *testing.T) {
-	text, err := os.ReadFile("go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var required []string
-	for _, line := range strings.Split(string(text), "\n") {
-		if m := regexp.MustCompile(`^(?:require )?\s*(\S+\.\S+/\S+) v\S+$`).FindStringSubmatch(line); m != nil {
-			required = append(required, m[1])
+	imported := map[string]string{} // module to a file that imports it
+	modules := requiredModules(t)
+	for _, file := range goFiles(t) {
+		if strings.HasPrefix(file.name, "examples/shop/") {
+			continue // a module of its own, as an application would be
+		}
+		for _, spec := range file.syntax.Imports {
+			if m := moduleOf(importPath(spec), modules); m != "" {
+				imported[m] = file.name
+			}
 		}
 	}
 	doc, err := os.ReadFile(dependencies)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var explained []string
+	explained := map[string]bool{}
 	for _, m := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\| \\S").FindAllStringSubmatch(string(doc), -1) {
-		explained = append(explained, m[1])
-	}
-	for _, m := range required {
-		if !slices.Contains(explained, m) {
-			t.Errorf("%s is a new dependency: say in %s what it is for", m, dependencies)
+		explained[m[1]] = true
+		if imported[m[1]] == "" {
+			t.Errorf("nothing imports %s any more: remove it from %s", m[1], dependencies)
 		}
 	}
-	for _, m := range explained {
-		if !slices.Contains(required, m) {
-			t.Errorf("%s is no longer a direct dependency: remove it from %s", m, dependencies)
+	for m, file := range imported {
+		if !explained[m] {
+			t.Errorf("%s is a new dependency of %s: say in %s what it is for", m, file, dependencies)
 		}
 	}
+}
+
+// requiredModules lists the modules that go.mod requires, directly or not.
+func requiredModules(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var modules []string
+	for _, m := range regexp.MustCompile(`(?m)^(?:require )?\s*(\S+\.\S+) v\S+`).FindAllStringSubmatch(string(text), -1) {
+		modules = append(modules, m[1])
+	}
+	return modules
+}
+
+// moduleOf returns the module that holds a package, or "" for our own and the
+// standard library's.
+func moduleOf(pkg string, modules []string) (best string) {
+	for _, m := range modules {
+		if (pkg == m || strings.HasPrefix(pkg, m+"/")) && len(m) > len(best) {
+			best = m
+		}
+	}
+	return best
 }
 
 // source is one Go file of the repository.
