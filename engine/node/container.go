@@ -90,8 +90,6 @@ func (b *build) container(ctx context.Context) (*runtime.Container, error) {
 		Namespaces:     b.target(),
 		Security:       sec,
 		Resources:      containerResources(b.pod, b.c, b.n.host.MemoryBytes),
-		CgroupParent:   cgroupParent(b.pod),
-		PodResources:   podResources(b.pod),
 		LogPath:        b.n.paths.log(b.pod, b.c.Name, b.attempt),
 		Stdin:          b.c.Stdin,
 		StdinOnce:      b.c.StdinOnce,

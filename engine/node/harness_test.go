@@ -34,6 +34,7 @@ type fakeDriver struct {
 	behave     map[string]behaviour // by container name
 	starts     []string             // container names in order of start
 	signals    []string             // "name:signal" in order
+	updates    []runtime.Resources
 	startErr   error
 }
 
@@ -144,9 +145,21 @@ func (d *fakeDriver) Exec(ctx context.Context, id string, e runtime.Exec, s runt
 	return 0, nil
 }
 
-func (d *fakeDriver) Attach(context.Context, string, runtime.Streams) error   { return nil }
-func (d *fakeDriver) ReopenLog(context.Context, string) error                 { return nil }
-func (d *fakeDriver) Update(context.Context, string, runtime.Resources) error { return nil }
+func (d *fakeDriver) Attach(context.Context, string, runtime.Streams) error { return nil }
+func (d *fakeDriver) ReopenLog(context.Context, string) error               { return nil }
+func (d *fakeDriver) Update(_ context.Context, _ string, r runtime.Resources) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.updates = append(d.updates, r)
+	return nil
+}
+
+func (d *fakeDriver) updated() []runtime.Resources {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]runtime.Resources(nil), d.updates...)
+}
+
 func (d *fakeDriver) Stats(context.Context, string) (runtime.Stats, error) {
 	return runtime.Stats{}, nil
 }

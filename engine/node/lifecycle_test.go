@@ -9,6 +9,8 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func TestPodBecomesReadyAndLeavesNothingWhenDeleted(t *testing.T) {
@@ -243,6 +245,40 @@ func TestFailingLivenessProbeRestartsTheContainer(t *testing.T) {
 		cs := r.pod("web").Status.ContainerStatuses[0]
 		if cs.RestartCount != 1 || cs.State.Running == nil {
 			t.Errorf("not restarted: %+v", cs)
+		}
+	})
+}
+
+func TestResizeChangesLimitsWithoutRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limits := func(cpu string) v1.ResourceRequirements {
+			return v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu)}}
+		}
+		r := newRig(t, aPod("web", v1.Container{Name: "a", Resources: limits("1")}))
+		defer func() { r.stop() }()
+		time.Sleep(time.Second)
+		resize := func(cpu string) {
+			p := r.pod("web").DeepCopy()
+			p.Spec.Containers[0].Resources = limits(cpu)
+			if _, err := r.client.CoreV1().Pods("default").Update(t.Context(), p, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Second)
+		}
+		resize("2")
+		if got := r.driver.updated(); len(got) != 1 || got[0].CPUQuota != 200_000 {
+			t.Errorf("limits were set to %+v", got)
+		}
+		cs := r.pod("web").Status.ContainerStatuses[0]
+		if cs.Resources.Limits.Cpu().String() != "2" || cs.RestartCount != 0 {
+			t.Errorf("status: %+v", cs)
+		}
+		r.stop() // the successor resizes what changed meanwhile, and nothing else
+		r.start()
+		time.Sleep(time.Second)
+		resize("3")
+		if got := r.driver.updated(); len(got) != 2 || len(r.driver.started()) != 1 {
+			t.Errorf("%d updates, starts %v", len(got), r.driver.started())
 		}
 	})
 }

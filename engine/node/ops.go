@@ -220,13 +220,13 @@ func (w *worker) started(b *build, st runtime.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	cv := w.v.Containers[b.c.Name]
-	cv.Create = createView{}
+	cv.Create, cv.Resize = createView{}, attempt{}
 	cv.Kill = ""
 	cv.StartupPassed = b.c.StartupProbe == nil
 	cv.Ready = b.c.ReadinessProbe == nil
 	i := &instance{
 		ID: b.id, Attempt: b.attempt, Sandbox: b.sandbox.ID, Image: b.c.Image, ImageID: b.image.RepoDigest(),
-		Running: true, StartedAt: st.StartedAt,
+		Running: true, StartedAt: st.StartedAt, Resources: b.c.Resources,
 	}
 	if i.StartedAt.IsZero() {
 		i.StartedAt = time.Now()
@@ -242,6 +242,31 @@ func (w *worker) started(b *build, st runtime.State) {
 		w.exited(early)
 	}
 	w.wake()
+}
+
+// doResize gives a running container the limits that the pod has now.
+func (w *worker) doResize(name string) {
+	w.mu.Lock()
+	pod, c, cv := w.pod, w.container(name), w.v.Containers[name]
+	if c == nil || !cv.running() {
+		w.mu.Unlock()
+		return
+	}
+	run := cv.Last
+	w.mu.Unlock()
+	err := w.n.cfg.Driver.Update(w.runCtx, run.ID, containerResources(pod, c, w.n.host.MemoryBytes))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		if w.runCtx.Err() == nil && run.Running {
+			cv.Resize.failed(err, time.Now(), restartDelayBase, restartDelayMax)
+			w.n.event(pod, name, v1.EventTypeWarning, events.ResizeError, "Error resizing container %s: %v", name, err)
+		}
+		return
+	}
+	cv.Resize = attempt{}
+	run.Resources = c.Resources
+	w.n.event(pod, name, v1.EventTypeNormal, events.ResizeCompleted, "Container %s resized", name)
 }
 
 // noteRun makes i the latest run and drops the run before the previous one.

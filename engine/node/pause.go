@@ -45,8 +45,6 @@ func (n *Node) startPause(ctx context.Context, pod *v1.Pod, s *sandbox) error {
 		Namespaces:     ns,
 		Security:       runtime.Security{DropCapabilities: []string{"ALL"}},
 		Resources:      runtime.Resources{CPUShares: minShares},
-		CgroupParent:   cgroupParent(pod),
-		PodResources:   podResources(pod),
 	})
 	if err != nil {
 		return fmt.Errorf("start pause process: %w", err)

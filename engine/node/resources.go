@@ -2,13 +2,10 @@ package node
 
 import (
 	"strconv"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
-	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/kubernetes/pkg/api/v1/resource"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper"
-	qoshelper "k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 	"k8s.io/kubernetes/pkg/kubelet/qos"
 
 	"github.com/gantryhq/gantry/engine/node/runtime"
@@ -20,8 +17,8 @@ const (
 	minShares = 2
 	maxShares = 1 << 18
 
-	// podPidsLimit stops a fork bomb long before it takes the machine's pids.
-	podPidsLimit = 16384
+	// pidsLimit stops a fork bomb long before it takes the machine's pids.
+	pidsLimit = 16384
 )
 
 func cpuShares(milli int64) uint64 {
@@ -35,16 +32,34 @@ func cpuQuota(milli int64) int64 {
 	return max(milli*cpuPeriod/1000, minQuota)
 }
 
-// containerResources are the container's own limits, as the kubelet computes them.
+// containerResources are the container's limits, as the kubelet computes them.
+// There is no cgroup of the pod: containers compete by their own requests, which
+// gives every pod the sum of its, and nothing has to keep the weights of parents
+// up to date. A limit of the pod bounds each container that has none of its own.
 func containerResources(pod *v1.Pod, c *v1.Container, memoryCapacity int64) runtime.Resources {
+	var whole v1.ResourceRequirements
+	if pod.Spec.Resources != nil {
+		whole = *pod.Spec.Resources
+	}
 	request, limit := c.Resources.Requests.Cpu().MilliValue(), c.Resources.Limits.Cpu().MilliValue()
+	if limit == 0 {
+		limit = whole.Limits.Cpu().MilliValue()
+	}
+	memory := c.Resources.Limits.Memory().Value()
+	if memory == 0 {
+		memory = whole.Limits.Memory().Value()
+	}
 	if _, ok := c.Resources.Requests[v1.ResourceCPU]; !ok {
-		request = limit
+		request = c.Resources.Limits.Cpu().MilliValue()
+	}
+	if request == 0 {
+		request = whole.Requests.Cpu().MilliValue() / int64(max(len(pod.Spec.Containers), 1))
 	}
 	r := runtime.Resources{
 		CPUShares:   cpuShares(request),
 		CPUQuota:    cpuQuota(limit),
-		MemoryLimit: c.Resources.Limits.Memory().Value(),
+		MemoryLimit: memory,
+		PidsLimit:   pidsLimit,
 		OOMScoreAdj: qos.GetContainerOOMScoreAdjust(pod, c, memoryCapacity),
 	}
 	if r.CPUQuota != 0 {
@@ -75,41 +90,4 @@ func hugePageName(bytes int64) string {
 		i++
 	}
 	return strconv.FormatInt(bytes, 10) + units[i]
-}
-
-// podResources are the limits of the pod's cgroup: what all containers together
-// may use when every one of them has a limit.
-func podResources(pod *v1.Pod) *runtime.Resources {
-	cpuLimited, memoryLimited := true, true
-	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
-	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{
-		ContainerFn: func(res v1.ResourceList, _ resourcehelper.ContainerType) {
-			cpuLimited = cpuLimited && !res.Cpu().IsZero()
-			memoryLimited = memoryLimited && !res.Memory().IsZero()
-		},
-	})
-	if res := pod.Spec.Resources; res != nil {
-		cpuLimited = cpuLimited || !res.Limits.Cpu().IsZero()
-		memoryLimited = memoryLimited || !res.Limits.Memory().IsZero()
-	}
-	r := &runtime.Resources{CPUShares: minShares, PidsLimit: podPidsLimit}
-	if qoshelper.GetPodQOS(pod) == v1.PodQOSBestEffort {
-		return r
-	}
-	r.CPUShares = cpuShares(requests.Cpu().MilliValue())
-	if cpuLimited {
-		if r.CPUQuota = cpuQuota(limits.Cpu().MilliValue()); r.CPUQuota != 0 {
-			r.CPUPeriod = cpuPeriod
-		}
-	}
-	if memoryLimited {
-		r.MemoryLimit = limits.Memory().Value()
-	}
-	return r
-}
-
-// cgroupParent is flat: pods compete by their own requests, so nothing has to
-// keep the weights of QoS levels up to date as the kubelet does.
-func cgroupParent(pod *v1.Pod) string {
-	return "pod" + strings.ReplaceAll(string(pod.UID), "/", "_")
 }

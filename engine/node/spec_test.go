@@ -169,15 +169,9 @@ func TestResourcesBecomeCgroupValues(t *testing.T) {
 	if r = containerResources(pod, &pod.Spec.Containers[1], 8<<30); r.CPUShares != 2 || r.CPUQuota != 0 || r.MemoryLimit != 0 {
 		t.Errorf("container without resources: %+v", r)
 	}
-	if p := podResources(pod); p.CPUShares != 256 || p.CPUQuota != 0 || p.MemoryLimit != 0 {
-		t.Errorf("pod with one unlimited container: %+v", p)
-	}
-	pod.Spec.Containers = pod.Spec.Containers[:1]
-	if p := podResources(pod); p.CPUQuota != 150000 || p.MemoryLimit != 64<<20 {
-		t.Errorf("pod with limits throughout: %+v", p)
-	}
-	if p := podResources(aPod("x", v1.Container{Name: "a"})); p.CPUShares != minShares {
-		t.Errorf("best effort pod: %+v", p)
+	pod.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceMemory: resource.MustParse("1Gi")}}
+	if r = containerResources(pod, &pod.Spec.Containers[1], 8<<30); r.MemoryLimit != 1<<30 {
+		t.Errorf("container without limits in a pod with one: %+v", r)
 	}
 }
 

@@ -123,8 +123,8 @@ func (st statuses) of(c *v1.Container, olds []v1.ContainerStatus) v1.ContainerSt
 	}
 	s.Started = &started
 	if s.State.Running != nil {
-		s.Resources = c.Resources.DeepCopy()
-		s.AllocatedResources = c.Resources.Requests.DeepCopy()
+		s.Resources = cv.Last.Resources.DeepCopy()
+		s.AllocatedResources = cv.Last.Resources.Requests.DeepCopy()
 	}
 	return s
 }

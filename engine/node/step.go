@@ -4,6 +4,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 )
 
@@ -14,6 +15,7 @@ const (
 	stepVolumes  stepKind = "volumes"  // set up all volumes
 	stepPull     stepKind = "pull"     // make the container's image present
 	stepStart    stepKind = "start"    // create and start the container, run postStart
+	stepResize   stepKind = "resize"   // change a running container's limits
 	stepKill     stepKind = "kill"     // preStop, stop signal, kill after the grace period
 	stepTeardown stepKind = "teardown" // remove containers, volumes, sandbox
 	stepDelete   stepKind = "delete"   // delete the API object
@@ -23,7 +25,7 @@ const (
 // step is one thing to do next. Steps of one plan are independent of each other.
 type step struct {
 	Kind      stepKind
-	Container string // pull, start, kill
+	Container string // pull, start, resize, kill
 	Reason    string // kill: why, as the event says it
 	Grace     time.Duration
 }
@@ -93,6 +95,7 @@ func (p *planner) run() {
 		return
 	}
 	p.killUnwanted()
+	p.resize()
 	if p.starting() || !p.runInit() {
 		return
 	}
@@ -149,6 +152,35 @@ func (p *planner) killUnwanted() {
 			p.add(step{Kind: stepKill, Container: c.Name, Reason: cv.Kill, Grace: grace})
 		}
 	}
+}
+
+// resize changes the limits of running containers to what the pod wants now.
+func (p *planner) resize() {
+	for c := range containersOf(p.pod) {
+		cv := p.v.Containers[c.Name]
+		if !cv.running() || cv.Kill != "" || equality.Semantic.DeepEqual(cv.Last.Resources, c.Resources) {
+			continue
+		}
+		if resizeRestarts(c, &cv.Last.Resources) {
+			reason := "Container " + c.Name + " resize requires restart"
+			p.add(step{Kind: stepKill, Container: c.Name, Reason: reason, Grace: specGrace(p.pod)})
+		} else {
+			p.due(step{Kind: stepResize, Container: c.Name}, cv.Resize.RetryAt)
+		}
+	}
+}
+
+// resizeRestarts reports whether the container wants to be restarted when a
+// resource changes that has.
+func resizeRestarts(c *v1.Container, have *v1.ResourceRequirements) bool {
+	for _, rp := range c.ResizePolicy {
+		limit, was := c.Resources.Limits[rp.ResourceName], have.Limits[rp.ResourceName]
+		request, asked := c.Resources.Requests[rp.ResourceName], have.Requests[rp.ResourceName]
+		if rp.RestartPolicy == v1.RestartContainer && (!limit.Equal(was) || !request.Equal(asked)) {
+			return true
+		}
+	}
+	return false
 }
 
 // starting reports whether a container is being started: containers start one

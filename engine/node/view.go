@@ -2,6 +2,8 @@ package node
 
 import (
 	"time"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // view is everything a worker knows about its pod besides the specification.
@@ -69,6 +71,7 @@ type containerView struct {
 	Previous *instance // the finished run before Last
 	Image    imageView
 	Create   createView
+	Resize   attempt // of the running instance to the resources the pod wants
 	Restart  restartDelay
 
 	StartupPassed bool          // the startup probe succeeded, or there is none
@@ -85,6 +88,7 @@ type instance struct {
 	Image      string
 	ImageID    string
 	Running    bool
+	Resources  v1.ResourceRequirements // what it runs with
 	StartedAt  time.Time
 	FinishedAt time.Time
 	ExitCode   int

@@ -102,6 +102,9 @@ func (w *worker) adopt(found []runtime.State) {
 			continue
 		}
 		cv.Previous, cv.Last = cv.Last, w.instanceOf(st)
+		if c := w.container(st.Labels[labelContainer]); c != nil {
+			cv.Last.Resources = c.Resources // until the status says otherwise
+		}
 	}
 	for c := range containersOf(w.pod) {
 		cv := w.v.Containers[c.Name]
@@ -125,6 +128,9 @@ func (w *worker) adoptStatus(c *v1.Container, cv *containerView, old *v1.Contain
 	if cv.Last != nil {
 		if containerScheme+cv.Last.ID == old.ContainerID && cv.Last.Running {
 			cv.StartupPassed, cv.Ready = isTrue(old.Started), old.Ready
+			if old.Resources != nil {
+				cv.Last.Resources = *old.Resources
+			}
 		}
 		return
 	}
@@ -282,6 +288,8 @@ func (w *worker) begin(s step) {
 		w.start(s.key(), func() { w.doPull(s.Container) })
 	case stepStart:
 		w.start(s.key(), func() { w.doStart(s.Container) })
+	case stepResize:
+		w.start(s.key(), func() { w.doResize(s.Container) })
 	case stepKill:
 		w.kills[s.Container] = make(chan time.Duration, 1)
 		w.start(s.key(), func() { w.doKill(s) })

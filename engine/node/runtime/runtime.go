@@ -44,10 +44,9 @@ type Container struct {
 	Sysctls    map[string]string
 
 	// CgroupParent is the pod's cgroup relative to Gantry's root, e.g.
-	// "burstable/pod<uid>". The driver makes it when it is absent, gives it
-	// PodResources, and removes it together with its last container.
+	// "burstable/pod<uid>", or "". The driver makes it when it is absent and
+	// removes it together with its last container.
 	CgroupParent string
-	PodResources *Resources // limits of CgroupParent itself; nil leaves the kernel's defaults
 
 	LogPath   string // "" discards output
 	Stdin     bool
