@@ -44,11 +44,15 @@ type Entry struct {
 	sum    uint32 // checksum of the record on disk
 	codecs *codecs
 	object atomic.Pointer[any]
+	cold   atomic.Bool // nobody asked for the object since the last look
 }
 
 // Object returns the decoded value. It is shared: the caller must not change it.
 func (e *Entry) Object() (any, error) {
 	if p := e.object.Load(); p != nil {
+		if e.cold.Load() {
+			e.cold.Store(false)
+		}
 		return *p, nil
 	}
 	object, err := e.decode(e.ModRevision)
@@ -78,6 +82,14 @@ func (e *Entry) decode(revision uint64) (any, error) {
 
 // forget drops the decoded form; Object makes it again when asked.
 func (e *Entry) forget() { e.object.Store(nil) }
+
+// cool forgets the decoded form if nobody has asked for it since the last call.
+func (e *Entry) cool() {
+	if e.object.Load() != nil && e.cold.Swap(true) {
+		e.cold.Store(false)
+		e.forget()
+	}
+}
 
 func (e *Entry) size() int64 { return int64(len(e.Key) + len(e.Data)) }
 

@@ -239,9 +239,7 @@ func (s *Store) background(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-age.C:
-			s.hub.mu.Lock()
-			s.hub.trim(now)
-			s.hub.mu.Unlock()
+			s.age(now)
 			continue
 		case <-s.kick:
 			if saveAt.IsZero() {
@@ -256,6 +254,19 @@ func (s *Store) background(ctx context.Context) {
 		}
 		saveAt = s.save(ctx)
 	}
+}
+
+// age forgets old events, and the decoded form of values that nobody has
+// asked for since the last time: most objects are read when the process starts
+// and then hardly ever.
+func (s *Store) age(now time.Time) {
+	s.hub.mu.Lock()
+	s.hub.trim(now)
+	s.hub.mu.Unlock()
+	s.state.Load().tree.Ascend(func(e *Entry) bool {
+		e.cool()
+		return true
+	})
 }
 
 // save puts relaxed writes on disk and answers when to try again, or zero.

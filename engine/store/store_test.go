@@ -335,6 +335,36 @@ func TestObjectsAreStampedSharedAndDecodedOnDemand(t *testing.T) {
 	}
 }
 
+func TestObjectsThatNobodyReadsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := store.Open(filepath.Join(t.TempDir(), "state.db"), store.Options{MaxEventAge: 8 * time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		s.SetCodec("/r/", codec)
+		var entries [2]*store.Entry
+		var objects [2]any
+		for i := range entries {
+			o := &object{data: "x"}
+			if entries[i], err = s.Update(t.Context(), fmt.Sprint("/r/", i), store.Absent, store.Value{Data: []byte("x"), Object: o}); err != nil {
+				t.Fatal(err)
+			}
+			objects[i] = o
+		}
+		const read, unread = 0, 1
+		for range 8 {
+			time.Sleep(35 * time.Second) // the store looks every minute
+			if o, err := entries[read].Object(); err != nil || o != objects[read] {
+				t.Errorf("an object in use was forgotten: %v", err)
+			}
+		}
+		if o, err := entries[unread].Object(); err != nil || o == objects[unread] || o.(*object).data != "x" {
+			t.Errorf("the unread object is still the same one, or not equal to it: %v", err)
+		}
+	})
+}
+
 func TestKeysExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "state.db")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,9 +18,7 @@ type Event struct {
 	Prev *Entry
 
 	at      time.Time
-	deleted sync.Once
-	object  any
-	err     error
+	deleted atomic.Pointer[any] // Object of a deletion
 }
 
 // Object returns the decoded value after the change; for a deletion, the last
@@ -29,8 +28,24 @@ func (ev *Event) Object() (any, error) {
 	if ev.Entry != nil {
 		return ev.Entry.Object()
 	}
-	ev.deleted.Do(func() { ev.object, ev.err = ev.Prev.decode(ev.Revision) })
-	return ev.object, ev.err
+	if p := ev.deleted.Load(); p != nil {
+		return *p, nil
+	}
+	object, err := ev.Prev.decode(ev.Revision)
+	if err == nil && !ev.deleted.CompareAndSwap(nil, &object) {
+		if p := ev.deleted.Load(); p != nil {
+			return *p, nil // somebody else was faster: share theirs
+		}
+	}
+	return object, err
+}
+
+// forget drops decoded values that only this event needs.
+func (ev *Event) forget() {
+	ev.deleted.Store(nil)
+	if ev.Prev != nil {
+		ev.Prev.forget()
+	}
 }
 
 func (ev *Event) size() int64 {
@@ -72,9 +87,7 @@ func (h *hub) publish(s *Store, next *state, events []*Event) {
 		h.ring = append(h.ring, ev)
 		h.bytes += ev.size()
 		if i := len(h.ring) - 1 - decodedHistory; i >= h.head {
-			if prev := h.ring[i].Prev; prev != nil {
-				prev.forget()
-			}
+			h.ring[i].forget()
 		}
 		h.fanOut(ev)
 	}
