@@ -22,7 +22,8 @@ const (
 	redrawInterval = 100 * time.Millisecond
 	nameWidth      = 26
 	barWidth       = 20
-	defaultWidth   = 80
+	defaultColumns = 80
+	defaultLines   = 24
 	// plainInterval is the least time between two plain lines of one task; its
 	// end is always written.
 	plainInterval = 2 * time.Second
@@ -39,7 +40,7 @@ const (
 // Display shows a set of tasks.
 type Display struct {
 	out   io.Writer
-	width func() int // columns; nil when out is not a terminal
+	size  func() (columns, lines int) // nil when out is not a terminal
 	now   func() time.Time
 
 	mu    sync.Mutex // guards all below and the tasks' fields
@@ -68,11 +69,11 @@ func New(f *os.File) *Display {
 	if !term.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
 		return Plain(f)
 	}
-	d := &Display{out: f, now: time.Now, stop: make(chan struct{}), width: func() int {
-		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
-			return w
+	d := &Display{out: f, now: time.Now, stop: make(chan struct{}), size: func() (int, int) {
+		if columns, lines, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 && lines > 0 {
+			return columns, lines
 		}
-		return defaultWidth
+		return defaultColumns, defaultLines
 	}}
 	d.ended.Add(1)
 	go d.redraw()
@@ -95,9 +96,7 @@ func (d *Display) Task(name string) *Task {
 func (d *Display) Printf(format string, args ...any) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.clear()
-	fmt.Fprintf(d.out, format+"\n", args...)
-	d.draw()
+	d.draw(fmt.Sprintf(format+"\n", args...), d.visible())
 }
 
 // Close draws the last state and leaves it on the screen.
@@ -108,8 +107,7 @@ func (d *Display) Close() {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.clear()
-	d.draw()
+	d.draw("", d.tasks)
 	d.tasks, d.drawn, d.stop = nil, 0, nil
 }
 
@@ -143,7 +141,7 @@ func (t *Task) set(s state, status string) {
 	if s != running {
 		t.took = d.now().Sub(t.start)
 	}
-	if d.width == nil && (s != running || d.now().Sub(t.written) >= plainInterval) {
+	if d.size == nil && (s != running || d.now().Sub(t.written) >= plainInterval) {
 		t.written = d.now()
 		fmt.Fprintln(d.out, t.plain())
 	}
@@ -177,39 +175,51 @@ func (d *Display) redraw() {
 		case <-ticker.C:
 			d.mu.Lock()
 			d.frame++
-			d.clear()
-			d.draw()
+			d.draw("", d.visible())
 			d.mu.Unlock()
 		}
 	}
 }
 
-// clear removes our lines from the screen. Callers hold mu.
-func (d *Display) clear() {
-	if d.width == nil {
-		return
+// visible are the tasks that fit on the screen: when there are too many, those
+// that ended go first. Callers hold mu.
+func (d *Display) visible() []*Task {
+	if d.size == nil {
+		return nil
 	}
-	var b strings.Builder
-	for range d.drawn {
-		b.WriteString("\x1b[1A\x1b[2K")
+	_, lines := d.size()
+	excess := len(d.tasks) - max(lines-2, 1)
+	if excess <= 0 {
+		return d.tasks
 	}
-	io.WriteString(d.out, b.String())
-	d.drawn = 0
+	var fit []*Task
+	for _, t := range d.tasks {
+		if excess > 0 && t.state == done {
+			excess--
+			continue
+		}
+		fit = append(fit, t)
+	}
+	return fit[:len(fit)-max(excess, 0)]
 }
 
-// draw writes all tasks. Callers hold mu.
-func (d *Display) draw() {
-	if d.width == nil {
-		return
-	}
+// draw replaces our lines on the screen, with text above them that stays, in one
+// write so that nothing flickers. Callers hold mu.
+func (d *Display) draw(text string, tasks []*Task) {
 	var b strings.Builder
-	width := d.width()
-	for _, t := range d.tasks {
-		b.WriteString(t.line(d.frame, width))
-		b.WriteByte('\n')
+	if d.size != nil {
+		b.WriteString(strings.Repeat("\x1b[1A\x1b[2K", d.drawn))
+	}
+	b.WriteString(text)
+	if d.size != nil {
+		columns, _ := d.size()
+		for _, t := range tasks {
+			b.WriteString(t.line(d.frame, columns))
+			b.WriteByte('\n')
+		}
+		d.drawn = len(tasks)
 	}
 	io.WriteString(d.out, b.String())
-	d.drawn = len(d.tasks)
 }
 
 const (

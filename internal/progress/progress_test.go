@@ -32,7 +32,7 @@ func TestPlainWritesChangesThatLastAndAlwaysTheEnd(t *testing.T) {
 
 func TestATerminalIsRedrawnInPlaceAndKeepsItsLastState(t *testing.T) {
 	var out bytes.Buffer
-	d := &Display{out: &out, now: time.Now, width: func() int { return 80 }}
+	d := &Display{out: &out, now: time.Now, size: func() (int, int) { return 80, 24 }}
 	web, db := d.Task("web"), d.Task("db")
 	web.Count(1, 2)
 	web.Update("starting")
@@ -57,5 +57,17 @@ func TestALineNeverWraps(t *testing.T) {
 	}
 	if n := utf8.RuneCountInString(line); n > 80 {
 		t.Errorf("line of %d columns on a terminal of 80", n)
+	}
+}
+
+func TestASmallScreenShowsWhatIsStillRunning(t *testing.T) {
+	d := &Display{out: &bytes.Buffer{}, now: time.Now, size: func() (int, int) { return 80, 5 }}
+	for range 4 {
+		d.Task("ended").Done("ready")
+	}
+	d.Task("running").Update("starting")
+	visible := d.visible()
+	if len(visible) != 3 || visible[2].name != "running" {
+		t.Errorf("%d lines on a screen of 5", len(visible))
 	}
 }
