@@ -45,13 +45,15 @@ func (c *cluster) use(t *testing.T, ns, claim string) {
 // volumeOf is the volume and the directory of a bound claim.
 func (c *cluster) volumeOf(t *testing.T, ns, name string) (*corev1.PersistentVolume, string) {
 	t.Helper()
-	pvc, err := c.CoreV1().PersistentVolumeClaims(ns).Get(t.Context(), name, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if pvc.Status.Phase != corev1.ClaimBound {
-		t.Fatalf("claim is %s", pvc.Status.Phase)
-	}
+	var pvc *corev1.PersistentVolumeClaim
+	eventually(t, "claim", func() string {
+		var err error
+		pvc, err = c.CoreV1().PersistentVolumeClaims(ns).Get(t.Context(), name, metav1.GetOptions{})
+		if err == nil && pvc.Status.Phase != corev1.ClaimBound {
+			return "phase " + string(pvc.Status.Phase)
+		}
+		return problem(err)
+	})
 	pv, err := c.CoreV1().PersistentVolumes().Get(t.Context(), pvc.Spec.VolumeName, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -135,7 +135,8 @@ func (b *localBinder) BindPodVolumes(ctx context.Context, pod *corev1.Pod, volum
 			if err != nil {
 				return false, err
 			}
-			if claim.Spec.VolumeName == "" || !metav1.HasAnnotation(claim.ObjectMeta, storagehelpers.AnnBindCompleted) {
+			// Upstream looks at the annotation only, but the node asks for the phase.
+			if claim.Status.Phase != corev1.ClaimBound || !metav1.HasAnnotation(claim.ObjectMeta, storagehelpers.AnnBindCompleted) {
 				return false, nil
 			}
 		}
