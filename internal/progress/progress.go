@@ -39,9 +39,9 @@ const (
 
 // Display shows a set of tasks.
 type Display struct {
-	out   io.Writer
-	size  func() (columns, lines int) // nil when out is not a terminal
-	now   func() time.Time
+	out  io.Writer
+	size func() (columns, lines int) // nil when out is not a terminal
+	now  func() time.Time
 
 	mu    sync.Mutex // guards all below and the tasks' fields
 	tasks []*Task
