@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -204,9 +206,8 @@ var errNoEndpoints = errors.New("no endpoint is ready")
 // another one if that could not be reached.
 func (s *Server) RoundTrip(out *http.Request) (*http.Response, error) {
 	x := exchangeOf(out.Context())
-	if out.Body != nil {
-		// The Transport closes the body even of a request that it never sent.
-		out.Body = keepOpen{out.Body}
+	if err := prepareBody(out); err != nil {
+		return nil, err
 	}
 	var tried []*endpoint
 	var lastErr error
@@ -252,6 +253,9 @@ func (x *exchange) attempt(out *http.Request, e *endpoint) (*http.Response, erro
 	})
 	request := out.Clone(ctx)
 	request.URL.Scheme, request.URL.Host = "http", e.host
+	if out.GetBody != nil {
+		request.Body, _ = out.GetBody() // from memory
+	}
 	response, err := e.transport.RoundTrip(request)
 	if err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, errBackendTimeout) {
@@ -273,23 +277,54 @@ func (x *exchange) attempt(out *http.Request, e *endpoint) (*http.Response, erro
 	return response, nil
 }
 
+// idempotencyKey is the header by which clients declare that a request may be
+// repeated: the server does it once (draft-ietf-httpapi-idempotency-key-header).
+const idempotencyKey = "Idempotency-Key"
+
+// maxRepeatedBody is how much of a body is held to be able to send it again.
+const maxRepeatedBody = 64 << 10
+
+// prepareBody makes a body survive an attempt that sent nothing and, for small
+// ones of requests that declare it, also one that did.
+func prepareBody(out *http.Request) error {
+	if out.Body == nil {
+		return nil
+	}
+	// The Transport closes the body even of a request that it never sent.
+	body := out.Body
+	out.Body = keepOpen{body}
+	if out.Header.Get(idempotencyKey) == "" || out.ContentLength <= 0 || out.ContentLength > maxRepeatedBody {
+		return nil
+	}
+	held, err := io.ReadAll(body)
+	if err != nil {
+		return fmt.Errorf("read request: %w", err)
+	}
+	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(held)), nil }
+	return nil
+}
+
 // safeToRepeat says whether the request may go to another endpoint: nothing of
-// it was sent, or it has no body and its method is idempotent (RFC 9110,
-// section 9.2.2) and the connection broke before an answer.
+// it was sent; or the connection broke before an answer, its method is
+// idempotent (RFC 9110, section 9.2.2) or it says so itself, and its body is
+// none or still there.
 func safeToRepeat(r *http.Request, err error) bool {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
 		return true
 	}
-	if r.Body != nil {
+	if r.Body != nil && r.GetBody == nil {
 		return false
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete, http.MethodTrace:
-		return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-			errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	default:
+		if r.Header.Get(idempotencyKey) == "" {
+			return false
+		}
 	}
-	return false
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // keepOpen leaves closing to whoever made the body.
