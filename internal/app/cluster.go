@@ -133,27 +133,26 @@ func (c *cluster) apply(ctx context.Context, o *Object, namespace string, dryRun
 
 func explainApply(o *Object, err error) error {
 	wrapped := fmt.Errorf("%s: %s: %w", o.Origin, o, err)
-	var status apierrors.APIStatus
-	if errors.As(err, &status) && status.Status().Code == http.StatusUnprocessableEntity && status.Status().Details != nil {
-		for _, cause := range status.Status().Details.Causes {
-			if cause.Type == metav1.CauseTypeFieldValueInvalid || cause.Type == metav1.CauseTypeForbidden {
-				if containsImmutable(cause.Message) {
-					return hint.Wrap(wrapped, "this field cannot be changed on a living object: `kubectl delete %s` first (or gantry down), then run the command again", o)
-				}
-			}
-		}
+	if immutable(err) {
+		return hint.Wrap(wrapped, "this field cannot be changed on a living object: `kubectl delete %s` first (or gantry down), then run the command again", o)
 	}
 	return wrapped
 }
 
-// each applies objects one after the other, stopping at the first error.
-func (c *cluster) applyAll(ctx context.Context, objects []*Object, namespace string) error {
-	for _, o := range objects {
-		if _, err := c.apply(ctx, o, namespace, false); err != nil {
-			return err
+// immutable is whether the server refused to change a field of a living object.
+func immutable(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Code != http.StatusUnprocessableEntity || status.Status().Details == nil {
+		return false
+	}
+	for _, cause := range status.Status().Details.Causes {
+		for _, sign := range []string{"immutable", "may not be changed", "may not change once set", "updates to statefulset spec"} {
+			if containsFold(cause.Message, sign) {
+				return true
+			}
 		}
 	}
-	return nil
+	return false
 }
 
 // validate asks the server to judge every object without storing any. Kinds that
@@ -175,11 +174,18 @@ func (c *cluster) validate(ctx context.Context, app *Application) error {
 		if brings[o.GroupVersionKind().GroupKind()] || namespaces[o.GetNamespace()] {
 			continue
 		}
-		if _, err := c.apply(ctx, o, app.Namespace, true); err != nil {
+		if _, err := c.apply(ctx, o, app.Namespace, true); err != nil && !replaceable(o, err) {
 			return err
 		}
 	}
 	return nil
+}
+
+// replaceable is whether an object that the server refused to change may simply
+// be deleted and made again. A Service holds nothing but its address, and has to
+// be when it gets its first declared port or loses its last.
+func replaceable(o *Object, err error) bool {
+	return err != nil && o.GetKind() == "Service" && immutable(err)
 }
 
 // delete removes one object and everything it owns. An absent one is no error.
@@ -251,15 +257,6 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-func containsImmutable(message string) bool {
-	for _, sign := range []string{"immutable", "may not be changed", "updates to statefulset spec", "is forbidden: updates to"} {
-		if containsFold(message, sign) {
-			return true
-		}
-	}
-	return false
 }
 
 // explainConnection adds what to do when no server answers.

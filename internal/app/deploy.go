@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gantryhq/gantry/internal/platform"
 	"github.com/gantryhq/gantry/internal/progress"
 )
 
@@ -104,6 +105,9 @@ func (d *deployment) run(ctx context.Context) error {
 		return err
 	}
 	w := &waiter{cluster: d.cluster, namespace: d.app.Namespace, display: d.opt.Display, tasks: map[*Object]*progress.Task{}}
+	if info, err := platform.Read(ctx, d.kube); err == nil {
+		w.oneHost = info.DataDir != ""
+	}
 	if err := d.applyWaves(ctx, w); err != nil {
 		return err
 	}
@@ -159,6 +163,12 @@ func (d *deployment) applyOne(ctx context.Context, o *Object) error {
 		return fmt.Errorf("%s: read %s: %w", o.Origin, o, err)
 	}
 	after, err := d.apply(ctx, o, d.app.Namespace, false)
+	if replaceable(o, err) {
+		if err := client.Delete(ctx, o.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("%s: replace %s: %w", o.Origin, o, err)
+		}
+		after, err = d.apply(ctx, o, d.app.Namespace, false)
+	}
 	if err != nil {
 		return err
 	}

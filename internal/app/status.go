@@ -95,7 +95,7 @@ func ReadStatus(ctx context.Context, cfg *rest.Config) (*Status, error) {
 func (c *cluster) workloadStatus(ctx context.Context, ref objectRef) (WorkloadStatus, bool, error) {
 	w := WorkloadStatus{Kind: ref.Kind, Name: ref.Name, State: "absent"}
 	o := &Object{Unstructured: ref.object()}
-	if !waitable(o) || ref.Kind == "CustomResourceDefinition" {
+	if !waitable(o) || ref.Kind == "CustomResourceDefinition" { // Services are shown by their URLs
 		return w, false, nil
 	}
 	client, err := c.client(o.Unstructured, ref.Namespace)

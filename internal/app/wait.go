@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -16,6 +18,10 @@ import (
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/progress"
 )
+
+// portPatience is how long one machine may take to open a published port. It is
+// milliseconds, unless somebody else just left it.
+const portPatience = 15 * time.Second
 
 var errNotReady = errors.New("not ready in time")
 
@@ -34,6 +40,7 @@ type waiter struct {
 	namespace string
 	display   *progress.Display
 	tasks     map[*Object]*progress.Task // shown so far
+	oneHost   bool                       // the cluster is this machine
 }
 
 // wait returns when each object has reached what want says of it.
@@ -41,6 +48,7 @@ func (w *waiter) wait(ctx context.Context, objects []*Object, want func(*Object)
 	pending := slices.DeleteFunc(slices.Clone(objects), func(o *Object) bool {
 		return !waitable(o) || want(o) == awaitNothing
 	})
+	began := time.Now()
 	var last map[*Object]condition
 	for {
 		last = map[*Object]condition{}
@@ -51,6 +59,9 @@ func (w *waiter) wait(ctx context.Context, objects []*Object, want func(*Object)
 				return w.explain(ctx, pending, last, err)
 			}
 			last[o] = now
+			if o.GetKind() == "Service" && now.reached < want(o) && w.oneHost && time.Since(began) > portPatience {
+				now.failed = "a port could not be opened: does another program on this machine listen on " + portList(o) + "?"
+			}
 			if now.failed == "" && now.reached < want(o) && now.judge {
 				now.failed, err = w.hopeless(ctx, o, now.selector)
 				if err != nil {
@@ -98,6 +109,9 @@ func (w *waiter) show(o *Object, now condition) {
 
 func waitable(o *Object) bool {
 	switch o.GroupVersionKind().GroupKind().String() {
+	case "Service":
+		kind, _, _ := unstructured.NestedString(o.Object, "spec", "type")
+		return kind == string(corev1.ServiceTypeLoadBalancer)
 	case "Deployment.apps", "StatefulSet.apps", "DaemonSet.apps", "Job.batch", "Pod", "CustomResourceDefinition.apiextensions.k8s.io":
 		return true
 	}
@@ -152,8 +166,28 @@ func observe(u *unstructured.Unstructured) (condition, error) {
 		var p corev1.Pod
 		err := convert(&p)
 		return observePod(&p), err
+	case "Service":
+		var s corev1.Service
+		err := convert(&s)
+		c := condition{wanted: 1}
+		if len(s.Status.LoadBalancer.Ingress) > 0 {
+			c.ready, c.reached = 1, awaitComplete
+		}
+		return c, err
 	}
 	return observeDefinition(u), nil
+}
+
+// portList names the ports a Service opens.
+func portList(o *Object) string {
+	ports, _, _ := unstructured.NestedSlice(o.Object, "spec", "ports")
+	var names []string
+	for _, p := range ports {
+		if p, ok := p.(map[string]any); ok {
+			names = append(names, fmt.Sprint(p["port"]))
+		}
+	}
+	return strings.Join(names, " or ")
 }
 
 func replicas(n *int32) int32 {
