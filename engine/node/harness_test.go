@@ -231,7 +231,14 @@ func (f *fakeImages) MountReadOnly(ctx context.Context, id, ref string) (string,
 func (f *fakeImages) Unmount(_ context.Context, id string) error {
 	return os.RemoveAll(f.dir + "/" + id)
 }
-func (f *fakeImages) Roots(context.Context) ([]image.Root, error) { return nil, nil }
+func (f *fakeImages) Roots(context.Context) ([]image.Root, error) {
+	entries, err := os.ReadDir(f.dir)
+	var roots []image.Root
+	for _, e := range entries {
+		roots = append(roots, image.Root{ID: e.Name()})
+	}
+	return roots, err
+}
 func (f *fakeImages) GC(context.Context, func(digest.Digest) bool, ...image.GCOption) (image.Freed, error) {
 	return image.Freed{}, nil
 }

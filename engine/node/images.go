@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/distribution/reference"
@@ -150,7 +151,19 @@ func (n *Node) unmountImageVolume(ctx context.Context, uid types.UID, name strin
 	return nil
 }
 
-func imageVolumeID(uid types.UID, name string) string { return containerID(uid, "volume/"+name, 0) }
+// imageVolumeSuffix tells the roots of image volumes from those of containers.
+const imageVolumeSuffix = "-volume"
+
+func imageVolumeID(uid types.UID, name string) string {
+	return fmt.Sprintf("%s-%s%s", podID(uid), shortHash(name), imageVolumeSuffix)
+}
+
+// imageVolumePod returns the pod whose volume a root is.
+func imageVolumePod(id string) (types.UID, bool) {
+	rest, ok := strings.CutSuffix(id, imageVolumeSuffix)
+	uid, _, ok2 := cutLast(rest, "-")
+	return types.UID(uid), ok && ok2
+}
 
 func imageID(img *image.Image) string {
 	if img == nil {

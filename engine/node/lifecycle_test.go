@@ -282,3 +282,34 @@ func TestResizeChangesLimitsWithoutRestart(t *testing.T) {
 		}
 	})
 }
+
+func TestOnlyRootsWithoutContainerAreRemovedAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, aPod("web", v1.Container{Name: "a"}))
+		defer func() { r.stop() }()
+		time.Sleep(time.Second)
+		r.stop()
+		inUse, orphan, foreign := containerID("web-0000-uid", "a", 0), containerID("gone", "a", 0), "build-cache"
+		volume, lost := imageVolumeID("web-0000-uid", "v"), imageVolumeID("gone", "v")
+		for _, id := range []string{orphan, foreign, volume, lost} {
+			if err := os.MkdirAll(r.images.dir+"/"+id, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.MkdirAll(r.node.paths.pod("gone"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		r.start()
+		time.Sleep(time.Second)
+		var left []string
+		roots, _ := r.images.Roots(t.Context())
+		for _, root := range roots {
+			left = append(left, root.ID)
+		}
+		want := []string{inUse, foreign, volume}
+		slices.Sort(want)
+		if !slices.Equal(left, want) {
+			t.Errorf("left %v, want %v", left, want)
+		}
+	})
+}

@@ -49,7 +49,6 @@ type Node struct {
 	ctx      context.Context // of Run
 	services corelisters.ServiceLister
 	ready    chan struct{}
-	begun    time.Time // when Run began
 
 	mu       sync.Mutex // guards following
 	workers  map[types.UID]*worker
@@ -111,7 +110,7 @@ func (n *Node) Ready() <-chan struct{} { return n.ready }
 // Run works until ctx ends. Pods go on running after it.
 func (n *Node) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	n.ctx, n.begun = ctx, time.Now()
+	n.ctx = ctx
 	defer n.running.Wait()
 	if err := n.prepare(); err != nil {
 		return err
@@ -127,6 +126,7 @@ func (n *Node) Run(ctx context.Context) error {
 		uid := types.UID(st.PodUID)
 		n.found[uid] = append(n.found[uid], st)
 	}
+	n.removeOrphanRoots(ctx, states)
 	if err := n.register(ctx); err != nil {
 		return err
 	}

@@ -40,7 +40,11 @@ func (n *Node) removeOrphans(ctx context.Context) {
 		}
 		_ = os.RemoveAll(n.paths.pod(uid))
 	}
-	n.removeOrphanRoots(ctx)
+	n.unmountRoots(ctx, func(id string) bool {
+		uid, isVolume := imageVolumePod(id)
+		_, orphaned := orphans[uid]
+		return isVolume && orphaned
+	})
 	n.removeOrphanLogs()
 }
 
@@ -49,31 +53,24 @@ func (n *Node) removeOrphans(ctx context.Context) {
 var ourRoot = regexp.MustCompile(`^[a-z0-9-]+-[0-9a-f]{8}-[0-9]+$`)
 
 // removeOrphanRoots unmounts root directories of containers that do not exist: a
-// process that was killed between mount and start leaves one.
-func (n *Node) removeOrphanRoots(ctx context.Context) {
+// process that was killed between mount and start leaves one. It must run before
+// any worker, which may be about to use the same id again.
+func (n *Node) removeOrphanRoots(ctx context.Context, states []runtime.State) {
+	wanted := map[string]bool{}
+	for _, st := range states {
+		wanted[st.ID] = true
+	}
+	n.unmountRoots(ctx, func(id string) bool { return ourRoot.MatchString(id) && !wanted[id] })
+}
+
+func (n *Node) unmountRoots(ctx context.Context, which func(id string) bool) {
 	roots, err := n.cfg.Images.Roots(ctx)
 	if err != nil {
 		n.log.Warn("list root directories", "error", err)
 		return
 	}
-	states, err := n.cfg.Driver.List(ctx)
-	if err != nil {
-		n.log.Warn("list containers", "error", err)
-		return
-	}
-	wanted := map[string]bool{}
-	for _, st := range states {
-		wanted[st.ID] = true
-	}
-	for _, w := range n.allWorkers() {
-		w.mu.Lock()
-		for i := range w.pod.Spec.Volumes {
-			wanted[imageVolumeID(w.uid, w.pod.Spec.Volumes[i].Name)] = true
-		}
-		w.mu.Unlock()
-	}
 	for _, r := range roots {
-		if wanted[r.ID] || !ourRoot.MatchString(r.ID) || r.CreatedAt.After(n.begun) {
+		if !which(r.ID) {
 			continue
 		}
 		if err := n.cfg.Images.Unmount(ctx, r.ID); err != nil && ctx.Err() == nil {

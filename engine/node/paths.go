@@ -64,11 +64,15 @@ var plainUID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 // containerID is the same for the same run of the same container: a start that
 // was interrupted finds what it has made.
 func containerID(uid types.UID, container string, attempt int) string {
-	pod := string(uid)
-	if !plainUID.MatchString(pod) {
-		pod = shortHash(pod) + shortHash("uid"+pod)
+	return fmt.Sprintf("%s-%s-%d", podID(uid), shortHash(container), attempt)
+}
+
+// podID is the pod's UID, or a name made of it when it cannot be part of an id.
+func podID(uid types.UID) string {
+	if plainUID.MatchString(string(uid)) {
+		return string(uid)
 	}
-	return fmt.Sprintf("%s-%s-%d", pod, shortHash(container), attempt)
+	return shortHash(string(uid)) + shortHash("uid"+string(uid))
 }
 
 func shortHash(s string) string {
