@@ -260,9 +260,7 @@ func (s *Store) background(ctx context.Context) {
 // asked for since the last time: most objects are read when the process starts
 // and then hardly ever.
 func (s *Store) age(now time.Time) {
-	s.hub.mu.Lock()
-	s.hub.trim(now)
-	s.hub.mu.Unlock()
+	s.hub.age(now)
 	s.state.Load().tree.Ascend(func(e *Entry) bool {
 		e.cool()
 		return true

@@ -142,6 +142,16 @@ func (h *hub) end(w *Watcher, err error) {
 	w.wake()
 }
 
+// age forgets old events, and what slow watchers had decoded of others.
+func (h *hub) age(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.trim(now)
+	for i := h.head; i < len(h.ring)-decodedHistory; i++ {
+		h.ring[i].forget()
+	}
+}
+
 // trim forgets events beyond the bounds.
 func (h *hub) trim(now time.Time) {
 	for h.head < len(h.ring) {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -277,7 +278,11 @@ func conflicts(r *request, current *Entry, exists bool) bool {
 }
 
 func (s *Store) newEntry(r *request, current *Entry, now time.Time) (*Entry, error) {
-	e := &Entry{Key: r.key, Data: r.value.Data, CreateRevision: r.rev, ModRevision: r.rev, codecs: &s.codecs}
+	data := r.value.Data
+	if spare := cap(data) - len(data); spare > len(data)/8 {
+		data = bytes.Clone(data) // encoders leave room to grow, which would be kept for good
+	}
+	e := &Entry{Key: r.key, Data: data, CreateRevision: r.rev, ModRevision: r.rev, codecs: &s.codecs}
 	if current != nil {
 		e.CreateRevision = current.CreateRevision
 	}
