@@ -8,6 +8,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 
 	"golang.org/x/sync/errgroup"
@@ -172,10 +173,24 @@ func (d *deployment) applyOne(ctx context.Context, o *Object) error {
 	if err != nil {
 		return err
 	}
+	if stopSignal(o.Unstructured) != "" && stopSignal(after) == "" {
+		d.opt.Display.Printf("warning: %s.stop_signal has no effect: the cluster has the feature ContainerStopSignals turned off; STOPSIGNAL in the Dockerfile works", o.Origin)
+	}
 	if before == nil || before.GetUID() != after.GetUID() || before.GetGeneration() != after.GetGeneration() {
 		d.result.Changed = append(d.result.Changed, o.String())
 	}
 	return nil
+}
+
+// stopSignal is the signal that the first container of a workload is stopped by.
+func stopSignal(workload *unstructured.Unstructured) string {
+	containers, _, _ := unstructured.NestedSlice(workload.Object, "spec", "template", "spec", "containers")
+	if len(containers) == 0 {
+		return ""
+	}
+	first, _ := containers[0].(map[string]any)
+	signal, _, _ := unstructured.NestedString(first, "lifecycle", "stopSignal")
+	return signal
 }
 
 // build makes all images whose inputs changed and returns the pinned references
