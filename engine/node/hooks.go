@@ -34,7 +34,7 @@ func (w *worker) postStart(b *build, hook *v1.LifecycleHandler) {
 
 // preStop runs the hook for as long as the grace period lasts and returns when
 // that is over, which a shorter deletion may have brought forward.
-func (w *worker) preStop(c *v1.Container, id string, end time.Time, exit <-chan struct{}, hurry <-chan time.Duration) time.Time {
+func (w *worker) preStop(pod *v1.Pod, c *v1.Container, id string, end time.Time, exit <-chan struct{}, hurry <-chan time.Duration) time.Time {
 	ctx, cancel := context.WithDeadline(w.n.ctx, end)
 	defer cancel()
 	done := make(chan error, 1)
@@ -46,7 +46,7 @@ func (w *worker) preStop(c *v1.Container, id string, end time.Time, exit <-chan 
 		select {
 		case err := <-done:
 			if err != nil && w.n.ctx.Err() == nil {
-				w.n.event(w.pod, c.Name, v1.EventTypeWarning, events.FailedPreStopHook, "PreStopHook failed: %v", err)
+				w.n.event(pod, c.Name, v1.EventTypeWarning, events.FailedPreStopHook, "PreStopHook failed: %v", err)
 			}
 			return end
 		case <-exit:

@@ -50,7 +50,7 @@ type Node struct {
 	services corelisters.ServiceLister
 	ready    chan struct{}
 
-	mu       sync.Mutex // guards following
+	mu       sync.Mutex // guards following; taken after a worker's, never before it
 	workers  map[types.UID]*worker
 	found    map[types.UID][]runtime.State // containers of a predecessor without worker yet
 	early    map[string]runtime.State      // exits that came before their start was noted
@@ -198,15 +198,16 @@ func (n *Node) startPods(ctx context.Context) cache.InformerSynced {
 }
 
 func (n *Node) podChanged(pod *v1.Pod) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if w := n.workers[pod.UID]; w != nil {
+	// A worker's lock is taken before the node's, never after it.
+	if w := n.worker(pod.UID); w != nil {
 		w.update(pod)
 		return
 	}
 	if n.ctx.Err() != nil {
 		return
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	w := newWorker(n, pod, n.found[pod.UID])
 	delete(n.found, pod.UID)
 	n.workers[pod.UID] = w

@@ -49,7 +49,7 @@ func (w *worker) doKill(s step) {
 	w.n.event(pod, s.Container, v1.EventTypeNormal, events.KillingContainer, "%s", message)
 	end := time.Now().Add(s.Grace)
 	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
-		end = w.preStop(c, last.ID, end, exit, hurry)
+		end = w.preStop(pod, c, last.ID, end, exit, hurry)
 	}
 	grace := max(time.Until(end), leastGrace)
 	if w.signal(last.ID, w.stopSignal(c, last), false) && w.await(exit, grace, hurry) {
@@ -279,7 +279,10 @@ func (w *worker) doDelete() {
 
 // doForget removes the last traces and ends the worker.
 func (w *worker) doForget() {
-	for _, dir := range []string{w.n.paths.pod(w.uid), w.n.paths.podLogs(w.pod)} {
+	w.mu.Lock()
+	pod := w.pod
+	w.mu.Unlock()
+	for _, dir := range []string{w.n.paths.pod(w.uid), w.n.paths.podLogs(pod)} {
 		if err := os.RemoveAll(dir); err != nil {
 			w.log.Warn("remove pod directory", "error", err)
 		}
