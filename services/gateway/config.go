@@ -35,7 +35,8 @@ type Config struct {
 	Addresses []netip.Addr
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed.
 	TrustedProxies []netip.Prefix
-	// TakeOver binds ports that an older gateway process still holds.
+	// TakeOver takes the listening sockets of the gateway at Admin over or, if it
+	// hands over none, binds the ports that it holds beside it.
 	TakeOver bool
 	// DrainTimeout is how long requests in flight may take once the gateway was
 	// told to end; 0 is 30 s.

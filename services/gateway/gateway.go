@@ -43,6 +43,11 @@ func Run(ctx context.Context, cfg Config) error {
 	registry := prometheus.NewRegistry()
 	proxyConfig := cfg.proxyConfig(logTo)
 	proxyConfig.Registry = registry
+	if cfg.TakeOver {
+		if proxyConfig.Inherited, err = inherit(cfg.Admin); err != nil {
+			cfg.Log.Warn("the older gateway hands over no sockets; binding the same ports beside it", "error", err)
+		}
+	}
 	dataPlane := proxy.New(proxyConfig)
 	control, err := controller.New(controller.Config{
 		Kube: kube, Gateway: gateways, Proxy: dataPlane, Addresses: cfg.Addresses, Log: cfg.Log,

@@ -67,15 +67,14 @@ func TestASuccessorTakesThePortsOverWithoutAGap(t *testing.T) {
 	free.Close()
 	cfg := Config{Client: smallAPI(t), Listen: address, TLSListen: "127.0.0.1:0", Admin: filepath.Join(t.TempDir(), "admin.sock")}
 	endOld, oldEnded := start(t, cfg)
-	reachable := func() bool {
-		conn, err := net.DialTimeout("tcp", address, time.Second)
-		if err != nil {
-			return false
+	connect := func() error {
+		conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+		if err == nil {
+			conn.Close()
 		}
-		conn.Close()
-		return true
+		return err
 	}
-	if !poll(20*time.Second, reachable) {
+	if !poll(20*time.Second, func() bool { return connect() == nil }) {
 		t.Fatal("the gateway does not listen")
 	}
 
@@ -91,8 +90,8 @@ func TestASuccessorTakesThePortsOverWithoutAGap(t *testing.T) {
 			ended = true
 		default:
 		}
-		if !reachable() {
-			t.Fatal("for a moment nobody listened")
+		if err := connect(); err != nil {
+			t.Fatalf("for a moment nobody listened: %v", err)
 		}
 	}
 	endNew()

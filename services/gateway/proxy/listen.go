@@ -15,7 +15,7 @@ import (
 // The kernel would also let an unrelated gateway of the same user share the
 // port, and split the connections between the two. So unless a take-over is
 // meant, the address must be free.
-func listen(address string, takeOver bool) (net.Listener, error) {
+func listen(address string, takeOver bool) (*net.TCPListener, error) {
 	if !takeOver {
 		probe, err := net.Listen("tcp", address)
 		if err != nil {
@@ -39,5 +39,5 @@ func listen(address string, takeOver bool) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
-	return listener, nil
+	return listener.(*net.TCPListener), nil
 }

@@ -45,6 +45,9 @@ type Config struct {
 	// TakeOver allows to bind ports that another gateway process of the same
 	// user holds, so that a successor can start before the old one drains.
 	TakeOver bool
+	// Inherited are open sockets by the address they were bound for; the ports
+	// they fit use them instead of binding.
+	Inherited map[string]net.Listener
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed.
 	TrustedProxies []netip.Prefix
 
@@ -82,6 +85,9 @@ type port struct {
 	tls    bool
 	bound  netip.AddrPort
 	server *http.Server
+
+	address  string // as configured
+	listener *net.TCPListener
 }
 
 // Binding is what became of one port of the table.
@@ -140,6 +146,11 @@ func (s *Server) SetTable(t *route.Table) map[uint16]Binding {
 		}
 		bindings[number] = Binding{Address: s.ports[number].bound}
 	}
+	// A socket that no port uses would let clients connect and wait for ever.
+	for address, unused := range s.cfg.Inherited {
+		unused.Close()
+		delete(s.cfg.Inherited, address)
+	}
 	return bindings
 }
 
@@ -147,6 +158,17 @@ func (s *Server) SetTable(t *route.Table) map[uint16]Binding {
 // those in gone. Service ports that are not named stay as they are.
 func (s *Server) SetUpstreams(changed []route.Upstream, gone []route.ServicePort) {
 	s.upstreams.set(changed, gone)
+}
+
+// Listeners returns the open sockets by the address they were configured with.
+func (s *Server) Listeners() map[string]*net.TCPListener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	listeners := map[string]*net.TCPListener{}
+	for _, p := range s.ports {
+		listeners[p.address] = p.listener
+	}
+	return listeners
 }
 
 // Table returns the table in force.
@@ -189,11 +211,16 @@ func (s *Server) drain(ctx context.Context, p *port) {
 
 // open binds the port and starts to serve it.
 func (s *Server) open(w *route.Port) (*port, error) {
-	listener, err := listen(s.addressOf(w.Number), s.cfg.TakeOver)
-	if err != nil {
-		return nil, err
+	address := s.addressOf(w.Number)
+	listener, inherited := s.cfg.Inherited[address].(*net.TCPListener)
+	delete(s.cfg.Inherited, address)
+	if !inherited {
+		var err error
+		if listener, err = listen(address, s.cfg.TakeOver); err != nil {
+			return nil, err
+		}
 	}
-	p := &port{number: w.Number, tls: w.TLS, bound: listener.Addr().(*net.TCPAddr).AddrPort()}
+	p := &port{number: w.Number, tls: w.TLS, bound: listener.Addr().(*net.TCPAddr).AddrPort(), address: address, listener: listener}
 	p.server = &http.Server{
 		Handler:           &handler{server: s, port: p},
 		ReadHeaderTimeout: s.cfg.HeaderTimeout,
