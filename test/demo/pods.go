@@ -65,6 +65,9 @@ func (d *demo) restartsAndPods(ctx context.Context) (string, error) {
 	}
 	var lines []string
 	for _, p := range list.Items {
+		if p.DeletionTimestamp != nil {
+			continue // on its way out since before
+		}
 		for _, c := range p.Status.ContainerStatuses {
 			lines = append(lines, fmt.Sprintf("%s %s restarts=%d", p.Name, p.UID, c.RestartCount))
 		}
