@@ -7,6 +7,7 @@ import (
 	"runtime"
 
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/component-base/metrics/legacyregistry"
 )
 
 // KubernetesVersion is the version of the API that is served.
@@ -31,6 +32,7 @@ func (s *Server) installPaths() {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(kubernetesVersion())
 	})
+	s.mux.Handle("/metrics", legacyregistry.Handler()) // of upstream's packages; requests are not counted
 	s.mux.Handle("/api", s.groups.legacyRoot)
 	s.mux.Handle("/apis", s.groups.groupsRoot)
 	s.mux.HandlePrefix("/apis/", s.crdPaths)

@@ -72,7 +72,7 @@ func limitRanges(s *teller) {
 
 func quotas(s *teller) {
 	quotas := s.client.CoreV1().ResourceQuotas(s.namespace)
-	hard := corev1.ResourceList{"count/secrets": resource.MustParse("2")}
+	hard := corev1.ResourceList{"count/secrets": resource.MustParse("1")}
 	q, err := quotas.Create(s.ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "few"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}, metav1.CreateOptions{})
 	s.must(err)
 	s.eventually("the quota's status", func() error {
@@ -85,13 +85,18 @@ func quotas(s *teller) {
 		return err
 	})
 	secrets := s.client.CoreV1().Secrets(s.namespace)
-	for _, name := range []string{"one", "two"} {
-		s.eventually("the secret "+name, func() error {
-			_, err := secrets.Create(s.ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	s.eventually("the first secret's charge", func() error {
+		_, err := secrets.Create(s.ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{GenerateName: "one-"}}, metav1.CreateOptions{})
+		if err != nil {
 			return err
-		})
-	}
-	_, err = secrets.Create(s.ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "three"}}, metav1.CreateOptions{})
+		}
+		q, err := quotas.Get(s.ctx, "few", metav1.GetOptions{})
+		if used := q.Status.Used["count/secrets"]; err != nil || used.IsZero() {
+			return errors.Join(errors.New("it was not charged: the quota is not known yet"), err)
+		}
+		return nil
+	})
+	_, err = secrets.Create(s.ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "two"}}, metav1.CreateOptions{})
 	s.refused(err, apierrors.IsForbidden, "a secret beyond the quota")
 	if !strings.Contains(err.Error(), "exceeded quota: few") {
 		s.Errorf("the refusal does not name the quota: %v", err)
