@@ -103,10 +103,12 @@ func TestContainersOutliveServe(t *testing.T) {
 		in.Serve(t)
 	}
 	pods = in.Client(t).CoreV1().Pods(namespace)
-	after, err := pods.Get(ctx, "counter", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	// What the node last knew may not have reached the disk: it says it again.
+	var after *corev1.Pod
+	waitFor(t, 5*time.Second, "the pod's status to be told again", func() bool {
+		after, err = pods.Get(ctx, "counter", metav1.GetOptions{})
+		return err == nil && len(after.Status.ContainerStatuses) == 1 && after.Status.ContainerStatuses[0].ContainerID != ""
+	})
 	was, is := before.Status.ContainerStatuses[0], after.Status.ContainerStatuses[0]
 	if is.ContainerID != was.ContainerID || is.RestartCount != 0 {
 		t.Errorf("the container was %s, is %s after %d restarts", was.ContainerID, is.ContainerID, is.RestartCount)
