@@ -96,7 +96,6 @@ func newNode(cfg Config, client kubernetes.Interface, tokens volume.Tokens) (*No
 		Tokens:       tokens,
 		PodsDir:      n.paths.pods(),
 		MemoryDir:    n.paths.memory(),
-		NodeName:     cfg.NodeName,
 		Allocatable:  n.allocatable,
 		MountImage:   n.mountImageVolume,
 		UnmountImage: n.unmountImageVolume,

@@ -64,7 +64,7 @@ func (s *sandbox) save(dir string) error {
 func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod) (*sandbox, error) {
 	dir := n.paths.sandbox(pod.UID)
 	found := loadSandbox(dir, n.host.BootID)
-	if found != nil && found.complete(pod, dir) {
+	if found != nil && found.complete(dir) {
 		return found, n.adoptNetwork(ctx, pod, found)
 	}
 	// What an interrupted attempt or another boot left is of no use.
@@ -90,7 +90,7 @@ func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod) (*sandbox, error)
 }
 
 // complete reports whether the pins of a saved sandbox are still there.
-func (s *sandbox) complete(pod *v1.Pod, dir string) bool {
+func (s *sandbox) complete(dir string) bool {
 	for _, path := range []string{s.NetNS, s.PIDNS} {
 		if path == "" {
 			continue

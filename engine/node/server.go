@@ -169,7 +169,7 @@ func (w *worker) logFile(container string, previous bool) (string, func() bool, 
 		attempt = int(old.RestartCount)
 	default:
 		why := statuses{pod: w.pod, v: &w.v}.waiting(c, cv)
-		return "", nil, refuse(http.StatusBadRequest, "container %q in pod %q is waiting to start: %s", container, w.pod.Name, cmpMessage(why))
+		return "", nil, refuse(http.StatusBadRequest, "container %q in pod %q is waiting to start: %s", container, w.pod.Name, reasonAndMessage(why))
 	}
 	running := func() bool {
 		w.mu.Lock()
@@ -179,7 +179,7 @@ func (w *worker) logFile(container string, previous bool) (string, func() bool, 
 	return w.n.paths.log(w.pod, container, attempt), running, nil
 }
 
-func cmpMessage(s *v1.ContainerStateWaiting) string {
+func reasonAndMessage(s *v1.ContainerStateWaiting) string {
 	if s.Message != "" {
 		return s.Reason + ": " + s.Message
 	}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/kubernetes/pkg/probe"
 	grpcprobe "k8s.io/kubernetes/pkg/probe/grpc"
 	httpprobe "k8s.io/kubernetes/pkg/probe/http"
@@ -85,9 +84,4 @@ func hostOr(host, podIP string) string {
 		return host
 	}
 	return podIP
-}
-
-// Port resolves a named or numbered port of the container.
-func Port(port intstr.IntOrString, c *v1.Container) (int, error) {
-	return probe.ResolveContainerPort(port, c)
 }

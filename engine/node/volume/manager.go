@@ -20,9 +20,8 @@ import (
 type Config struct {
 	Client      kubernetes.Interface
 	Tokens      Tokens
-	PodsDir     string // disk-backed volumes are under PodsDir/<uid>/volumes
-	MemoryDir   string // a tmpfs; secrets and tokens are under MemoryDir/<uid>
-	NodeName    string
+	PodsDir     string                 // disk-backed volumes are under PodsDir/<uid>/volumes
+	MemoryDir   string                 // a tmpfs; secrets and tokens are under MemoryDir/<uid>
 	Allocatable func() v1.ResourceList // what resourceFieldRef without a limit means
 
 	// MountImage makes an image volume present and returns its root.
