@@ -233,7 +233,8 @@ func (l *layout) spread(c *nftables.Conn, f *family, n int, affinity time.Durati
 		l.sticky = true
 		client := append(f.load(clientReg), load(clientReg+f.keyRegs(), ipSource, 4)...)
 		recall := []expr.Any{&expr.Lookup{SourceRegister: clientReg, DestRegister: keyReg, IsDestRegSet: true, SetName: f.affinity.Name, SetID: f.affinity.ID}}
-		// Every new connection starts the client's time anew.
+		// Every new connection starts the client's time anew. nft 1.0.6 cannot print
+		// this rule and aborts, see docs/formats/network.md.
 		remember := []expr.Any{&expr.Dynset{
 			SrcRegKey: clientReg, SrcRegData: keyReg, SetName: f.affinity.Name, SetID: f.affinity.ID,
 			Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: affinity,
