@@ -22,12 +22,12 @@ type command struct {
 	timeout time.Duration
 }
 
-// result is how a command ended. release must be called once the pid that it
-// may have announced was claimed.
+// result is how a command ended. end must be called once the pid that it may
+// have announced was claimed.
 type result struct {
+	*birth
 	status  int
 	stopped string // why it was killed, or ""
-	release func()
 }
 
 func (r result) failure(argv []string) string {
@@ -44,7 +44,7 @@ func (s *Server) run(conn *net.UnixConn, cmd command) (result, error) {
 	for i, f := range cmd.stdio {
 		files[i] = f.Fd()
 	}
-	pid, exit, release, err := s.reaper.command(cmd.argv, &syscall.ProcAttr{
+	born, err := s.reaper.command(cmd.argv, &syscall.ProcAttr{
 		Dir:   cmd.dir,
 		Env:   cmd.env,
 		Files: files,
@@ -54,7 +54,7 @@ func (s *Server) run(conn *net.UnixConn, cmd command) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	r := result{release: release}
+	r := result{birth: born}
 	timeout := cmd.timeout
 	if timeout <= 0 {
 		timeout = defaultTimeout
@@ -64,7 +64,7 @@ func (s *Server) run(conn *net.UnixConn, cmd command) (result, error) {
 	closed, stopWatching := watchCloseUntil(conn)
 	defer stopWatching()
 	select {
-	case r.status = <-exit:
+	case r.status = <-born.exit:
 		return r, nil
 	case <-timer.C:
 		r.stopped = fmt.Sprintf("it took longer than %v", timeout)
@@ -72,8 +72,8 @@ func (s *Server) run(conn *net.UnixConn, cmd command) (result, error) {
 		r.stopped = "the client closed the connection"
 	}
 	// Its session, so also the helpers that it started in it.
-	unix.Kill(-pid, unix.SIGKILL)
-	r.status = <-exit
+	unix.Kill(-born.pid, unix.SIGKILL)
+	r.status = <-born.exit
 	return r, nil
 }
 
@@ -121,20 +121,11 @@ func (s *Server) exec(conn *net.UnixConn, req *protocol.Request, files map[strin
 	if err != nil {
 		return protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
 	}
-	defer result.release()
-	if result.status != 0 || result.stopped != "" {
-		return &protocol.Error{
-			Code:       protocol.CodeFailed,
-			Message:    "exec in container \"" + c.id + "\": " + result.failure(req.Exec.Command),
-			ExitStatus: result.status,
-		}
-	}
-	pid, err := readPID(c.path(req.Exec.PIDFile))
+	pid, exit, err := s.born(c, req, result)
 	if err != nil {
-		return protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
+		return err
 	}
 	pidfd, err := unix.PidfdOpen(pid, 0)
-	exit := s.reaper.claim(pid)
 	if err == nil {
 		defer unix.Close(pidfd)
 	}
@@ -151,6 +142,22 @@ func (s *Server) exec(conn *net.UnixConn, req *protocol.Request, files map[strin
 		<-exit
 		return nil
 	}
+}
+
+// born claims the process that an exec's command has started.
+func (s *Server) born(c *container, req *protocol.Request, result result) (pid int, exit <-chan int, err error) {
+	defer result.end()
+	if result.status != 0 || result.stopped != "" {
+		return 0, nil, &protocol.Error{
+			Code:       protocol.CodeFailed,
+			Message:    "exec in container \"" + c.id + "\": " + result.failure(req.Exec.Command),
+			ExitStatus: result.status,
+		}
+	}
+	if pid, err = readPID(c.path(req.Exec.PIDFile)); err != nil {
+		return 0, nil, protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
+	}
+	return pid, result.claim(pid), nil
 }
 
 // execStdio completes the received files with the null device.

@@ -52,7 +52,7 @@ func (c *container) start(conn *net.UnixConn, req *protocol.Request) error {
 	if err != nil {
 		return protocol.Errorf(protocol.CodeFailed, "start container %q: %v", c.id, err)
 	}
-	defer result.release()
+	defer result.end()
 	if result.status != 0 || result.stopped != "" {
 		return &protocol.Error{
 			Code:       protocol.CodeFailed,
@@ -84,7 +84,7 @@ func (c *container) start(conn *net.UnixConn, req *protocol.Request) error {
 	if err := c.connect(streams); err != nil {
 		return protocol.Errorf(protocol.CodeFailed, "start container %q: %v", c.id, err)
 	}
-	c.running(r, c.server.reaper.claim(pid))
+	c.running(r, result.claim(pid))
 	return nil
 }
 
