@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -55,7 +56,33 @@ func explainCompose(shown, file string, err error) error {
 	if strings.HasPrefix(text, "service ") && strings.HasSuffix(text, "has neither an image nor a build context specified") {
 		return hint.Wrap(fmt.Errorf("%s: %s", shown, text), "name an image, or build: a folder with a Dockerfile")
 	}
-	return fmt.Errorf("%s: %w", shown, rephrased{text, err})
+	return fmt.Errorf("%s: %w", lineOf(shown, file, text), rephrased{text, err})
+}
+
+// lineOf adds the line to the file's name when the message names no field and
+// its last word stands on one line only, as in "invalid containerPort: eighty".
+func lineOf(shown, file, message string) string {
+	words := strings.Fields(message)
+	content, err := os.ReadFile(file)
+	if err != nil || len(words) == 0 || strings.Contains(message, "services.") || strings.Contains(message, "line ") {
+		return shown
+	}
+	last := strings.Trim(words[len(words)-1], `"'`)
+	found, number := 0, 0
+	for line := range strings.Lines(string(content)) {
+		number++
+		if !strings.Contains(line, last) {
+			continue
+		}
+		if found != 0 {
+			return shown
+		}
+		found = number
+	}
+	if found == 0 {
+		return shown
+	}
+	return fmt.Sprintf("%s:%d", shown, found)
 }
 
 // rephrased says an error in other words.
