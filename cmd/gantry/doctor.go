@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gantryhq/gantry/engine/host"
+	"github.com/gantryhq/gantry/engine/network"
 )
 
 func newDoctorCommand(g *globals) *cobra.Command {
@@ -18,7 +20,7 @@ func newDoctorCommand(g *globals) *cobra.Command {
 		Short: "Say what this machine can and cannot do, and the remedy",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			results := host.Check(g.dir())
+			results := append(host.Check(g.dir()), checkNetwork(g.dir())...)
 			out := c.OutOrStdout()
 			if output == "json" {
 				enc := json.NewEncoder(out)
@@ -41,6 +43,24 @@ func newDoctorCommand(g *globals) *cobra.Command {
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "json for machines")
 	return c
+}
+
+// checkNetwork looks for what keeps the pods of a data directory from
+// communicating. Before the first start there is nothing to look at.
+func checkNetwork(dataDir string) []host.Result {
+	report, err := network.Inspect(dataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return []host.Result{{Name: "pod network", Level: host.Recommended, Detail: err.Error(), Remedy: "restart gantry serve: it builds the network anew"}}
+	}
+	results := []host.Result{{Name: "pod network", Level: host.Recommended, OK: len(report.Problems) == 0,
+		Detail: fmt.Sprintf("pods %s, services %s, %d attached", report.Plan.PodCIDR, report.Plan.ServiceCIDR, len(report.Pods))}}
+	for _, p := range report.Problems {
+		results = append(results, host.Result{Name: "pod network", Level: host.Recommended, Detail: p.What, Remedy: p.Remedy})
+	}
+	return results
 }
 
 func verdict(r host.Result) string {

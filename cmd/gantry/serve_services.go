@@ -73,6 +73,9 @@ func startGateway(ctx context.Context, in *server) error {
 	if err := in.api.WriteKubeconfig(kubeconfig, "system:gantry:gateway", nil); err != nil {
 		return err
 	}
+	if err := waitReady(ctx, in.network.Ready()); err != nil {
+		return err
+	}
 	process, err := openGatewayProcess(in.dataDir, kubeconfig, in.gatewayListen, in.gatewayTLS)
 	if err != nil {
 		return err

@@ -56,7 +56,6 @@ var checks = []check{
 	{"memory", Recommended, memory},
 	{"debootstrap", Recommended, program("debootstrap", "debootstrap", "--version")},
 	{"user namespaces", Recommended, userNamespaces},
-	{"forwarding", Recommended, forwarding},
 	{"clock", Recommended, clock},
 }
 
@@ -186,17 +185,6 @@ func memory(string) (bool, string, string) {
 	total := uint64(si.Totalram) * uint64(si.Unit)
 	return total >= 900<<20, fmt.Sprintf("%.1f GiB, %d processors", float64(total)/(1<<30), runtime.NumCPU()),
 		"Gantry itself needs 150 MB; applications need the rest"
-}
-
-// forwarding finds the firewall rule that most often breaks pod traffic:
-// another program's FORWARD chain whose policy is drop.
-func forwarding(string) (bool, string, string) {
-	out, err := exec.Command("nft", "list", "chain", "ip", "filter", "FORWARD").Output()
-	if err == nil && bytes.Contains(out, []byte("policy drop")) {
-		return false, "another program's FORWARD chain drops by default",
-			"allow the pod bridge: nft insert rule ip filter FORWARD iifname \"gantry*\" accept, and the same with oifname"
-	}
-	return true, "no foreign rule drops forwarded packets by default", ""
 }
 
 func clock(string) (bool, string, string) {
