@@ -6,7 +6,7 @@
 #   make bench    scale-out 1→50 and CPU per pod
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make fmt      format and vet
-#   make install  copy bin/gantry to /usr/local/bin
+#   make install  copy bin/gantry to /usr/local/bin, with a systemd unit
 #   make clean    remove what make made
 
 GO      ?= go
@@ -38,6 +38,7 @@ test: SETUP = test
 test: build bin/kubectl
 	$(GO) vet ./...
 	PATH="$(CURDIR)/bin:$$PATH" $(GO) test -timeout 20m ./...
+	$(GO) test -C examples/shop ./...
 
 bin/kubectl:
 	@mkdir -p bin
@@ -56,6 +57,7 @@ fmt:
 
 install: build
 	install -m 0755 bin/gantry /usr/local/bin/gantry
+	@if [ -d /etc/systemd/system ]; then install -m 0644 script/gantry.service /etc/systemd/system/gantry.service; fi
 
 clean:
 	rm -rf bin $(SHIM)
