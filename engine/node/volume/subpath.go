@@ -9,12 +9,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubernetes/pkg/volume/util/subpath"
 	"k8s.io/kubernetes/pkg/volume/validation"
-	"k8s.io/mount-utils"
 )
 
 // SubPath returns the host path of sub inside the volume, creating a directory
@@ -81,15 +81,14 @@ func (m *Manager) TearDown(ctx context.Context, uid types.UID, images []string) 
 
 // UnmountBelow unmounts everything mounted at or below dir, innermost first.
 func UnmountBelow(dir string) error {
-	infos, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	// Not mount-utils' parser: it leaves a blank in a name as "\040", and what is not
+	// found here is not unmounted but deleted.
+	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return fmt.Errorf("list mounts: %w", err)
 	}
 	for _, info := range slices.Backward(infos) {
-		at := strings.TrimSuffix(info.MountPoint, "//deleted")
-		if at != dir && !strings.HasPrefix(at, dir+"/") {
-			continue
-		}
+		at := strings.TrimSuffix(info.Mountpoint, "//deleted")
 		if err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("unmount %s: %w", at, err)
 		}

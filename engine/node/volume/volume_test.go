@@ -250,3 +250,33 @@ func TestGroupOwnership(t *testing.T) {
 		t.Errorf("group %d, mode %o, %v: want group 4321 with setgid", st.Gid, st.Mode, err)
 	}
 }
+
+// A blank in a mount's name, or in the data directory's, is written as "\040" in the mount table.
+func TestWhatIsMountedUnderANameWithABlankIsNotDeleted(t *testing.T) {
+	testenv.NeedRoot(t)
+	b := newBench(t)
+	pod := podWith(v1.Volume{Name: "e", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}})
+	got, err := b.SetUp(t.Context(), pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, at := b.dir+"/precious data", got["e"].Path+"/a b"
+	for _, dir := range []string{host, at} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(host+"/kept", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(host, at, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+	if err := b.TearDown(t.Context(), pod.UID, nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(host + "/kept"); err != nil {
+		t.Errorf("tearing the pod down deleted what was mounted in its volume: %v", err)
+	}
+}
