@@ -35,7 +35,9 @@ type Collected struct {
 // Collect deletes manifests that no tag, no index and nobody else refers to,
 // and the blobs that only they needed. Pushes wait while it runs; pulls do not.
 func (r *Registry) Collect(ctx context.Context, opt CollectOptions) (Collected, error) {
-	r.writing.Lock()
+	if err := r.stopWriting(ctx); err != nil {
+		return Collected{}, fmt.Errorf("collect registry: %w", err)
+	}
 	defer r.writing.Unlock()
 	var done Collected
 	var empty driver.PathNotFoundError
@@ -65,6 +67,21 @@ func (r *Registry) Collect(ctx context.Context, opt CollectOptions) (Collected, 
 		return done, fmt.Errorf("collect registry: %w", err)
 	}
 	return done, nil
+}
+
+// stopWriting takes the lock at a moment without a push. Waiting in its queue would
+// hold up all new pushes behind one that is stuck.
+func (r *Registry) stopWriting(ctx context.Context) error {
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	for !r.writing.TryLock() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end of a push: %w", ctx.Err())
+		case <-poll.C:
+		}
+	}
+	return nil
 }
 
 // collectRepository deletes a repository's unneeded manifests; their blobs are

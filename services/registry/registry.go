@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -125,6 +126,9 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			writeError(w, http.StatusInsufficientStorage, "DENIED", err.Error())
 			return
 		}
+		if req.ContentLength < 0 { // as Docker sends layers
+			req.Body = &watched{ReadCloser: req.Body, room: func() error { return r.room(r.minFree / 2) }}
+		}
 		r.writing.RLock()
 		defer r.writing.RUnlock()
 	}
@@ -141,6 +145,29 @@ func (r *Registry) spaceFor(req *http.Request) int64 {
 		return req.ContentLength // -1 when unknown
 	}
 	return 0
+}
+
+// watched is an upload of unknown length. It may use half of the reserve, so that
+// what was let in has a chance to finish, and then ends with an error.
+type watched struct {
+	io.ReadCloser
+	room   func() error
+	unseen int // bytes read since the last look
+}
+
+// lookEvery bounds what is written between two looks at the disk.
+const lookEvery = 1 << 20
+
+func (w *watched) Read(p []byte) (int, error) {
+	if w.unseen >= lookEvery {
+		if err := w.room(); err != nil {
+			return 0, err
+		}
+		w.unseen = 0
+	}
+	n, err := w.ReadCloser.Read(p)
+	w.unseen += n
+	return n, err
 }
 
 func (r *Registry) serveHealth(w http.ResponseWriter) {

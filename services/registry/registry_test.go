@@ -237,6 +237,80 @@ func TestAFullDiskRefusesUploadsAndRecovers(t *testing.T) {
 	}
 }
 
+func TestAnUploadOfUnknownLengthLeavesRoomOnTheDisk(t *testing.T) {
+	testenv.NeedRoot(t)
+	data := t.TempDir()
+	must(t, unix.Mount("tmpfs", data, "tmpfs", 0, "size=16m"))
+	t.Cleanup(func() { must(t, unix.Unmount(data, unix.MNT_DETACH)) })
+	reg := serve(t, Config{DataDir: data, MinFreeBytes: 8 << 20})
+	endless := io.LimitReader(zeros{}, 1<<30)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, beginUpload(t, reg), endless)
+	must(t, err)
+	if resp, err := http.DefaultClient.Do(req); err == nil { // or the connection was cut
+		must(t, resp.Body.Close())
+		if resp.StatusCode < 400 {
+			t.Errorf("an upload larger than the disk: %s", resp.Status)
+		}
+	}
+	var st unix.Statfs_t
+	must(t, unix.Statfs(data, &st))
+	if free := int64(st.Bavail) * st.Bsize; free < 2<<20 {
+		t.Errorf("the upload left %d KiB of disk", free>>10)
+	}
+}
+
+func TestAStuckPushHoldsUpNobodyElse(t *testing.T) {
+	reg := serve(t, Config{DataDir: t.TempDir()})
+	reg.push(t, "app:1", randomImage(t, 1))
+	body, stuck := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, beginUpload(t, reg), body)
+	must(t, err)
+	pushed := make(chan error, 1)
+	go func() {
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		pushed <- err
+	}()
+	_, err = stuck.Write([]byte("the beginning of a layer"))
+	must(t, err)
+	for reg.writing.TryLock() { // until the request has arrived
+		reg.writing.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+	collected := make(chan error, 1)
+	go func() {
+		_, err := reg.Collect(t.Context(), CollectOptions{})
+		collected <- err
+	}()
+	for range 10 { // before and while the collection waits
+		reg.push(t, "app:2", randomImage(t, 1))
+		time.Sleep(10 * time.Millisecond)
+	}
+	must(t, stuck.Close())
+	must(t, <-pushed)
+	must(t, <-collected)
+}
+
+// beginUpload opens an upload and returns where its content goes.
+func beginUpload(t *testing.T, reg served) string {
+	t.Helper()
+	resp, err := http.Post("http://"+reg.host+"/v2/app/blobs/uploads/", "", nil)
+	must(t, err)
+	must(t, resp.Body.Close())
+	at, err := resp.Location()
+	must(t, err)
+	return at.String()
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
 func TestAnIdleRegistryIsSmall(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
