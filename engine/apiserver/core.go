@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -83,7 +85,7 @@ func (c *core) addWorkloads(_ *Config, opts generic.RESTOptionsGetter, cc coreCo
 		return err
 	}
 	v1["nodes"], v1["nodes/status"] = c.nodes.Node, c.nodes.Status
-	v1["nodes/proxy"] = &noderest.ProxyREST{Store: c.nodes.Node.Store, Connection: cc.node, ProxyTransport: cc.transport}
+	v1["nodes/proxy"] = &noderest.ProxyREST{Store: c.nodes.Node.Store, Connection: nodeAddress{cc.node, c.nodes.Node}, ProxyTransport: cc.transport}
 
 	if c.pods, err = podstore.NewStorage(opts, cc.node, cc.transport, cc.disruption, cc.authorizer); err != nil {
 		return err
@@ -199,4 +201,31 @@ func (n nodeConnection) GetConnectionInfo(_ context.Context, node types.NodeName
 		Scheme: "http", Hostname: string(node), Port: "10250",
 		Transport: n.transport, InsecureSkipTLSVerifyTransport: n.transport,
 	}, nil
+}
+
+// nodeAddress adds the node's own address. The proxy wants it: it refuses names that lead to
+// loopback, as this machine's often does, and calls the node's other ports there. Only a node
+// has one, so the proxy leads nowhere else.
+type nodeAddress struct {
+	kubeletclient.ConnectionInfoGetter
+	nodes rest.Getter
+}
+
+// GetConnectionInfo implements kubeletclient.ConnectionInfoGetter.
+func (n nodeAddress) GetConnectionInfo(ctx context.Context, name types.NodeName) (*kubeletclient.ConnectionInfo, error) {
+	node, err := get(ctx, n.nodes, "", string(name), &corev1.Node{})
+	if err != nil {
+		return nil, err
+	}
+	info, err := n.ConnectionInfoGetter.GetConnectionInfo(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range node.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			info.Hostname = a.Address
+			return info, nil
+		}
+	}
+	return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("node %q has not reported its address yet", name))
 }

@@ -246,6 +246,27 @@ func TestUpgradesReachTheNodeAgent(t *testing.T) {
 	}
 }
 
+func TestTheNodeProxyLeadsToNodesOnly(t *testing.T) {
+	dial := nodeAgent(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "agent ", r.URL.Path) }))
+	in := start(t, t.TempDir(), func(c *apiserver.Config) { c.DialNode = dial })
+	admin := client(t, in.admin)
+	node := must[*corev1.Node](t)(admin.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a-name-unknown-to-dns"}}, metav1.CreateOptions{}))
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.10"}}
+	must[*corev1.Node](t)(admin.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}))
+	get := func(name string) (string, error) {
+		b, err := admin.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes/" + name + "/proxy/stats/summary").DoRaw(t.Context())
+		return string(b), err
+	}
+	if got, err := get(node.Name); err != nil || got != "agent /stats/summary" {
+		t.Errorf("the node's agent: %q, %v", got, err)
+	}
+	for _, name := range []string{"192.0.2.10", "192.0.2.10:22", "https:192.0.2.10:22"} {
+		if _, err := get(name); !apierrors.IsNotFound(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestMountsAreBehindAuthorization(t *testing.T) {
 	in := start(t, t.TempDir(), func(c *apiserver.Config) {
 		c.Mounts = map[string]http.Handler{"/console/": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello from ", r.URL.Path) })}
