@@ -26,11 +26,17 @@ type compose struct {
 	file    string            // for messages
 	names   map[string]string // Compose service name to Kubernetes name
 	shared  map[string]int    // services that mount a named volume read-write
+	unset   []string          // variables without a value
 }
 
 func loadCompose(ctx context.Context, app *Application, file string, opt Options) error {
 	c := &compose{app: app, file: displayPath(file)}
-	project, err := readProject(ctx, file, opt, c.unsupported)
+	return c.nameUnset(c.load(ctx, file, opt))
+}
+
+func (c *compose) load(ctx context.Context, file string, opt Options) error {
+	app := c.app
+	project, err := c.read(ctx, file, opt)
 	if err != nil {
 		return explainCompose(c.file, file, err)
 	}
@@ -43,7 +49,10 @@ func loadCompose(ctx context.Context, app *Application, file string, opt Options
 	if err := c.nameServices(); err != nil {
 		return err
 	}
-	return c.translate()
+	if err := c.translate(); err != nil {
+		return err
+	}
+	return app.checkImages()
 }
 
 // explainCompose puts the library's words into a newcomer's.
@@ -94,7 +103,7 @@ type rephrased struct {
 func (r rephrased) Error() string { return r.text }
 func (r rephrased) Unwrap() error { return r.error }
 
-func readProject(ctx context.Context, file string, opt Options, report func([]loader.UnsupportedAttribute)) (*types.Project, error) {
+func (c *compose) read(ctx context.Context, file string, opt Options) (*types.Project, error) {
 	files := []string{file}
 	if len(opt.Files) == 0 {
 		files = append(files, overrides(file)...)
@@ -106,7 +115,7 @@ func readProject(ctx context.Context, file string, opt Options, report func([]lo
 		cli.WithEnvFiles(opt.EnvFiles...),
 		cli.WithDotEnv,
 		cli.WithProfiles(opt.Profiles),
-		cli.WithLoadOptions(loader.WithSupportedAttributes(supportedAttributes(), report)),
+		cli.WithLoadOptions(loader.WithSupportedAttributes(supportedAttributes(), c.unsupported), c.unsetVariables),
 	}
 	if opt.Name != "" {
 		env = append(env, cli.WithName(loader.NormalizeProjectName(opt.Name)))

@@ -41,15 +41,14 @@ func Load(ctx context.Context, path string, opt Options) (*Application, error) {
 	case compose != "":
 		err = loadCompose(ctx, app, compose, opt)
 	case info.IsDir():
-		err = loadManifests(app, abs, opt)
+		if err = loadManifests(app, abs, opt); err == nil {
+			err = app.checkImages()
+		}
 	default:
 		err = hint.Wrap(fmt.Errorf("%s is not a Compose file: its name must end in .yaml or .yml", path),
 			"to deploy Kubernetes manifests name the folder they are in")
 	}
 	if err != nil {
-		return nil, err
-	}
-	if err := app.checkImages(); err != nil {
 		return nil, err
 	}
 	for i := range app.Images {
