@@ -194,15 +194,6 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// nodeTransport reaches the node agent.
-func (s *Server) nodeTransport() *http.Transport {
-	return &http.Transport{
-		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return s.cfg.DialNode(ctx) },
-		DisableCompression: true,
-		MaxIdleConns:       4,
-	}
-}
-
 // ClientConfig returns a client configuration that calls the API in this process as the given
 // user: no socket, protobuf, no rate limit. Clients of custom resources must set ContentType to
 // application/json. Groups are taken as they are, plus system:authenticated.
