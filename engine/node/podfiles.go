@@ -70,6 +70,9 @@ func (n *Node) writePodFiles(pod *v1.Pod, s *sandbox) error {
 	return nil
 }
 
+// managedHosts begins a hosts file that is the pod's own. Programs recognise it by the kubelet's words.
+const managedHosts = "# Kubernetes-managed hosts file.\n"
+
 func (n *Node) hostsFile(pod *v1.Pod, s *sandbox, domain string) ([]byte, error) {
 	var b bytes.Buffer
 	if pod.Spec.HostNetwork {
@@ -80,7 +83,7 @@ func (n *Node) hostsFile(pod *v1.Pod, s *sandbox, domain string) ([]byte, error)
 		b.WriteString("# The host's hosts file, kept up to date only when the pod starts.\n")
 		b.Write(host)
 	} else {
-		b.WriteString("# The pod's hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+		b.WriteString(managedHosts + "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 			"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
 		name, _, _ := strings.Cut(s.Hostname, ".")
 		for _, ip := range s.IPs {

@@ -219,7 +219,7 @@ func TestHostsFileNamesThePod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"127.0.0.1\tlocalhost", "10.244.0.9\tweb-0.web.default.svc.cluster.local\tweb-0\n", "1.2.3.4\tx\ty\n"} {
+	for _, want := range []string{managedHosts, "127.0.0.1\tlocalhost", "10.244.0.9\tweb-0.web.default.svc.cluster.local\tweb-0\n", "1.2.3.4\tx\ty\n"} {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("%q is not in\n%s", want, data)
 		}
