@@ -308,6 +308,9 @@ func setConditions(s *v1.PodStatus, pod *v1.Pod, v *view) {
 		v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionTrue,
 			ObservedGeneration: podutil.CalculatePodConditionObservedGeneration(old, pod.Generation, v1.PodScheduled)},
 	)
+	if c := resizing(pod, v); c != nil {
+		s.Conditions = append(s.Conditions, *c)
+	}
 	now := metav1.NewTime(v.Now.Truncate(time.Second))
 	for i := range s.Conditions {
 		c := &s.Conditions[i]
@@ -320,6 +323,23 @@ func setConditions(s *v1.PodStatus, pod *v1.Pod, v *view) {
 			c.LastTransitionTime = now
 		}
 	}
+}
+
+// resizing is the condition of a pod some of whose containers do not have the
+// resources yet that it wants, or nil.
+func resizing(pod *v1.Pod, v *view) *v1.PodCondition {
+	for c := range containersOf(pod) {
+		cv := v.Containers[c.Name]
+		if !cv.running() || isEphemeral(pod, c.Name) || equality.Semantic.DeepEqual(cv.Last.Resources, c.Resources) {
+			continue
+		}
+		cond := &v1.PodCondition{Type: v1.PodResizeInProgress, Status: v1.ConditionTrue, ObservedGeneration: pod.Generation}
+		if err := cv.Resize.Err; err != nil {
+			cond.Reason, cond.Message = v1.PodReasonError, err.Error()
+		}
+		return cond
+	}
+	return nil
 }
 
 // sameStatus reports whether publishing b over a would change nothing. The order

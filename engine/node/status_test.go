@@ -6,6 +6,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 func TestPodStatus(t *testing.T) {
@@ -66,5 +67,23 @@ func TestPodStatus(t *testing.T) {
 				t.Errorf("the status is not stable:\n%+v\n%+v", s, again)
 			}
 		})
+	}
+}
+
+func TestAPodSaysThatItIsBeingResized(t *testing.T) {
+	pod := twoContainers()
+	v := seen(pod, running("a"), running("b"))
+	if s := podStatus(pod, v, "192.0.2.1"); condition(&v1.Pod{Status: s}, v1.PodResizeInProgress) != "absent" {
+		t.Error("nothing is to be resized")
+	}
+	pod.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}
+	s := podStatus(pod, v, "192.0.2.1")
+	if got := condition(&v1.Pod{Status: s}, v1.PodResizeInProgress); got != v1.ConditionTrue {
+		t.Errorf("PodResizeInProgress is %q before the container has its new limit", got)
+	}
+	pod.Status = s
+	v.Containers["a"].Last.Resources = pod.Spec.Containers[0].Resources
+	if s := podStatus(pod, v, "192.0.2.1"); condition(&v1.Pod{Status: s}, v1.PodResizeInProgress) != "absent" {
+		t.Error("PodResizeInProgress stays after the resize")
 	}
 }
