@@ -4,6 +4,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utilpod "k8s.io/kubernetes/pkg/util/pod"
 )
 
@@ -63,7 +64,9 @@ func (w *worker) doPublish(pod *v1.Pod, status v1.PodStatus) {
 	case err != nil:
 		if w.n.ctx.Err() == nil && !w.v.Removed {
 			w.publish.failed(err, time.Now(), 100*time.Millisecond, 10*time.Second)
-			w.log.Warn("publish pod status", "error", err)
+			if !apierrors.IsNotFound(err) { // else the news of the deletion is on its way
+				w.log.Warn("publish pod status", "error", err)
+			}
 		}
 	case unchanged:
 		w.told = told{&status, &pod.Status}
