@@ -48,18 +48,51 @@ func Limit() {
 	}
 }
 
-// KeepSmall trims now and, for what only the first minute needs, once more
-// after it. It returns when that is done or ctx ends.
+const (
+	// breath is how often KeepSmall looks whether the process has become idle.
+	breath = time.Minute
+	// idle is the processor time within a breath below which it is idle.
+	idle = breath / 100
+)
+
+// KeepSmall trims now, and again whenever the process has worked and become idle
+// since, until ctx ends.
 func KeepSmall(ctx context.Context) error {
-	if err := Trim(); err != nil {
+	used, err := trimAndMeasure()
+	if err != nil {
 		return err
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-time.After(time.Minute):
-		return Trim()
+	trimmed, tick := used, time.NewTicker(breath)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		now := processorTime()
+		if now-used < idle && now-trimmed > idle {
+			if now, err = trimAndMeasure(); err != nil {
+				return err
+			}
+			trimmed = now
+		}
+		used = now
 	}
+}
+
+func trimAndMeasure() (time.Duration, error) {
+	err := Trim()
+	return processorTime(), err
+}
+
+// processorTime is what the process has used so far.
+func processorTime() time.Duration {
+	var use unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &use); err != nil {
+		return 0 // cannot happen for ourselves
+	}
+	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
 }
 
 // Trim gives back unused heap and the untouched pages of the executable.
