@@ -61,7 +61,7 @@ func (n *Network) hostPortsFree(le lease) error {
 	}
 	for f := range want {
 		if !n.proxy.has(podOwner(le), f) {
-			if err := portFree(f); err != nil {
+			if err := n.foreign(f); err != nil {
 				return fmt.Errorf("publish host port: %w", err)
 			}
 		}

@@ -33,23 +33,43 @@ func loadBalancerFrontends(spec *corev1.ServiceSpec) []nat.Frontend {
 	return out
 }
 
-// withoutTakenPorts removes the load balancer ports at which a process of the host
-// listens, such as the gateway's, from what a service wants.
+// withoutTakenPorts removes from what a service wants the ports at which a process of the
+// host listens, such as the API's or the gateway's, and external addresses that are not
+// external: whoever may make services could take over what others send there.
 func (n *Network) withoutTakenPorts(s *catalog.Service, want map[nat.Frontend]nat.Target) error {
 	if s == nil {
 		return nil
 	}
 	var errs []error
+	refuse := func(f nat.Frontend, what string, err error) {
+		delete(want, f)
+		errs = append(errs, fmt.Errorf("%s: %w", what, err))
+	}
 	for _, f := range loadBalancerFrontends(s.Spec) {
 		if n.proxy.has(serviceOwner(s.Key), f) {
 			continue
 		}
 		if err := portFree(f); err != nil {
-			delete(want, f)
-			errs = append(errs, fmt.Errorf("load balancer port: %w", err))
+			refuse(f, "load balancer port", err)
+		}
+	}
+	for f := range want {
+		if !f.Addr.IsValid() || f.Addr.String() == s.Spec.ClusterIP {
+			continue
+		}
+		if err := n.foreign(f); err != nil {
+			refuse(f, "external address", err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// foreign returns why a frontend's address belongs to somebody else, or nil.
+func (n *Network) foreign(f nat.Frontend) error {
+	if n.plan.PodCIDR.Contains(f.Addr) || n.plan.ServiceCIDR.Contains(f.Addr) {
+		return fmt.Errorf("%s: the address belongs to pods or services: choose one outside %s and %s", f, n.plan.PodCIDR, n.plan.ServiceCIDR)
+	}
+	return portFree(f)
 }
 
 // publishLoadBalancers reports the node's address as the ingress of every service of

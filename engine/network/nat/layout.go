@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -23,7 +22,6 @@ type layout struct {
 	egress   direction
 
 	chains map[string]bool // spreading chains that exist
-	sticky bool            // one of them remembers clients
 }
 
 // family is the sets and maps of one kind of frontend. Their keys begin with
@@ -32,7 +30,6 @@ type family struct {
 	host     bool
 	services *nftables.Set // frontend : verdict
 	slots    *nftables.Set // frontend . slot : backend
-	affinity *nftables.Set // frontend . saddr : backend, with timeout
 	refused  *nftables.Set // frontends without backends
 	guarded  *nftables.Set // frontends with source ranges
 	admitted *nftables.Set // frontend . saddr range
@@ -47,9 +44,8 @@ func (l *layout) of(f Frontend) *family {
 
 // Registers of 4 bytes each. A lookup reads its key from consecutive ones.
 const (
-	keyReg    = unix.NFT_REG32_00     // a frontend and what follows it
-	clientReg = unix.NFT_REG32_00 + 6 // a second key
-	tmpReg    = unix.NFT_REG32_15     // one value
+	keyReg = unix.NFT_REG32_00 // a frontend and what follows it
+	tmpReg = unix.NFT_REG32_15 // one value
 )
 
 // Offsets in the IPv4 and in the TCP, UDP and SCTP headers.
@@ -109,10 +105,6 @@ func (f *family) add(c *nftables.Conn, table *nftables.Table) error {
 	}{
 		{&f.services, nftables.Set{Name: "services", IsMap: true, KeyType: f.frontendTypes(), DataType: nftables.TypeVerdict}},
 		{&f.slots, nftables.Set{Name: "slots", IsMap: true, KeyType: f.frontendTypes(nftables.TypeMark), DataType: backend}},
-		{&f.affinity, nftables.Set{
-			Name: affinityName, IsMap: true, KeyType: f.frontendTypes(addr), DataType: backend,
-			Dynamic: true, HasTimeout: true, Size: 1 << 20,
-		}},
 		{&f.refused, nftables.Set{Name: "refused", KeyType: f.frontendTypes()}},
 		{&f.guarded, nftables.Set{Name: "guarded", KeyType: f.frontendTypes()}},
 		{&f.admitted, nftables.Set{Name: "admitted", Interval: true, KeyType: f.frontendTypes(addr)}},
@@ -212,38 +204,17 @@ const (
 
 // spread returns the name of the chain that spreads over n backends, queueing its
 // creation when it does not exist yet.
-func (l *layout) spread(c *nftables.Conn, f *family, n int, affinity time.Duration) string {
+func (l *layout) spread(c *nftables.Conn, f *family, n int) string {
 	name := fmt.Sprintf("%s-%d", f.name("spread"), n)
-	if affinity > 0 {
-		name += fmt.Sprintf("-sticky-%d", int(affinity/time.Second))
-	}
 	if l.chains[name] {
 		return name
 	}
 	l.chains[name] = true
 	chain := c.AddChain(&nftables.Chain{Name: name, Table: l.table})
-	add := func(parts ...[]expr.Any) {
-		c.AddRule(&nftables.Rule{Table: l.table, Chain: chain, Exprs: slices.Concat(parts...)})
-	}
-	translate := []expr.Any{&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: keyReg, RegProtoMin: keyReg + 1}}
-	draw := append(f.load(keyReg),
+	c.AddRule(&nftables.Rule{Table: l.table, Chain: chain, Exprs: append(f.load(keyReg),
 		&expr.Numgen{Register: keyReg + f.keyRegs(), Modulus: uint32(n), Type: unix.NFT_NG_RANDOM},
-		&expr.Lookup{SourceRegister: keyReg, DestRegister: keyReg, IsDestRegSet: true, SetName: f.slots.Name, SetID: f.slots.ID})
-	if affinity > 0 {
-		l.sticky = true
-		client := append(f.load(clientReg), load(clientReg+f.keyRegs(), ipSource, 4)...)
-		recall := []expr.Any{&expr.Lookup{SourceRegister: clientReg, DestRegister: keyReg, IsDestRegSet: true, SetName: f.affinity.Name, SetID: f.affinity.ID}}
-		// Every new connection starts the client's time anew. nft 1.0.6 cannot print
-		// this rule and aborts, see docs/formats/network.md.
-		remember := []expr.Any{&expr.Dynset{
-			SrcRegKey: clientReg, SrcRegData: keyReg, SetName: f.affinity.Name, SetID: f.affinity.ID,
-			Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: affinity,
-		}}
-		add(client, recall, remember, translate)
-		add(client, draw, remember, translate)
-		// The next rule counts only when the memory of clients is full.
-	}
-	add(draw, translate)
+		&expr.Lookup{SourceRegister: keyReg, DestRegister: keyReg, IsDestRegSet: true, SetName: f.slots.Name, SetID: f.slots.ID},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: keyReg, RegProtoMin: keyReg + 1})})
 	return name
 }
 

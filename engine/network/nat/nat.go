@@ -1,12 +1,12 @@
 // Package nat keeps one nftables table that turns service addresses into pod
 // addresses and enforces network policies.
 //
-// The table's maps are shared by all services, and no service has a chain or rule of
-// its own. "services" leads a frontend (address, protocol, port) to a chain that
-// only depends on how many backends it has; that chain draws a number below the count
-// and finds the backend in "slots". So traffic is spread evenly over any number of
-// backends, and a change touches only the map elements that differ, in one
-// transaction, whether there is one service or thousands.
+// The table's maps are shared by all services, and only a service with session
+// affinity has chains and sets of its own. "services" leads a frontend (address,
+// protocol, port) to a chain that only depends on how many backends it has; that chain
+// draws a number below the count and finds the backend in "slots". So traffic is spread
+// evenly over any number of backends, and a change touches only the map elements that
+// differ, in one transaction, whether there is one service or thousands.
 //
 // A frontend without an address stands for every address of the host. A frontend
 // without backends refuses connections instead of letting them time out.
@@ -106,7 +106,7 @@ type Table struct {
 	live      bool // the kernel holds what desired says
 	desired   map[Frontend]Target
 	installed map[Frontend]*installed
-	hairpins  map[netip.Addr]int // number of slots per backend address
+	hairpins  map[netip.Addr]int // number of frontends' backends per address
 	policy    policy.Ruleset     // desired
 	enforced  policy.Ruleset     // installed
 	layout    *layout
@@ -115,6 +115,7 @@ type Table struct {
 // installed is a frontend as the kernel has it. The index of a backend is its slot.
 type installed struct {
 	backends []netip.AddrPort
+	affinity time.Duration
 	chain    string // "" when refused
 	sources  []netip.Prefix
 }
@@ -258,7 +259,7 @@ func (t *Table) rebuild() error {
 	if err := t.dial(); err != nil {
 		return err
 	}
-	kept, err := t.affinities()
+	clients, err := t.remembered()
 	if err != nil {
 		return err
 	}
@@ -276,7 +277,7 @@ func (t *Table) rebuild() error {
 			return fmt.Errorf("fill nftables table %s: %w", t.cfg.Name, err)
 		}
 	}
-	tx.keep(kept)
+	tx.keep(clients)
 	if err := tx.setPolicy(t.policy); err != nil {
 		return fmt.Errorf("fill nftables table %s: %w", t.cfg.Name, err)
 	}

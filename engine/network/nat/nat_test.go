@@ -34,17 +34,3 @@ func TestBackendsKeepTheirSlots(t *testing.T) {
 		})
 	}
 }
-
-func TestAffinityElementsAreReadBack(t *testing.T) {
-	addr := netip.MustParseAddr("10.96.0.7")
-	backend := netip.MustParseAddrPort("10.244.0.3:8080")
-	client := []byte{192, 0, 2, 1}
-	for _, f := range []Frontend{{Addr: addr, Protocol: TCP, Port: 80}, {Protocol: UDP, Port: 30053}} {
-		el := f.slot(0, backend)
-		el.Key = append(f.key(), client...)
-		got, b, ok := decodeAffinity(el)
-		if !ok || got != f || b != backend {
-			t.Errorf("%s: got %s, %s, %v", f, got, b, ok)
-		}
-	}
-}

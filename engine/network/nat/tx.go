@@ -14,20 +14,20 @@ import (
 // tx collects the element changes of one transaction. Deletions are sent before
 // additions, so an element can be replaced.
 type tx struct {
-	t    *Table
-	del  map[*nftables.Set][]nftables.SetElement
-	add  map[*nftables.Set][]nftables.SetElement
-	gone map[netip.AddrPort]bool // backends that left a frontend with affinity
+	t   *Table
+	del map[*nftables.Set][]nftables.SetElement
+	add map[*nftables.Set][]nftables.SetElement
 
-	chains map[string]bool   // policy chains created
-	unused []*nftables.Chain // to delete at the end, when nothing leads to them
+	chains     map[string]bool   // policy chains created
+	unused     []*nftables.Chain // to delete at the end, when nothing leads to them
+	unusedSets []*nftables.Set   // after them
 }
 
 func (t *Table) begin() *tx {
 	return &tx{
 		t:   t,
 		del: map[*nftables.Set][]nftables.SetElement{}, add: map[*nftables.Set][]nftables.SetElement{},
-		gone: map[netip.AddrPort]bool{}, chains: map[string]bool{},
+		chains: map[string]bool{},
 	}
 }
 
@@ -41,36 +41,41 @@ func (x *tx) set(f Frontend, want *Target) error {
 	if !existed {
 		have = &installed{}
 	}
-	var backends []netip.AddrPort
-	var sources []netip.Prefix
-	chain := ""
+	now := &installed{}
 	if want != nil {
-		backends, sources = keepSlots(have.backends, want.Backends), want.Sources
-		if len(backends) > 0 {
-			chain = x.t.layout.spread(x.t.conn, fam, len(backends), want.Affinity)
-		}
+		now.backends, now.sources = keepSlots(have.backends, want.Backends), slices.Clone(want.Sources)
 	}
-	x.moveSlots(f, have.backends, backends)
-	x.moveSources(f, have.sources, sources)
-	wasRefused, isRefused := existed && have.chain == "", want != nil && chain == ""
+	switch {
+	case len(now.backends) == 0:
+	case want.Affinity > 0:
+		now.affinity, now.chain = want.Affinity, f.stickyName()
+	default:
+		now.chain = x.t.layout.spread(x.t.conn, fam, len(now.backends))
+	}
+	if err := x.stick(f, have, now); err != nil {
+		return err
+	}
+	x.moveBackends(f, have, now)
+	x.moveSources(f, have.sources, now.sources)
+	wasRefused, isRefused := existed && have.chain == "", want != nil && now.chain == ""
 	if wasRefused && !isRefused {
 		x.remove(fam.refused, nftables.SetElement{Key: f.key()})
 	}
 	if isRefused && !wasRefused {
 		x.insert(fam.refused, nftables.SetElement{Key: f.key()})
 	}
-	if have.chain != chain {
+	if have.chain != now.chain {
 		if have.chain != "" {
 			x.remove(fam.services, f.verdict(have.chain))
 		}
-		if chain != "" {
-			x.insert(fam.services, f.verdict(chain))
+		if now.chain != "" {
+			x.insert(fam.services, f.verdict(now.chain))
 		}
 	}
 	if want == nil {
 		delete(x.t.installed, f)
 	} else {
-		x.t.installed[f] = &installed{backends: backends, chain: chain, sources: slices.Clone(sources)}
+		x.t.installed[f] = now
 	}
 	return nil
 }
@@ -101,27 +106,41 @@ func keepSlots(have, want []netip.AddrPort) []netip.AddrPort {
 	return out
 }
 
-func (x *tx) moveSlots(f Frontend, have, want []netip.AddrPort) {
-	fam := x.t.layout.of(f)
+// moveBackends changes the slots, which frontends with affinity do not use, and the
+// hairpins.
+func (x *tx) moveBackends(f Frontend, have, want *installed) {
+	slots := x.t.layout.of(f).slots
+	eachMove(have.slots(), want.slots(),
+		func(i int, b netip.AddrPort) { x.remove(slots, f.slot(i, b)) },
+		func(i int, b netip.AddrPort) { x.insert(slots, f.slot(i, b)) })
+	eachMove(have.backends, want.backends,
+		func(_ int, b netip.AddrPort) { x.hairpin(b.Addr(), -1) },
+		func(_ int, b netip.AddrPort) { x.hairpin(b.Addr(), +1) })
+}
+
+func (s *installed) slots() []netip.AddrPort {
+	if s.affinity > 0 {
+		return nil
+	}
+	return s.backends
+}
+
+// eachMove tells of every backend that leaves an index, and of the one that takes it.
+func eachMove(have, want []netip.AddrPort, leaves, takes func(int, netip.AddrPort)) {
 	for i := range max(len(have), len(want)) {
 		if i < len(have) && i < len(want) && have[i] == want[i] {
 			continue
 		}
 		if i < len(have) {
-			x.remove(fam.slots, f.slot(i, have[i]))
-			x.hairpin(have[i].Addr(), -1)
-			if !slices.Contains(want, have[i]) {
-				x.gone[have[i]] = true
-			}
+			leaves(i, have[i])
 		}
 		if i < len(want) {
-			x.insert(fam.slots, f.slot(i, want[i]))
-			x.hairpin(want[i].Addr(), +1)
+			takes(i, want[i])
 		}
 	}
 }
 
-// hairpin counts the slots that lead to an address.
+// hairpin counts the backends of frontends at an address.
 func (x *tx) hairpin(addr netip.Addr, delta int) {
 	counts := x.t.hairpins
 	before := counts[addr]
@@ -172,7 +191,7 @@ func exchange(into, from map[*nftables.Set][]nftables.SetElement, s *nftables.Se
 	into[s] = append(into[s], el)
 }
 
-// commit sends the transaction and then makes clients forget backends that left.
+// commit sends the transaction.
 func (x *tx) commit() error {
 	// The length of a netlink attribute has 16 bits.
 	const chunk = 400
@@ -194,13 +213,10 @@ func (x *tx) commit() error {
 		x.t.conn.FlushChain(c)
 		x.t.conn.DelChain(c)
 	}
-	if err := x.t.conn.Flush(); err != nil {
-		return err
+	for _, s := range x.unusedSets {
+		x.t.conn.DelSet(s)
 	}
-	if len(x.gone) == 0 {
-		return nil
-	}
-	return x.t.forget(x.gone)
+	return x.t.conn.Flush()
 }
 
 // key is the frontend as the maps of its family have it: every part takes a whole
