@@ -54,6 +54,7 @@ func (r *roles) current() (*rbacSnapshot, error) {
 	if r.snapshot != nil && !r.changed() {
 		return r.snapshot, nil
 	}
+	r.snapshot = nil // should reading fail, the next question must not be answered by it
 	if r.watchers == nil {
 		if err := r.watch(); err != nil {
 			return nil, err
