@@ -217,6 +217,9 @@ func (b *build) volumeMount(i int, m *v1.VolumeMount) (runtime.Mount, error) {
 	if !ok {
 		return runtime.Mount{}, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, b.c.Name)
 	}
+	if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled {
+		return runtime.Mount{}, fmt.Errorf("volume %q: recursiveReadOnly: Enabled is not supported here, what is mounted inside the volume would stay writable: use IfPossible if that will do", m.Name)
+	}
 	sub := m.SubPath
 	if m.SubPathExpr != "" {
 		var missing []string

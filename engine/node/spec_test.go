@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/gantryhq/gantry/engine/image"
+	"github.com/gantryhq/gantry/engine/node/volume"
 )
 
 func envOf(t *testing.T, pod *v1.Pod, base []string, objects ...*v1.ConfigMap) (map[string]string, error) {
@@ -287,5 +288,16 @@ func TestContainerIDsAreStableAndValid(t *testing.T) {
 		if id == containerID(uid, "main", 13) || id == containerID(uid, "other", 12) {
 			t.Errorf("uid %q: two runs have one id", uid)
 		}
+	}
+}
+
+func TestRecursiveReadOnlyIsNotSilentlyLess(t *testing.T) {
+	enabled, possible := v1.RecursiveReadOnlyEnabled, v1.RecursiveReadOnlyIfPossible
+	b := &build{c: &v1.Container{Name: "a"}, volumes: map[string]volume.Volume{"v": {Path: t.TempDir()}}}
+	if m, err := b.volumeMount(0, &v1.VolumeMount{Name: "v", MountPath: "/v", ReadOnly: true, RecursiveReadOnly: &enabled}); err == nil {
+		t.Errorf("a promise that is not kept: %+v", m)
+	}
+	if m, err := b.volumeMount(0, &v1.VolumeMount{Name: "v", MountPath: "/v", ReadOnly: true, RecursiveReadOnly: &possible}); err != nil || !m.ReadOnly {
+		t.Errorf("%+v, %v", m, err)
 	}
 }
