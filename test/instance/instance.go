@@ -39,6 +39,9 @@ type Instance struct {
 	Registry string // host:port
 	Gateway  string // host:port of plain HTTP
 
+	// ReadyAfter is what the last start said of itself: `gantry ready in N ms`.
+	ReadyAfter time.Duration
+
 	tls  string // host:port of HTTPS
 	args []string
 	cmd  *exec.Cmd
@@ -81,8 +84,12 @@ func (in *Instance) Serve(t testing.TB) {
 		lines, once := bufio.NewScanner(out), sync.Once{}
 		for lines.Scan() {
 			fmt.Fprintln(log, lines.Text())
-			if strings.HasPrefix(lines.Text(), "gantry ready in ") {
-				once.Do(func() { close(ready) })
+			var ms int
+			if n, _ := fmt.Sscanf(lines.Text(), "gantry ready in %d ms", &ms); n == 1 {
+				once.Do(func() {
+					in.ReadyAfter = time.Duration(ms) * time.Millisecond
+					close(ready)
+				})
 			}
 		}
 		_ = in.cmd.Wait()
