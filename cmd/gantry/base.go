@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/progress"
 	"github.com/gantryhq/gantry/services/build/base"
 )
@@ -21,6 +23,9 @@ func newBaseCommand(g *globals) *cobra.Command {
 		Short: "Make base images from this machine's own package sources",
 		Long: "Makes an image that Dockerfiles can start FROM and pushes it to the built-in registry,\n" +
 			"so that nothing has to be pulled from a public one. An image that exists is kept.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return usageError{hint.Wrap(errors.New("gantry base: say which image: debian or busybox"), "see `%s --help`", c.CommandPath())}
+		},
 	}
 	c.AddCommand(newBaseDebianCommand(g), newBaseBusyboxCommand(g))
 	return c

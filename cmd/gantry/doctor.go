@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,7 +13,7 @@ import (
 )
 
 func newDoctorCommand(g *globals) *cobra.Command {
-	var output string
+	var output *string
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what this machine can and cannot do, and the remedy",
@@ -22,10 +21,8 @@ func newDoctorCommand(g *globals) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			results := append(host.Check(g.dir()), checkNetwork(g.dir())...)
 			out := c.OutOrStdout()
-			if output == "json" {
-				enc := json.NewEncoder(out)
-				enc.SetIndent("", "  ")
-				if err := enc.Encode(results); err != nil {
+			if *output == "json" {
+				if err := writeJSON(out, results); err != nil {
 					return err
 				}
 				return firstFailure(results)
@@ -41,7 +38,7 @@ func newDoctorCommand(g *globals) *cobra.Command {
 			return firstFailure(results)
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", "", "json for machines")
+	output = outputFlag(c)
 	return c
 }
 

@@ -35,26 +35,23 @@ type imageRow struct {
 }
 
 func newImagesCommand(g *globals) *cobra.Command {
-	var output string
+	var output *string
 	c := &cobra.Command{
 		Use:   "images",
 		Short: "List the images in the built-in registry and on this machine",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if output != "" && output != "json" {
-				return usageError{fmt.Errorf("--output %q: only json is known", output)}
-			}
 			rows, err := listImages(c.Context(), findInstance(c.Context(), g))
 			if err != nil {
 				return err
 			}
-			if output == "json" {
+			if *output == "json" {
 				return writeJSON(c.OutOrStdout(), rows)
 			}
 			return printImages(c.OutOrStdout(), rows)
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", "", "json, for scripts")
+	output = outputFlag(c)
 	return c
 }
 

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
@@ -91,8 +93,42 @@ func newRootCommand() *cobra.Command {
 	for group, commands := range commandGroups(g) {
 		for _, c := range commands {
 			c.GroupID = group
+			refuseArguments(c)
 			root.AddCommand(c)
 		}
 	}
 	return root
+}
+
+// refuseArguments makes wrong arguments of a command, and of those below it, bad
+// command lines that name the remedy.
+func refuseArguments(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		refuseArguments(sub)
+	}
+	accept := c.Args
+	if accept == nil {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		err := accept(c, args)
+		if err == nil || errors.As(err, new(usageError)) {
+			return err
+		}
+		return usageError{hint.Wrap(fmt.Errorf("%s: wrong arguments: want `%s`", strings.Join(append([]string{c.CommandPath()}, args...), " "), c.UseLine()),
+			"see `%s --help`", c.CommandPath())}
+	}
+}
+
+// outputFlag adds --output to a command that prints for people unless told to
+// print json. Anything else is refused before the command runs.
+func outputFlag(c *cobra.Command) *string {
+	output := c.Flags().StringP("output", "o", "", "json, for scripts")
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if *output != "" && *output != "json" {
+			return usageError{fmt.Errorf("--output %q: only json is known", *output)}
+		}
+		return nil
+	}
+	return output
 }

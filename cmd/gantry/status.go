@@ -1,27 +1,24 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/gantryhq/gantry/internal/app"
 )
 
 func newStatusCommand(g *globals) *cobra.Command {
-	var output string
+	var output *string
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show the applications, what is ready, and where to find them",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if output != "" && output != "json" {
-				return usageError{fmt.Errorf("--output %q: only json is known", output)}
-			}
 			cfg, err := g.config()
 			if err != nil {
 				return err
@@ -30,16 +27,22 @@ func newStatusCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				encoder := json.NewEncoder(c.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(status)
+			if *output == "json" {
+				return writeJSON(c.OutOrStdout(), status)
 			}
 			return printStatus(c.OutOrStdout(), status)
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", "", "json, for scripts")
+	output = outputFlag(c)
 	return c
+}
+
+// memory prints a quantity in the unit that people count memory in.
+func memory(q resource.Quantity) string {
+	if mib := float64(q.Value()) / (1 << 20); mib < 1024 {
+		return fmt.Sprintf("%.0f MiB", mib)
+	}
+	return fmt.Sprintf("%.1f GiB", float64(q.Value())/(1<<30))
 }
 
 func printStatus(out io.Writer, s *app.Status) error {
@@ -50,7 +53,7 @@ func printStatus(out io.Writer, s *app.Status) error {
 		if n.Ready {
 			state = "ready"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d/%d\t%s of %s\t%s of %s\n", n.Name, state, n.Pods, n.PodsCapacity, n.CPUAsked, n.CPU, n.MemoryAsked, n.Memory)
+		fmt.Fprintf(w, "%s\t%s\t%d/%d\t%s of %s\t%s of %s\n", n.Name, state, n.Pods, n.PodsCapacity, n.CPUAsked.String(), n.CPU.String(), memory(n.MemoryAsked), memory(n.Memory))
 	}
 	if len(s.Applications) == 0 {
 		fmt.Fprintln(w, "\nno application: deploy one with `gantry up PATH`")

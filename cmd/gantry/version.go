@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -13,7 +12,7 @@ import (
 var version = "dev"
 
 func newVersionCommand() *cobra.Command {
-	var output string
+	var output *string
 	c := &cobra.Command{
 		Use:   "version",
 		Short: "Print the versions of Gantry and of what it speaks",
@@ -26,10 +25,8 @@ func newVersionCommand() *cobra.Command {
 				"gatewayAPI": moduleVersion("sigs.k8s.io/gateway-api"),
 				"go":         runtime.Version(),
 			}
-			if output == "json" {
-				enc := json.NewEncoder(c.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(v)
+			if *output == "json" {
+				return writeJSON(c.OutOrStdout(), v)
 			}
 			for _, k := range []string{"gantry", "kubernetes", "gatewayAPI", "buildkit", "go"} {
 				fmt.Fprintf(c.OutOrStdout(), "%-12s%s\n", k, v[k])
@@ -37,7 +34,7 @@ func newVersionCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", "", "json for machines")
+	output = outputFlag(c)
 	return c
 }
 

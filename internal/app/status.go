@@ -12,9 +12,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
+	resourcehelper "k8s.io/component-helpers/resource"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/gantryhq/gantry/internal/platform"
@@ -44,16 +46,16 @@ type WorkloadStatus struct {
 	State string `json:"state"` // ready, waiting, failed, absent
 }
 
-// NodeStatus is one machine. Quantities are written as Kubernetes writes them.
+// NodeStatus is one machine.
 type NodeStatus struct {
-	Name         string `json:"name"`
-	Ready        bool   `json:"ready"`
-	Pods         int    `json:"pods"`
-	CPU          string `json:"cpu"`             // allocatable
-	CPUAsked     string `json:"cpuRequested"`    // by pods
-	Memory       string `json:"memory"`          // allocatable
-	MemoryAsked  string `json:"memoryRequested"` // by pods
-	PodsCapacity int64  `json:"podsCapacity"`
+	Name         string            `json:"name"`
+	Ready        bool              `json:"ready"`
+	Pods         int               `json:"pods"`
+	CPU          resource.Quantity `json:"cpu"`             // allocatable
+	CPUAsked     resource.Quantity `json:"cpuRequested"`    // by pods
+	Memory       resource.Quantity `json:"memory"`          // allocatable
+	MemoryAsked  resource.Quantity `json:"memoryRequested"` // by pods
+	PodsCapacity int64             `json:"podsCapacity"`
 }
 
 // ReadStatus lists the applications and the machines.
@@ -135,27 +137,21 @@ func (c *cluster) nodes(ctx context.Context) ([]NodeStatus, error) {
 	out := []NodeStatus{}
 	for _, node := range list.Items {
 		n := NodeStatus{
-			Name: node.Name, CPU: node.Status.Allocatable.Cpu().String(), Memory: node.Status.Allocatable.Memory().String(),
+			Name: node.Name, CPU: *node.Status.Allocatable.Cpu(), Memory: *node.Status.Allocatable.Memory(),
 			PodsCapacity: node.Status.Allocatable.Pods().Value(),
 		}
 		for _, cond := range node.Status.Conditions {
 			n.Ready = n.Ready || cond.Type == corev1.NodeReady && cond.Status == corev1.ConditionTrue
 		}
-		asked := corev1.ResourceList{}
 		for _, pod := range pods.Items {
 			if pod.Spec.NodeName != node.Name || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 				continue
 			}
 			n.Pods++
-			for _, container := range pod.Spec.Containers {
-				for name, q := range container.Resources.Requests {
-					sum := asked[name]
-					sum.Add(q)
-					asked[name] = sum
-				}
-			}
+			asked := resourcehelper.PodRequests(&pod, resourcehelper.PodResourcesOptions{})
+			n.CPUAsked.Add(*asked.Cpu())
+			n.MemoryAsked.Add(*asked.Memory())
 		}
-		n.CPUAsked, n.MemoryAsked = asked.Cpu().String(), asked.Memory().String()
 		out = append(out, n)
 	}
 	return out, nil
