@@ -38,7 +38,8 @@ func newBackupCommand(g *globals) *cobra.Command {
 			"of their own below the data directory and not part of it.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			body, err := fetchBackup(c.Context(), g.dir())
+			dataDir := findInstance(c.Context(), g).dataDir
+			body, err := fetchBackup(c.Context(), dataDir)
 			if err != nil {
 				return err
 			}
@@ -47,7 +48,11 @@ func newBackupCommand(g *globals) *cobra.Command {
 				_, err := io.Copy(c.OutOrStdout(), body)
 				return err
 			}
-			return writeDurably(args[0], func(w io.Writer) error { _, err := io.Copy(w, body); return err })
+			if err := writeDurably(args[0], func(w io.Writer) error { _, err := io.Copy(w, body); return err }); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "copied the objects of %s to %s\n", dataDir, args[0])
+			return nil
 		},
 	}
 }
@@ -65,7 +70,7 @@ func fetchBackup(ctx context.Context, dataDir string) (io.ReadCloser, error) {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, hint.Wrap(fmt.Errorf("reach the Gantry of %s: %w", dataDir, err), "start it with `gantry serve`, or copy state.db while it is stopped")
+		return nil, hint.Wrap(fmt.Errorf("reach the Gantry of %s: %w", dataDir, withoutURLs(err)), "start it with `gantry serve`, or copy state.db while it is stopped")
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
