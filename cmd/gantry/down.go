@@ -45,7 +45,7 @@ func newDownCommand(g *globals) *cobra.Command {
 				return nil
 			}
 			if name == "" {
-				application, err := app.Load(ctx, args[0], app.Options{Env: os.Environ()})
+				application, err := app.Load(ctx, args[0], app.Options{Env: applicationEnv(ctx, g)})
 				if err != nil {
 					return err
 				}

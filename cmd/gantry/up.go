@@ -16,6 +16,7 @@ import (
 	"github.com/gantryhq/gantry/internal/app"
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/progress"
+	"github.com/gantryhq/gantry/services/build"
 )
 
 const defaultUpTimeout = 5 * time.Minute
@@ -34,7 +35,8 @@ func newUpCommand(g *globals) *cobra.Command {
 		Long: "Builds the application's images, pushes them to the built-in registry, deploys it,\n" +
 			"waits until everything is ready and prints where to find it. PATH is a Compose file,\n" +
 			"a folder with compose.yaml, or a folder with Kubernetes manifests and, for images to\n" +
-			"build, a gantry.yaml. Running it again changes only what changed.",
+			"build, a gantry.yaml. Running it again changes only what changed. In a Compose file\n" +
+			"${" + build.RegistryArg + "} is the built-in registry: image: ${" + build.RegistryArg + "}/base/busybox.",
 		Example: "  gantry up examples/shop\n" +
 			"  gantry up examples/shop -f examples/shop/compose.v2.yaml",
 		Args: onePath,
@@ -43,9 +45,9 @@ func newUpCommand(g *globals) *cobra.Command {
 			if load.Args, err = keyValues("build-arg", args); err != nil {
 				return err
 			}
-			load.Env = os.Environ()
 			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			load.Env = applicationEnv(ctx, g)
 			deploy.Timeout = timeout
 			return up(ctx, g, paths[0], load, deploy, check, c.OutOrStdout())
 		},
@@ -97,6 +99,16 @@ func up(ctx context.Context, g *globals, path string, load app.Options, deploy a
 		fmt.Fprintf(out, "  %s\n", url)
 	}
 	return nil
+}
+
+// applicationEnv is the environment for the variables of a Compose file: our own,
+// and the built-in registry under the name that Dockerfiles know it by.
+func applicationEnv(ctx context.Context, g *globals) []string {
+	env := os.Environ()
+	if os.Getenv(build.RegistryArg) == "" {
+		env = append(env, build.RegistryArg+"="+findInstance(ctx, g).registry)
+	}
+	return env
 }
 
 // summary says in one line what an up did.
