@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/kubernetes/pkg/capabilities"
 
@@ -27,6 +28,9 @@ type Config struct {
 	// AdvertiseAddress, when valid, is the address at which pods reach the API; the server
 	// listens there too, on the port of Listen. The address may appear later than the server.
 	AdvertiseAddress netip.Addr
+	// PodConnections bounds how many connections pods hold together, so that they cannot take
+	// all descriptors of the process; 0 means a quarter of those it may have.
+	PodConnections int
 	// ServiceCIDR is where Services get their addresses; the first is the `kubernetes` Service's.
 	ServiceCIDR netip.Prefix
 	// NodePorts is the range of node ports, such as 30000-32767.
@@ -75,6 +79,13 @@ func (c *Config) complete() error {
 		c.DialNode = func(context.Context) (net.Conn, error) {
 			return nil, errors.New("this API server is not connected to a node agent")
 		}
+	}
+	if c.PodConnections == 0 {
+		var files unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+			return fmt.Errorf("configure API server: read own limits: %w", err)
+		}
+		c.PodConnections = int(min(files.Cur/4, 1<<16))
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -46,7 +47,7 @@ func (s *Server) listen(ctx context.Context) error {
 			s.close()
 			return fmt.Errorf("listen for the API on the pods' side: %w", err)
 		}
-		s.listeners = append(s.listeners, pods)
+		s.listeners = append(s.listeners, netutil.LimitListener(pods, s.cfg.PodConnections))
 	}
 	s.ca.ServeAs(s.certificateNames())
 	return nil

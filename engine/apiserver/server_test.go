@@ -307,6 +307,49 @@ func TestPodsFindTheAPI(t *testing.T) {
 	}
 }
 
+func TestPodsCannotTakeAllConnections(t *testing.T) {
+	bridge := ownAddress(t)
+	in := start(t, t.TempDir(), func(c *apiserver.Config) { c.AdvertiseAddress, c.PodConnections = bridge, 3 })
+	podSide := netip.AddrPortFrom(bridge, in.Addr().(*net.TCPAddr).AddrPort().Port()).String()
+	asPod := rest.CopyConfig(in.admin)
+	asPod.Host = "https://" + podSide
+	var held []net.Conn
+	for range 3 {
+		conn, err := net.Dial("tcp", podSide)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		held = append(held, conn)
+	}
+	if _, err := client(t, in.admin).CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); err != nil {
+		t.Errorf("the operator: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := client(t, asPod).CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); err == nil {
+		t.Error("a fourth connection was served")
+	}
+	for _, conn := range held {
+		conn.Close()
+	}
+	if _, err := client(t, asPod).CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}
+
+// ownAddress is an address of this machine that is not loopback, as the API's on the bridge.
+func ownAddress(t *testing.T) netip.Addr {
+	t.Helper()
+	for _, a := range must[[]net.Addr](t)(net.InterfaceAddrs()) {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && p.Addr().IsGlobalUnicast() {
+			return p.Addr()
+		}
+	}
+	t.Skip("this machine has no address beside loopback")
+	return netip.Addr{}
+}
+
 func TestShutdownEndsWatches(t *testing.T) {
 	in := start(t, t.TempDir(), nil)
 	w, err := client(t, in.admin).CoreV1().ConfigMaps("").Watch(t.Context(), metav1.ListOptions{})
