@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -42,6 +43,7 @@ type Config struct {
 	ResolvConf  string // upstream resolvers
 
 	upstreamPort string // "" is 53; for tests
+	tcpClients   int    // 0 is maxTCPClients; for tests
 }
 
 // Server answers queries.
@@ -62,10 +64,12 @@ func New(cfg Config) (*Server, error) {
 	if s.udp, err = lc.ListenPacket(context.Background(), "udp4", cfg.Listen.String()); err != nil {
 		return nil, fmt.Errorf("listen for DNS on %s: %w", cfg.Listen, err)
 	}
-	if s.tcp, err = lc.Listen(context.Background(), "tcp4", s.udp.LocalAddr().String()); err != nil {
+	tcp, err := lc.Listen(context.Background(), "tcp4", s.udp.LocalAddr().String())
+	if err != nil {
 		s.udp.Close()
 		return nil, fmt.Errorf("listen for DNS on %s: %w", cfg.Listen, err)
 	}
+	s.tcp = netutil.LimitListener(tcp, cmp.Or(cfg.tcpClients, maxTCPClients))
 	s.forward = newForwarder(cfg.ResolvConf, cmp.Or(cfg.upstreamPort, "53"), cfg.Listen.Addr())
 	return s, nil
 }
@@ -109,6 +113,8 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 const (
+	// maxTCPClients leaves descriptors for the rest of the process. Most ask by UDP.
+	maxTCPClients = 1000
 	// maxUDPSize avoids fragmentation on any path (DNS Flag Day 2020).
 	maxUDPSize = 1232
 	// ttl of everything in the cluster, in seconds.

@@ -154,7 +154,7 @@ func startDNS(t testing.TB, resolvConf, upstreamPort string, objects ...runtime.
 			}
 			return ""
 		},
-		ResolvConf: resolv, upstreamPort: upstreamPort,
+		ResolvConf: resolv, upstreamPort: upstreamPort, tcpClients: testTCPClients,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -326,6 +326,30 @@ func TestSpecification(t *testing.T) {
 		if strings.Contains(q, "cluster.local") {
 			t.Errorf("the world was asked for %s", q)
 		}
+	}
+}
+
+const testTCPClients = 20
+
+func TestIdleTCPClientsAreBounded(t *testing.T) {
+	c := startDNS(t, "", "53")
+	for range testTCPClients {
+		conn, err := net.Dial("tcp", c.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	question := new(dns.Msg).SetQuestion("dns-version.cluster.local.", dns.TypeTXT)
+	if _, _, err := (&dns.Client{Net: "tcp", Timeout: 200 * time.Millisecond}).Exchange(question, c.addr); err == nil {
+		t.Error("one client more was served")
+	}
+	if _, _, err := (&dns.Client{Net: "udp"}).Exchange(question, c.addr); err != nil {
+		t.Errorf("by UDP: %v", err)
+	}
+	// Whoever only holds a connection loses it.
+	if _, _, err := (&dns.Client{Net: "tcp", Timeout: 10 * time.Second}).Exchange(question, c.addr); err != nil {
+		t.Errorf("after a while: %v", err)
 	}
 }
 
