@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -105,13 +106,23 @@ func BenchmarkEndpointUpdate(b *testing.B) {
 	for _, services := range []int{1, 1000} {
 		for _, kind := range []string{"swap", "add and remove"} {
 			b.Run(fmt.Sprintf("%s, %d services", kind, services), func(b *testing.B) {
-				benchmarkEndpointUpdate(b, services, kind == "swap")
+				benchmarkEndpointUpdate(b, services, kind == "swap", 0)
 			})
 		}
 	}
 }
 
-func benchmarkEndpointUpdate(b *testing.B, services int, swap bool) {
+// BenchmarkEndpointUpdateWithAffinity swaps one of 50 endpoints of a service whose
+// clients keep theirs, among others of its kind.
+func BenchmarkEndpointUpdateWithAffinity(b *testing.B) {
+	for _, services := range []int{1, 10} {
+		b.Run(fmt.Sprintf("%d services", services), func(b *testing.B) {
+			benchmarkEndpointUpdate(b, services, true, time.Minute)
+		})
+	}
+}
+
+func benchmarkEndpointUpdate(b *testing.B, services int, swap bool, affinity time.Duration) {
 	c := startCluster(b)
 	backends := func(from, n int) []netip.AddrPort {
 		var out []netip.AddrPort
@@ -125,7 +136,7 @@ func benchmarkEndpointUpdate(b *testing.B, services int, swap bool) {
 	}
 	all := map[nat.Frontend]nat.Target{}
 	for i := range services {
-		all[frontend(i)] = nat.Target{Backends: backends(0, 50)}
+		all[frontend(i)] = nat.Target{Backends: backends(0, 50), Affinity: affinity}
 	}
 	must(b, c.net.table.Replace(all))
 	variants := [][]netip.AddrPort{backends(0, 50), backends(1, 50)}
@@ -135,6 +146,6 @@ func benchmarkEndpointUpdate(b *testing.B, services int, swap bool) {
 	i := 0
 	for b.Loop() {
 		i++
-		must(b, c.net.table.Apply(map[nat.Frontend]*nat.Target{frontend(i / 2 % services): {Backends: variants[i%2]}}))
+		must(b, c.net.table.Apply(map[nat.Frontend]*nat.Target{frontend(i / 2 % services): {Backends: variants[i%2], Affinity: affinity}}))
 	}
 }
