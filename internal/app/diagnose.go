@@ -37,18 +37,27 @@ func (w *waiter) hopeless(ctx context.Context, o *Object, selector map[string]st
 			continue // of a template that is being replaced
 		}
 		for _, s := range containerStatuses(&pod) {
-			waiting := s.State.Waiting
-			if waiting == nil {
-				continue
-			}
-			again := waiting.Reason == "CrashLoopBackOff" && s.RestartCount >= restartsUntilHopeless
-			pull := waiting.Reason == "ImagePullBackOff"
-			if again || pull || slices.Contains(needsPerson, waiting.Reason) {
+			if beyondWaiting(s) {
 				return fmt.Sprintf("container %s of pod %s: %s", s.Name, pod.Name, describeState(s)), nil
 			}
 		}
 	}
 	return "", nil
+}
+
+// beyondWaiting is whether a container will not start by being tried again.
+func beyondWaiting(s corev1.ContainerStatus) bool {
+	waiting, last := s.State.Waiting, s.LastTerminationState.Terminated
+	if waiting == nil {
+		return false
+	}
+	switch waiting.Reason {
+	case "ImagePullBackOff":
+		return true
+	case "CrashLoopBackOff": // a command that the image does not have never ran, and never will
+		return s.RestartCount >= restartsUntilHopeless || last != nil && last.Reason == "StartError"
+	}
+	return slices.Contains(needsPerson, waiting.Reason)
 }
 
 func (c *cluster) pods(ctx context.Context, namespace string, selector map[string]string) ([]corev1.Pod, error) {
