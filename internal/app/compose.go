@@ -59,6 +59,7 @@ func (c *compose) load(ctx context.Context, file string, opt Options) error {
 func explainCompose(shown, file string, err error) error {
 	text := strings.TrimPrefix(err.Error(), "validating "+file+": ")
 	text = strings.TrimSuffix(text, ": invalid compose project")
+	text = strings.NewReplacer(" at <unknown position>", "", "<unknown position>: ", "").Replace(text) // as it says of the first line
 	if field, ok := strings.CutSuffix(text, " false schema"); ok {
 		return hint.Wrap(fmt.Errorf("%s: %s is not a field of Compose", shown, field), "is it misspelt? Fields of your own begin with x-")
 	}
