@@ -178,11 +178,7 @@ func (w *worker) create(b *build) (runtime.State, error) {
 		return runtime.State{}, err
 	}
 	w.n.event(b.pod, b.c.Name, v1.EventTypeNormal, events.CreatedContainer, "Container created")
-	st, err := w.n.cfg.Driver.Start(ctx, rc)
-	if err != nil {
-		return st, fmt.Errorf("start container: %w", err)
-	}
-	return st, nil
+	return w.n.cfg.Driver.Start(ctx, rc)
 }
 
 // startFailed records why there is no container, or that it died in the start:

@@ -38,7 +38,7 @@ func (d *Driver) Attach(ctx context.Context, id string, s runtime.Streams) error
 	detach, err := d.shim.Attach(ctx, id, theirs)
 	closeFiles(theirs.Stdin, theirs.Stdout, theirs.Stderr)
 	if err != nil {
-		return fmt.Errorf("attach to container %q: %w", id, err)
+		return err // it names the container
 	}
 	defer detach()
 
