@@ -124,7 +124,7 @@ func (a *Authority) ServeAs(names []string) {
 func (a *Authority) ServingCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.serving != nil && a.serving.Leaf.NotAfter.Sub(a.now()) > leafRenewal {
+	if a.serving != nil && a.serving.Leaf.NotAfter.Sub(a.now()) > leafRenewal && !a.now().Before(a.serving.Leaf.NotBefore) {
 		return a.serving, nil
 	}
 	template := &x509.Certificate{
@@ -188,8 +188,9 @@ func newAuthority(now time.Time) (*ecdsa.PrivateKey, *x509.Certificate, error) {
 	}
 	template := &x509.Certificate{
 		// The year keeps two authorities apart that are trusted at the same time.
-		Subject:               pkix.Name{CommonName: fmt.Sprintf("gantry-ca-%d", now.Year())},
-		NotBefore:             now.Add(-backdate),
+		Subject: pkix.Name{CommonName: fmt.Sprintf("gantry-ca-%d", now.Year())},
+		// Valid whatever the clock said when it was made: it may be set back by years.
+		NotBefore:             time.Unix(0, 0),
 		NotAfter:              now.Add(authorityLifetime),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		IsCA:                  true,

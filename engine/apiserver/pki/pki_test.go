@@ -90,6 +90,30 @@ func TestTheServingCertificateIsAlwaysFresh(t *testing.T) {
 	}
 }
 
+func TestAClockThatIsSetBackDoesNoHarm(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now().Add(9 * year) // at the first start, as without a battery
+	a, err := Open(dir, func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.ServeAs([]string{"kubernetes"})
+	if _, err := a.ServingCertificate(nil); err != nil {
+		t.Fatal(err)
+	}
+	now = time.Now()
+	cert, err := a.ServingCertificate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: a.Pool(), DNSName: "kubernetes"}); err != nil {
+		t.Errorf("in the same process: %v", err)
+	}
+	if again := at(t, dir, 0); !trusts(again, clientCertificate(t, again)) {
+		t.Error("after a restart clients are not trusted")
+	}
+}
+
 func TestDamagedFilesAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	at(t, dir, 0)
