@@ -30,8 +30,8 @@ var safeSysctls = []string{
 	"net.ipv4.tcp_wmem",
 }
 
-// admit refuses what this machine can never run, with the remedy. A pod that
-// runs already is not judged again.
+// admit refuses what this machine cannot run, with the remedy. A pod that runs
+// already is not judged again. The caller holds the lock.
 func (n *Node) admit(pod *v1.Pod) *verdict {
 	if pod.Status.StartTime != nil || pod.DeletionTimestamp != nil {
 		return nil
@@ -55,7 +55,7 @@ func (n *Node) admit(pod *v1.Pod) *verdict {
 		return &verdict{Reason: "UserNamespacesNotSupported",
 			Message: "hostUsers: false is not supported on this machine yet: leave it out, or run the pod under a sandboxing RuntimeClass"}
 	}
-	return nil
+	return admitHostPorts(pod, n.admitted(pod))
 }
 
 func (n *Node) admitSysctl(pod *v1.Pod, name string) *verdict {

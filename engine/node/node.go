@@ -48,6 +48,7 @@ type Node struct {
 
 	ctx      context.Context // of Run
 	services corelisters.ServiceLister
+	pods     corelisters.PodLister
 	ready    chan struct{}
 
 	mu       sync.Mutex // guards following; taken after a worker's, never before it
@@ -190,6 +191,7 @@ func (n *Node) startPods(ctx context.Context) cache.InformerSynced {
 			}
 		},
 	})
+	n.pods = f.Core().V1().Pods().Lister()
 	if err != nil { // only a stopped informer refuses a handler
 		panic(err)
 	}

@@ -279,6 +279,21 @@ func TestAdmissionSaysWhatToChange(t *testing.T) {
 	}
 }
 
+func TestAPodWithATakenHostPortIsRefused(t *testing.T) {
+	port := func(name, ip string, number int32, protocol v1.Protocol) *v1.Pod {
+		return aPod(name, v1.Container{Name: "a", Ports: []v1.ContainerPort{{HostPort: number, HostIP: ip, Protocol: protocol}}})
+	}
+	first := port("first", "", 8080, v1.ProtocolTCP)
+	if v := admitHostPorts(port("second", "127.0.0.1", 8080, v1.ProtocolTCP), []*v1.Pod{first}); v == nil || !strings.Contains(v.Message, "default/first") {
+		t.Errorf("the same port on one of the addresses: %+v", v)
+	}
+	for _, p := range []*v1.Pod{port("second", "", 8080, v1.ProtocolUDP), port("second", "", 8081, v1.ProtocolTCP), aPod("second", v1.Container{Name: "a"})} {
+		if v := admitHostPorts(p, []*v1.Pod{first}); v != nil {
+			t.Errorf("%v: %+v", p.Spec.Containers[0].Ports, v)
+		}
+	}
+}
+
 func TestContainerIDsAreStableAndValid(t *testing.T) {
 	for _, uid := range []types.UID{"0b5c5bf4-5a09-4b4b-9d35-9ad9c8b8d3f6", "Odd_UID/with:signs", types.UID(strings.Repeat("x", 100))} {
 		id := containerID(uid, "main", 12)

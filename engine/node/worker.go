@@ -20,11 +20,12 @@ import (
 // worker brings one pod to what its specification says. Everything that happens
 // is recorded in the view and wakes the worker, which plans the next steps.
 type worker struct {
-	n      *Node
-	uid    types.UID
-	log    *slog.Logger
-	wakeup chan struct{} // capacity 1
-	ops    sync.WaitGroup
+	n       *Node
+	uid     types.UID
+	log     *slog.Logger
+	wakeup  chan struct{} // capacity 1
+	ops     sync.WaitGroup
+	refused bool // not admitted: it never runs
 
 	mu  sync.Mutex // guards following
 	pod *v1.Pod    // latest known; never modified
@@ -47,7 +48,8 @@ type worker struct {
 	endRuns context.CancelFunc
 }
 
-// newWorker takes over a pod with the containers that the driver has of it.
+// newWorker takes over a pod with the containers that the driver has of it. The
+// caller holds the node's lock.
 func newWorker(n *Node, pod *v1.Pod, found []runtime.State) *worker {
 	w := &worker{
 		n:      n,
@@ -67,6 +69,7 @@ func newWorker(n *Node, pod *v1.Pod, found []runtime.State) *worker {
 			Verdict:    n.admit(pod),
 		},
 	}
+	w.refused = w.v.Verdict != nil
 	w.runCtx, w.endRuns = context.WithCancel(n.ctx)
 	if s := loadSandbox(n.paths.sandbox(pod.UID), n.host.BootID); s != nil {
 		w.v.Sandbox.ID, w.v.Sandbox.IPs = s.ID, s.IPs
