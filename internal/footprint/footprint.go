@@ -12,7 +12,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"math"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -23,15 +22,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startHeap is what start-up may allocate before the collector looks at it:
-// nearly all of it stays in use, so that collecting meanwhile finds nothing.
-const startHeap = 192 << 20
+// startPercent lets start-up use the processors for starting: nearly all that it
+// allocates stays in use. Without any collection the heap would be left full of
+// holes, which nothing closes later.
+const startPercent = 200
 
-// Starting lets start-up use the processors for starting. Limit ends it.
+// Starting lets the heap grow freely until Limit is called.
 func Starting() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(-1)
-		debug.SetMemoryLimit(startHeap)
+		debug.SetGCPercent(startPercent)
 	}
 }
 
@@ -44,15 +43,14 @@ const gcPercent = 50
 func Limit() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
-		debug.SetMemoryLimit(math.MaxInt64)
 	}
 }
 
 const (
 	// breath is how often KeepSmall looks whether the process has become idle.
-	breath = time.Minute
+	breath = 20 * time.Second
 	// idle is the processor time within a breath below which it is idle.
-	idle = breath / 100
+	idle = breath / 50
 )
 
 // KeepSmall trims now, and again whenever the process has worked and become idle
