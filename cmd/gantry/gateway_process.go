@@ -80,8 +80,8 @@ func chooseAddress(flag, wanted string, alive bool, last string, defaults ...str
 	if wanted != "" {
 		defaults = []string{wanted}
 	}
-	if alive && wanted == last {
-		return wanted, nil
+	if alive && sameAddress(wanted, last) {
+		return last, nil
 	}
 	var err error
 	for _, address := range defaults {
@@ -92,6 +92,21 @@ func chooseAddress(flag, wanted string, alive bool, last string, defaults ...str
 		}
 	}
 	return "", hint.Wrap(fmt.Errorf("find a port for the gateway: %w", err), "choose a free one with --%s", flag)
+}
+
+// sameAddress is whether two ways of writing mean one address to listen on: ":80"
+// is recorded as "[::]:80", the address it was bound to.
+func sameAddress(a, b string) bool {
+	left, err := net.ResolveTCPAddr("tcp", a)
+	if err != nil {
+		return false
+	}
+	right, err := net.ResolveTCPAddr("tcp", b)
+	if err != nil || left.Port != right.Port {
+		return false
+	}
+	everywhere := func(ip net.IP) bool { return len(ip) == 0 || ip.Equal(net.IPv6unspecified) }
+	return left.IP.Equal(right.IP) || everywhere(left.IP) && everywhere(right.IP)
 }
 
 func (g *gatewayProcess) recordPath() string  { return filepath.Join(g.dir, "gateway.json") }
