@@ -24,15 +24,11 @@ type GCOption func(*gcOptions)
 
 type gcOptions struct {
 	enough int64
-	minAge time.Duration
 }
 
 // UntilFreed stops as soon as that many bytes are free again. Without it every
 // unused image goes.
 func UntilFreed(bytes int64) GCOption { return func(o *gcOptions) { o.enough = bytes } }
-
-// UnusedFor spares images that were used more recently than d ago.
-func UnusedFor(d time.Duration) GCOption { return func(o *gcOptions) { o.minAge = d } }
 
 // GC removes images that neither inUse (called with [Image.Digest]) nor a
 // container's root needs, least recently used first, and then collects all
@@ -47,7 +43,7 @@ func (s *Store) GC(ctx context.Context, inUse func(digest.Digest) bool, opts ...
 	if err != nil {
 		return freed, err
 	}
-	groups, err := s.unused(ctx, inUse, o.minAge)
+	groups, err := s.unused(ctx, inUse)
 	if err != nil {
 		return freed, err
 	}
@@ -74,7 +70,7 @@ func (s *Store) GC(ctx context.Context, inUse func(digest.Digest) bool, opts ...
 }
 
 // unused groups the removable images by digest, least recently used first.
-func (s *Store) unused(ctx context.Context, inUse func(digest.Digest) bool, minAge time.Duration) ([][]*Image, error) {
+func (s *Store) unused(ctx context.Context, inUse func(digest.Digest) bool) ([][]*Image, error) {
 	rooted, err := s.digestsInUse(ctx)
 	if err != nil {
 		return nil, err
@@ -86,7 +82,7 @@ func (s *Store) unused(ctx context.Context, inUse func(digest.Digest) bool, minA
 	byDigest := map[digest.Digest][]*Image{}
 	for _, img := range all {
 		d := img.target.Digest
-		if rooted[d] || (inUse != nil && inUse(d)) || time.Since(img.LastUsed) < minAge {
+		if rooted[d] || (inUse != nil && inUse(d)) {
 			continue
 		}
 		byDigest[d] = append(byDigest[d], img)
