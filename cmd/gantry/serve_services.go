@@ -30,6 +30,10 @@ func startRegistry(ctx context.Context, in *server) error {
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", in.registryListen, err)
 	}
+	if !l.Addr().(*net.TCPAddr).IP.IsLoopback() {
+		return hint.Wrap(errors.Join(fmt.Errorf("--registry-listen %s is not a loopback address, and the registry has no login: anybody could replace the images that run here", in.registryListen), l.Close()),
+			"use an address such as 127.0.0.1:5000")
+	}
 	in.registryAddr = l.Addr().String()
 	in.serveHTTP("registry", l, r)
 	cluster, err := kubernetes.NewForConfig(in.api.ClientConfig("system:gantry:registry"))

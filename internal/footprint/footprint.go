@@ -53,13 +53,14 @@ const (
 	idle = breath / 50
 )
 
-// KeepSmall trims now, and again whenever the process has worked and become idle
-// since, until ctx ends.
+// KeepSmall trims now and, until ctx ends, whenever the process is idle: the
+// pages of the executable each time, because the kernel maps more of them than
+// are used; the heap only after there was work, because that takes a collection.
 func KeepSmall(ctx context.Context) error {
-	used, err := trimAndMeasure()
-	if err != nil {
+	if err := Trim(); err != nil {
 		return err
 	}
+	used := processorTime()
 	trimmed, tick := used, time.NewTicker(breath)
 	defer tick.Stop()
 	for {
@@ -69,19 +70,17 @@ func KeepSmall(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := processorTime()
-		if now-used < idle && now-trimmed > idle {
-			if now, err = trimAndMeasure(); err != nil {
+		if now-used < idle {
+			if now-trimmed > 2*idle {
+				debug.FreeOSMemory()
+				trimmed = processorTime()
+			}
+			if err := releaseExecutable(); err != nil {
 				return err
 			}
-			trimmed = now
 		}
 		used = now
 	}
-}
-
-func trimAndMeasure() (time.Duration, error) {
-	err := Trim()
-	return processorTime(), err
 }
 
 // processorTime is what the process has used so far.
@@ -93,9 +92,13 @@ func processorTime() time.Duration {
 	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
 }
 
-// Trim gives back unused heap and the untouched pages of the executable.
+// Trim gives back unused heap and the pages of the executable.
 func Trim() error {
 	debug.FreeOSMemory()
+	return releaseExecutable()
+}
+
+func releaseExecutable() error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)

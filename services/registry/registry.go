@@ -115,6 +115,10 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.serveHealth(w)
 		return
 	}
+	if r.authorize == nil && !local(req.Host) {
+		writeError(w, http.StatusMisdirectedRequest, "DENIED", "this registry has no login and answers only at a loopback address, not as "+req.Host)
+		return
+	}
 	if r.authorize != nil {
 		if err := r.authorize.Authorize(req, accesses(req)); err != nil {
 			refuse(w, err)
