@@ -76,13 +76,14 @@ func (n *Node) updateStatus(ctx context.Context) error {
 		return fmt.Errorf("get node: %w", err)
 	}
 	node = node.DeepCopy()
-	if labels := n.labels(); !contains(node.Labels, labels) {
+	if labels, taints := n.labels(), withPressureTaints(node.Spec.Taints, n.currentPressure()); !contains(node.Labels, labels) || !sameTaints(node.Spec.Taints, taints) {
 		if node.Labels == nil {
 			node.Labels = map[string]string{}
 		}
 		maps.Copy(node.Labels, labels)
+		node.Spec.Taints = taints
 		if node, err = nodes.Update(ctx, node, metav1.UpdateOptions{}); err != nil {
-			return fmt.Errorf("label node: %w", err)
+			return fmt.Errorf("label and taint node: %w", err)
 		}
 		node = node.DeepCopy()
 	}
@@ -104,6 +105,18 @@ func contains(have, want map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// sameTaints compares what keeps pods away; when a taint was added matters only
+// to taints that are not of pressure.
+func sameTaints(a, b []v1.Taint) bool {
+	return slices.EqualFunc(a, b, func(x, y v1.Taint) bool { return x.MatchTaint(&y) && x.Value == y.Value })
+}
+
+func (n *Node) currentPressure() pressure {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.pressure
 }
 
 func (n *Node) labels() map[string]string {
@@ -140,9 +153,7 @@ func (n *Node) fillStatus(ctx context.Context, s *v1.NodeStatus) {
 	}
 	s.Features = &v1.NodeFeatures{SupplementalGroupsPolicy: &yes}
 	s.Images = n.imageList(ctx)
-	n.mu.Lock()
-	p := n.pressure
-	n.mu.Unlock()
+	p := n.currentPressure()
 	now := metav1.Now()
 	setNodeCondition(s, now, v1.NodeMemoryPressure, p.memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "kubelet has %s memory available")
 	setNodeCondition(s, now, v1.NodeDiskPressure, p.disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "kubelet has %s disk space available")

@@ -23,6 +23,32 @@ const memoryReserve = 100 << 20
 // pressure is which resources of the machine are short.
 type pressure struct{ memory, disk, pids bool }
 
+// taints keep further pods away, except those that tolerate what is short.
+func (p pressure) taints() []v1.Taint {
+	var list []v1.Taint
+	add := func(short bool, key string) {
+		if short {
+			list = append(list, v1.Taint{Key: key, Effect: v1.TaintEffectNoSchedule})
+		}
+	}
+	add(p.memory, v1.TaintNodeMemoryPressure)
+	add(p.disk, v1.TaintNodeDiskPressure)
+	add(p.pids, v1.TaintNodePIDPressure)
+	return list
+}
+
+// withPressureTaints replaces the taints that pressure puts on a node.
+func withPressureTaints(have []v1.Taint, p pressure) []v1.Taint {
+	all := pressure{memory: true, disk: true, pids: true}.taints()
+	var list []v1.Taint
+	for _, t := range have {
+		if !slices.ContainsFunc(all, func(o v1.Taint) bool { return o.MatchTaint(&t) }) {
+			list = append(list, t)
+		}
+	}
+	return append(list, p.taints()...)
+}
+
 // watchPressure reads the machine's free resources from time to time, collects
 // images when the disk fills, and evicts pods when that was not enough.
 func (n *Node) watchPressure(ctx context.Context) {
@@ -120,12 +146,12 @@ func (n *Node) evictForDisk(d disk) {
 	var candidates []*victim
 	for _, w := range n.allWorkers() {
 		w.mu.Lock()
-		pod, stopping := w.pod, outcome(w.pod, &w.v).stop
+		pod, stopping, over := w.pod, outcome(w.pod, &w.v).stop, w.refused || w.v.TornDown
 		w.mu.Unlock()
-		if stopping {
+		if stopping && !over {
 			return // what stops now frees space first
 		}
-		if !critical(pod) {
+		if !stopping && !critical(pod) {
 			candidates = append(candidates, newVictim(w, pod, n.volumes.DiskUsage(pod)+logBytes(n.paths.podLogs(pod))))
 		}
 	}
