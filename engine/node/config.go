@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -98,6 +99,7 @@ func (c *Config) complete() error {
 	if c.MaxPods == 0 {
 		c.MaxPods = 500
 	}
+	c.Handlers = slices.DeleteFunc(slices.Clone(c.Handlers), func(h string) bool { return h == defaultHandler })
 	if c.DiskFree == (Threshold{}) {
 		c.DiskFree = Threshold{Percent: 5, Bytes: 2 << 30}
 	}
