@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/gantryhq/gantry/engine/node/runtime"
@@ -46,7 +47,11 @@ func (d *Driver) exec(ctx context.Context, r *record, e runtime.Exec, s runtime.
 	base := filepath.Join(d.dir(r.ID), d.execName())
 	files := execFiles{process: base + ".json", pid: base + ".pid", log: base + ".log", console: filepath.Base(base) + ".sock"}
 	defer files.remove(d.dir(r.ID))
-	if err := writeJSON(files.process, execProcess(r, e, s.TTY)); err != nil {
+	process := execProcess(r, e, s.TTY)
+	if s.TTY {
+		process.ConsoleSize = firstSize(ctx, s.Resize)
+	}
+	if err := writeJSON(files.process, process); err != nil {
 		return 0, err
 	}
 	pipes, err := openExecStreams(d.dir(r.ID), files.console, s)
@@ -59,15 +64,15 @@ func (d *Driver) exec(ctx context.Context, r *record, e runtime.Exec, s runtime.
 	if s.TTY {
 		command = append(command, "--console-socket", files.console)
 	}
-	process, err := d.startExec(ctx, r, protocol.Exec{Command: append(command, r.ID), PIDFile: files.pid, Env: runtimeEnv(r.Runtime)}, pipes)
+	running, err := d.startExec(ctx, r, protocol.Exec{Command: append(command, r.ID), PIDFile: files.pid, Env: runtimeEnv(r.Runtime)}, pipes)
 	if err != nil {
 		return 0, explain(err, files.log)
 	}
-	defer process.Close()
+	defer running.Close()
 	if err := pipes.connect(s); err != nil {
 		return 0, err
 	}
-	code, err := process.Wait()
+	code, err := running.Wait()
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
 	}
@@ -92,7 +97,7 @@ func (d *Driver) startExec(ctx context.Context, r *record, e protocol.Exec, pipe
 }
 
 // execProcess is the container's first process with another command.
-func execProcess(r *record, e runtime.Exec, tty bool) any {
+func execProcess(r *record, e runtime.Exec, tty bool) *specs.Process {
 	p := *r.Process
 	p.Args = e.Args
 	p.Env = append(append([]string{}, p.Env...), e.Env...)
@@ -103,7 +108,28 @@ func execProcess(r *record, e runtime.Exec, tty bool) any {
 	if e.User != nil {
 		p.User = user(*e.User)
 	}
-	return p
+	return &p
+}
+
+// sizeWait is how long a program is held back for the size of its terminal,
+// which clients send as soon as they are connected.
+const sizeWait = 200 * time.Millisecond
+
+// firstSize is the size that the terminal has from the start: a program that
+// asks for it at once must not be told that there is none.
+func firstSize(ctx context.Context, sizes <-chan runtime.Size) *specs.Box {
+	if sizes == nil {
+		return nil
+	}
+	select {
+	case size, ok := <-sizes:
+		if ok {
+			return &specs.Box{Width: uint(size.Width), Height: uint(size.Height)}
+		}
+	case <-time.After(sizeWait):
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 type execFiles struct{ process, pid, log, console string }
