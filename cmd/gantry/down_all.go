@@ -16,6 +16,7 @@ import (
 	"github.com/gantryhq/gantry/engine/network"
 	"github.com/gantryhq/gantry/engine/node"
 	"github.com/gantryhq/gantry/engine/node/runc"
+	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/process"
 	"github.com/gantryhq/gantry/services/build"
 )
@@ -43,6 +44,9 @@ func recordServe(dataDir string) error {
 // who would start things again, then what runs, then what it ran on. The data
 // directory stays.
 func downAll(ctx context.Context, g *globals) error {
+	if err := sameInstance(g); err != nil {
+		return err
+	}
 	dir, err := filepath.Abs(g.dir())
 	if err != nil {
 		return fmt.Errorf("resolve data directory: %w", err)
@@ -76,6 +80,24 @@ func downAll(ctx context.Context, g *globals) error {
 		return fmt.Errorf("clean up the network: %w", err)
 	}
 	return nil
+}
+
+// sameInstance refuses when the default directory would be taken down although
+// the kubeconfig in use means something else: every other command follows that.
+func sameInstance(g *globals) error {
+	kubeconfig := g.kubeconfig
+	if kubeconfig == "" {
+		kubeconfig = os.Getenv("KUBECONFIG")
+	}
+	if g.dataDir != "" || kubeconfig == "" {
+		return nil
+	}
+	dir, err := filepath.Abs(filepath.Dir(kubeconfig))
+	if err != nil || dir == defaultDataDir {
+		return err
+	}
+	return hint.Wrap(fmt.Errorf("%s would be stopped, but the kubeconfig in use is %s", defaultDataDir, kubeconfig),
+		"say which is meant: gantry down --all --data-dir %s", dir)
 }
 
 func stopServe(ctx context.Context, dir string) error {

@@ -28,6 +28,9 @@ var retried = []string{
 	"stream closed",                    // the same over HTTP/2
 	"connection reset by peer",         // the same, less politely
 	"http: TLS handshake error",        // a port scan, or a client without our CA
+	"websocket: close 1006",            // a client that hung up in the middle of a stream
+	"already exists",                   // two controllers created at once: the later one reads instead
+	"pods.metrics.k8s.io",              // an autoscaler without metrics: its status says so
 	"context canceled",                 // this process is stopping
 }
 
