@@ -39,6 +39,8 @@ func start(t *testing.T, o instance.Options) *cluster {
 	t.Helper()
 	testenv.NeedContainers(t)
 	testenv.LongRunning(t)
+	// Ranges of their own: tests of other packages start instances at the same moment.
+	o.Args = append(o.Args, "--pod-cidr=10.143.0.0/16", "--service-cidr=10.144.0.0/16")
 	in := instance.Start(t, o)
 	return &cluster{Instance: in, t: t, client: in.Client(t)}
 }
