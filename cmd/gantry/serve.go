@@ -128,6 +128,7 @@ type server struct {
 
 	store        *store.Store
 	plan         network.Plan
+	unlockRanges func() error // other instances may choose address ranges again
 	api          *apiserver.Server
 	network      *network.Network
 	images       *image.Store

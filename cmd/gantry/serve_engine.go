@@ -32,6 +32,9 @@ func startStore(_ context.Context, in *server) (err error) {
 }
 
 func startAPI(ctx context.Context, in *server) (err error) {
+	if in.unlockRanges, err = network.LockRanges(ctx); err != nil {
+		return err
+	}
 	if in.plan, err = network.MakePlan(in.dataDir, in.podCIDR, in.serviceCIDR); err != nil {
 		return err
 	}
@@ -58,6 +61,9 @@ func startNetwork(ctx context.Context, in *server) (err error) {
 		return err
 	}
 	in.onStop(in.network.Close)
+	if err := in.unlockRanges(); err != nil {
+		return err
+	}
 	in.background("network", in.network.Run)
 	return nil
 }

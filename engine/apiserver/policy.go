@@ -35,7 +35,8 @@ var grants = []grant{
 		{Verbs: read, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}},
 		{Verbs: read, APIGroups: []string{"storage.k8s.io"}, Resources: []string{"storageclasses"}},
 		{Verbs: []string{"update", "patch"}, APIGroups: []string{""}, Resources: []string{"services/status"}},
-		{Verbs: []string{"delete"}, APIGroups: []string{""}, Resources: []string{"pods"}},
+		// Pods when they have stopped, and the Node of a former host name.
+		{Verbs: []string{"delete"}, APIGroups: []string{""}, Resources: []string{"pods", "nodes"}},
 	}},
 	{role: "system:gantry:network", subject: toUser("system:gantry:network"), rules: []rbacv1.PolicyRule{
 		{Verbs: read, APIGroups: []string{""}, Resources: []string{"services", "endpoints", "namespaces", "nodes", "pods"}},

@@ -30,6 +30,9 @@ func (n *Node) register(ctx context.Context) error {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := n.updateStatus(ctx)
 		if err == nil {
+			err = n.removeFormerSelves(ctx)
+		}
+		if err == nil {
 			return n.renewLease(ctx)
 		}
 		n.log.Debug("register node", "error", err)
@@ -39,6 +42,26 @@ func (n *Node) register(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// removeFormerSelves deletes the Node objects of other names: there is one node
+// here, and the machine was renamed. Pods would be scheduled onto them and wait
+// for ever; those that were are collected and made anew.
+func (n *Node) removeFormerSelves(ctx context.Context) error {
+	nodes, err := n.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, former := range nodes.Items {
+		if former.Name == n.cfg.NodeName {
+			continue
+		}
+		n.log.Info("this machine has a new name; its former node is removed", "former", former.Name, "name", n.cfg.NodeName)
+		if err := n.client.CoreV1().Nodes().Delete(ctx, former.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // keepStatus refreshes the Node object from time to time and when told.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -64,7 +65,9 @@ func (w *worker) doPublish(pod *v1.Pod, status v1.PodStatus) {
 	case err != nil:
 		if w.n.ctx.Err() == nil && !w.v.Removed {
 			w.publish.failed(err, time.Now(), 100*time.Millisecond, 10*time.Second)
-			if !apierrors.IsNotFound(err) { // else the news of the deletion is on its way
+			// Upstream's helper flattens the error to text. A pod that is not found was
+			// deleted, and the news of it is on its way.
+			if !apierrors.IsNotFound(err) && !strings.HasSuffix(err.Error(), "not found") {
 				w.log.Warn("publish pod status", "error", err)
 			}
 		}
