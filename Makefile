@@ -4,6 +4,7 @@
 #   make demo     build, start Gantry and run the example shop behind the gateway
 #   make test     all tests: unit, API contract, end to end with real containers
 #   make bench    scale-out 1→50 and CPU per pod
+#   make conformance-kubernetes   upstream's own end-to-end suite (long)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make fmt      format and vet
 #   make install  copy bin/gantry to /usr/local/bin, with a systemd unit
@@ -14,7 +15,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 SHIM    := engine/shim/embedded/gantry-shim
 export CGO_ENABLED := 0
 
-.PHONY: help build demo test bench generate fmt install clean setup
+.PHONY: help build demo test bench conformance-kubernetes generate fmt install clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -47,6 +48,9 @@ bin/kubectl:
 
 bench: build
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
+
+conformance-kubernetes: build
+	@test/conformance/run
 
 generate:
 	$(GO) generate ./...

@@ -124,8 +124,10 @@ func (c *Client) start() (*process, error) {
 	if _, err := exec.LookPath("runc"); err != nil {
 		return nil, hint.Wrap(fmt.Errorf("start build worker: %w", err), "apt-get install runc")
 	}
-	if err := os.MkdirAll(c.paths.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("start build worker: %w", err)
+	for _, dir := range []string{c.paths.dir, c.paths.tmp} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("start build worker: %w", err)
+		}
 	}
 	log, err := os.OpenFile(c.paths.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -135,6 +137,9 @@ func (c *Client) start() (*process, error) {
 	cmd := exec.Command(c.command[0], c.command[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = "/"
+	// The worker outlives its starter, whose temporary directory may not. Libraries
+	// look it up before main runs, so it must be right from the start.
+	cmd.Env = append(os.Environ(), "TMPDIR="+c.paths.tmp)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start build worker: %w", err)
