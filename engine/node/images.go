@@ -128,10 +128,20 @@ func (n *Node) keychains(ctx context.Context, pod *v1.Pod, ref string) ([]image.
 	auths, _ := ring.Lookup(named.Name())
 	var out []image.Keychain
 	for _, a := range auths {
-		user, password := a.Username, a.Password
-		out = append(out, func(string) (string, string, bool) { return user, password, true })
+		out = append(out, credentialFor(reference.Domain(named), a.Username, a.Password))
 	}
 	return out, nil
+}
+
+// credentialFor gives a credential to the registry it was found for and to no
+// other: a mirror, or a host that the registry redirects to, may ask too.
+func credentialFor(registry, user, password string) image.Keychain {
+	return func(host string) (string, string, bool) {
+		if host != registry {
+			return "", "", false
+		}
+		return user, password, true
+	}
 }
 
 // mountImageVolume makes an image volume present for [volume.Manager].
