@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -61,9 +60,7 @@ func backupSocket(dataDir string) string { return filepath.Join(dataDir, "run", 
 
 // fetchBackup asks the running instance for a copy of its store.
 func fetchBackup(ctx context.Context, dataDir string) (io.ReadCloser, error) {
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", backupSocket(dataDir))
-	}}}
+	client := socketClient(backupSocket(dataDir))
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://gantry/", nil)
 	if err != nil {
 		return nil, err

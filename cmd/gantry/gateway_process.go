@@ -162,9 +162,7 @@ func (g *gatewayProcess) replace() error {
 
 // waitReady asks the gateway's admin socket until it says that routes are loaded.
 func (g *gatewayProcess) waitReady(ctx context.Context) error {
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", g.adminSocket())
-	}}}
+	client := socketClient(g.adminSocket())
 	defer client.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
