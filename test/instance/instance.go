@@ -1,6 +1,7 @@
 // Package instance starts a real `gantry serve` for tests and benchmarks.
 //
-// The program is built once per test process (or taken from GANTRY_PROGRAM),
+// The program is bin/gantry, or what GANTRY_PROGRAM names; GANTRY_RUNTIME chooses
+// the driver that runs the containers (`gantry serve --runtime`). It
 // runs on free ports with a data directory of its own, and is taken down with
 // `gantry down --all` at the end, after which a leak check finds whatever it
 // left in the kernel. Only tests import this package.
@@ -8,7 +9,6 @@ package instance
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -23,6 +23,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/gantryhq/gantry/test/leak"
 )
 
 // Options choose what is unusual about an instance; the zero value is usual.
@@ -70,6 +72,9 @@ func (in *Instance) Serve(t testing.TB) {
 	check(t, err)
 	args := append([]string{"serve", "--data-dir", in.DataDir, "--api-listen", in.API, "--registry-listen", in.Registry,
 		"--gateway-listen", in.Gateway, "--gateway-tls-listen", in.tls}, in.args...)
+	if runtime := os.Getenv("GANTRY_RUNTIME"); runtime != "" {
+		args = append(args, "--runtime", runtime)
+	}
 	in.cmd = exec.Command(in.Program, args...)
 	in.cmd.Stderr = log
 	in.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -129,30 +134,17 @@ func (in *Instance) Down(t testing.TB) {
 	if err != nil {
 		t.Errorf("gantry down --all: %v\n%s", err, out)
 	}
-	for _, leak := range in.Leaks() {
-		t.Errorf("left behind after gantry down --all: %s", leak)
+	left, err := leak.Gone(in.DataDir)
+	if err != nil {
+		t.Errorf("look for leaks: %v", err)
+	}
+	for _, thing := range left {
+		t.Errorf("left behind after gantry down --all: %s", thing)
 	}
 }
 
-// Leaks names what of this instance is still in the kernel: mounts below its
-// data directory and processes that refer to it.
-func (in *Instance) Leaks() []string {
-	var leaks []string
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, in.DataDir+"/") {
-			leaks = append(leaks, "mount "+strings.TrimSpace(line))
-		}
-	}
-	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, path := range commands {
-		cmdline, err := os.ReadFile(path)
-		if err == nil && bytes.Contains(cmdline, []byte(in.DataDir)) {
-			leaks = append(leaks, "process "+filepath.Base(filepath.Dir(path))+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
-		}
-	}
-	return leaks
-}
+// Directory is the data directory.
+func (in *Instance) Directory() string { return in.DataDir }
 
 // Log is the end of what `gantry serve` printed.
 func (in *Instance) Log() string {

@@ -1,0 +1,92 @@
+package leak
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+)
+
+// links finds the bridge, its ports and its neighbours.
+func (i *inventory) links() error {
+	bridge, err := netlink.LinkByName(i.name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find bridge: %w", err)
+	}
+	i.add(Thing{Kind: "bridge", Name: i.name})
+	leases, err := i.readLeases()
+	if err != nil {
+		return err
+	}
+	all, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range all {
+		a := l.Attrs()
+		if a.MasterIndex != bridge.Attrs().Index {
+			continue
+		}
+		owner := leases[a.Name].UID
+		if owner == "" {
+			owner = "nobody: no lease has it"
+		}
+		i.add(Thing{Kind: "bridge port", Name: a.Name + " of " + owner, Owner: owner})
+	}
+	neighbours, err := netlink.NeighList(bridge.Attrs().Index, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list neighbours: %w", err)
+	}
+	for _, n := range neighbours {
+		if n.State&netlink.NUD_PERMANENT == 0 {
+			continue
+		}
+		if ip, ok := netip.AddrFromSlice(n.IP.To4()); ok {
+			i.add(Thing{Kind: "neighbour", Name: ip.String(), Address: ip})
+		}
+	}
+	return nil
+}
+
+var addresses = regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`)
+
+// rules finds the nftables table and every address of a pod or service in it.
+func (i *inventory) rules() error {
+	out, err := exec.Command("nft", "list", "table", "ip", i.name).CombinedOutput()
+	if err != nil {
+		if strings.Contains(string(out), "No such file or directory") {
+			return nil
+		}
+		return fmt.Errorf("nft list table: %w: %s", err, out)
+	}
+	i.add(Thing{Kind: "nftables table", Name: i.name})
+	var plan struct{ PodCIDR, ServiceCIDR netip.Prefix }
+	data, err := os.ReadFile(filepath.Join(i.dir, "network.json"))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, &plan); err != nil {
+		return fmt.Errorf("read network.json: %w", err)
+	}
+	seen := map[netip.Addr]bool{plan.PodCIDR.Masked().Addr(): true, plan.ServiceCIDR.Masked().Addr(): true}
+	seen[plan.PodCIDR.Masked().Addr().Next()] = true // the host's own
+	for _, text := range addresses.FindAllString(string(out), -1) {
+		ip, err := netip.ParseAddr(text)
+		if err != nil || seen[ip] || !plan.PodCIDR.Contains(ip) && !plan.ServiceCIDR.Contains(ip) {
+			continue
+		}
+		seen[ip] = true
+		i.add(Thing{Kind: "nftables element", Name: "with " + text, Address: ip})
+	}
+	return nil
+}
