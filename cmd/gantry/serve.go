@@ -58,6 +58,8 @@ type serveOptions struct {
 	gatewayTLS     string
 	registryListen string
 	nodeName       string
+	runtime        string            // handler of pods without a RuntimeClass
+	ociRuntimes    map[string]string // further handlers and their programs
 	podCIDR        netip.Prefix
 	serviceCIDR    netip.Prefix
 	verbose        bool
@@ -93,6 +95,8 @@ func newServeCommand(g *globals) *cobra.Command {
 	f.StringVar(&o.gatewayTLS, "gateway-tls-listen", "", "address of the gateway's HTTPS (default :443, or :8443 when that is taken)")
 	f.StringVar(&o.registryListen, "registry-listen", "127.0.0.1:5000", "address of the image registry")
 	f.StringVar(&o.nodeName, "node-name", "", "name of the node (default the host name)")
+	f.StringVar(&o.runtime, "runtime", defaultRuntime, "what runs the containers of pods without a RuntimeClass")
+	f.StringToStringVar(&o.ociRuntimes, "oci-runtime", nil, "further OCI runtime: RuntimeClass handler and program, such as runsc=/opt/bin/runsc")
 	f.StringVar(&podCIDR, "pod-cidr", "", "addresses of pods (default 10.244.0.0/16, or the next free one)")
 	f.StringVar(&serviceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16, or the next free one)")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")

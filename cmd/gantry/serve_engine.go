@@ -18,7 +18,6 @@ import (
 	"github.com/gantryhq/gantry/engine/image"
 	"github.com/gantryhq/gantry/engine/network"
 	"github.com/gantryhq/gantry/engine/node"
-	"github.com/gantryhq/gantry/engine/node/runc"
 	"github.com/gantryhq/gantry/engine/store"
 )
 
@@ -93,7 +92,7 @@ func startControllers(ctx context.Context, in *server) error {
 }
 
 func startNode(ctx context.Context, in *server) error {
-	driver, err := runc.New(runc.Config{DataDir: in.dataDir})
+	driver, handlers, err := in.openDriver()
 	if err != nil {
 		return err
 	}
@@ -101,7 +100,7 @@ func startNode(ctx context.Context, in *server) error {
 		Client:  in.api.ClientConfig("system:node:"+in.nodeName, "system:nodes"),
 		DataDir: in.dataDir, NodeName: in.nodeName, NodeIP: in.network.NodeIP(),
 		Driver: driver, Images: in.images, Network: in.network,
-		Handlers: []string{"runc"}, Version: version,
+		Handlers: handlers, DefaultHandler: in.runtime, Version: version,
 	})
 	if err != nil {
 		return err
@@ -110,6 +109,9 @@ func startNode(ctx context.Context, in *server) error {
 		return err
 	}
 	in.background("node", n.Run)
+	if err := in.ensureRuntimeClasses(ctx, handlers); err != nil {
+		return err
+	}
 	return waitReady(ctx, n.Ready())
 }
 

@@ -51,6 +51,7 @@ var checks = []check{
 	{"overlayfs", Required, filesystem("overlay", "overlay")},
 	{"nftables", Required, nftables},
 	{"runc", Required, program("runc", "runc", "--version")},
+	{"runtimes", Recommended, runtimes},
 	{"seccomp", Required, seccomp},
 	{"disk", Recommended, disk},
 	{"memory", Recommended, memory},

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path"
@@ -9,8 +8,6 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kubernetes/pkg/securitycontext"
 )
 
@@ -97,29 +94,3 @@ func admitAppArmor(pod *v1.Pod, c *v1.Container) *verdict {
 	}
 	return &verdict{Reason: "AppArmor", Message: fmt.Sprintf("Cannot enforce AppArmor: profile %q is not loaded: load it with apparmor_parser", *p.LocalhostProfile)}
 }
-
-// runtimeHandler returns the driver's handler for the pod's RuntimeClass.
-func (n *Node) runtimeHandler(ctx context.Context, pod *v1.Pod) (string, error) {
-	if pod.Spec.RuntimeClassName == nil || *pod.Spec.RuntimeClassName == "" {
-		return "", nil
-	}
-	name := *pod.Spec.RuntimeClassName
-	rc, err := n.client.NodeV1().RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
-	handler := name
-	switch {
-	case err == nil:
-		handler = rc.Handler
-	case !apierrors.IsNotFound(err):
-		return "", fmt.Errorf("get RuntimeClass %q: %w", name, err)
-	}
-	if handler == defaultHandler {
-		return "", nil
-	}
-	if !slices.Contains(n.cfg.Handlers, handler) {
-		return "", fmt.Errorf("no runtime for handler %q of RuntimeClass %q is installed on this machine: install it, or use one of %q", handler, name, append([]string{defaultHandler}, n.cfg.Handlers...))
-	}
-	return handler, nil
-}
-
-// defaultHandler is the name under which the default runtime can be asked for.
-const defaultHandler = "runc"

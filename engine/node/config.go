@@ -31,7 +31,9 @@ type Config struct {
 	Images  Images
 	Network Network
 
-	Handlers      []string          // RuntimeClass handlers the driver knows besides the default
+	Handlers       []string // RuntimeClass handlers the driver knows
+	DefaultHandler string   // of pods without a RuntimeClass; "runc"
+
 	ClusterDomain string            // "cluster.local"
 	Labels        map[string]string // further labels of the Node object
 	MaxPods       int               // 500
@@ -99,7 +101,12 @@ func (c *Config) complete() error {
 	if c.MaxPods == 0 {
 		c.MaxPods = 500
 	}
-	c.Handlers = slices.DeleteFunc(slices.Clone(c.Handlers), func(h string) bool { return h == defaultHandler })
+	if c.DefaultHandler == "" {
+		c.DefaultHandler = "runc"
+	}
+	if !slices.Contains(c.Handlers, c.DefaultHandler) {
+		c.Handlers = append(slices.Clone(c.Handlers), c.DefaultHandler)
+	}
 	if c.DiskFree == (Threshold{}) {
 		c.DiskFree = Threshold{Percent: 5, Bytes: 2 << 30}
 	}

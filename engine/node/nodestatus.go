@@ -171,7 +171,7 @@ func (n *Node) fillStatus(ctx context.Context, s *v1.NodeStatus) {
 	s.DaemonEndpoints.KubeletEndpoint.Port = 10250
 	yes := true
 	s.RuntimeHandlers = []v1.NodeRuntimeHandler{{Name: "", Features: &v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: new(bool), UserNamespaces: new(bool)}}}
-	for _, h := range append([]string{defaultHandler}, n.cfg.Handlers...) {
+	for _, h := range n.cfg.Handlers {
 		s.RuntimeHandlers = append(s.RuntimeHandlers, v1.NodeRuntimeHandler{Name: h})
 	}
 	s.Features = &v1.NodeFeatures{SupplementalGroupsPolicy: &yes}

@@ -25,7 +25,7 @@ func (w *worker) doSandbox() {
 	handler, err := w.n.runtimeHandler(w.runCtx, pod)
 	var s *sandbox
 	if err == nil {
-		s, err = w.n.ensureSandbox(w.runCtx, pod)
+		s, err = w.n.ensureSandbox(w.runCtx, pod, handler)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

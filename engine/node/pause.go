@@ -18,7 +18,7 @@ import (
 )
 
 // startPause starts the process that is pid 1 of a shared PID namespace.
-func (n *Node) startPause(ctx context.Context, pod *v1.Pod, s *sandbox) error {
+func (n *Node) startPause(ctx context.Context, pod *v1.Pod, s *sandbox, handler string) error {
 	id := containerID(pod.UID, pauseContainer, 0)
 	if err := n.cfg.Driver.Remove(ctx, id); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove stale pause process: %w", err)
@@ -30,8 +30,9 @@ func (n *Node) startPause(ctx context.Context, pod *v1.Pod, s *sandbox) error {
 	ns := n.namespaces(pod, s)
 	ns.PID = ""
 	st, err := n.cfg.Driver.Start(ctx, &runtime.Container{
-		ID:     id,
-		PodUID: string(pod.UID),
+		ID:      id,
+		PodUID:  string(pod.UID),
+		Handler: handler,
 		Labels: map[string]string{
 			labelNamespace: pod.Namespace, labelPod: pod.Name,
 			labelContainer: pauseContainer, labelSandbox: s.ID,

@@ -61,7 +61,7 @@ func (s *sandbox) save(dir string) error {
 }
 
 // ensureSandbox makes the pod's sandbox, or finds the one that was made before.
-func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod) (*sandbox, error) {
+func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod, handler string) (*sandbox, error) {
 	dir := n.paths.sandbox(pod.UID)
 	found := loadSandbox(dir, n.host.BootID)
 	if found != nil && found.complete(dir) {
@@ -82,7 +82,7 @@ func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod) (*sandbox, error)
 		return nil, err
 	}
 	if isTrue(pod.Spec.ShareProcessNamespace) && !pod.Spec.HostPID {
-		if err := n.startPause(ctx, pod, s); err != nil {
+		if err := n.startPause(ctx, pod, s, handler); err != nil {
 			return nil, err
 		}
 	}
