@@ -267,7 +267,7 @@ func (n *Node) followExits(ctx context.Context, exits <-chan runtime.State) {
 }
 
 func (n *Node) containerExited(st runtime.State) {
-	if st.Running {
+	if st.Running && st.AdoptedAt.IsZero() {
 		return
 	}
 	w := n.worker(types.UID(st.PodUID))
@@ -284,6 +284,10 @@ func (n *Node) containerExited(st runtime.State) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.tellAdopted(st)
+	if st.Running {
+		return
+	}
 	if st.Labels[labelContainer] == pauseContainer {
 		w.sandboxLost()
 		return

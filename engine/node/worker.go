@@ -37,6 +37,7 @@ type worker struct {
 	refreshAt time.Time               // projected volumes must be written anew then
 	images    map[string]*image.Image // by container
 	owned     map[string]bool         // container ids that were started or found
+	found     []runtime.State         // what a predecessor left, until run has told of it
 	exits     map[string]chan struct{}
 	kills     map[string]chan time.Duration // by container: shorter grace for a running kill
 	probes    map[probeKey]context.CancelFunc
@@ -78,6 +79,7 @@ func newWorker(n *Node, pod *v1.Pod, found []runtime.State) *worker {
 	}
 	w.ensureViews()
 	w.adopt(found)
+	w.found = found
 	return w
 }
 
@@ -215,6 +217,12 @@ func (w *worker) wake() {
 // when ctx ends.
 func (w *worker) run(ctx context.Context) {
 	defer w.endRuns()
+	w.mu.Lock()
+	for _, st := range w.found {
+		w.tellAdopted(st)
+	}
+	w.found = nil
+	w.mu.Unlock()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

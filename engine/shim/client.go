@@ -233,8 +233,9 @@ func (c *Client) List(ctx context.Context) ([]protocol.State, error) {
 	return reply.States, err
 }
 
-// Events calls each with every exited container, and then with every container
-// that exits or runs out of memory, until the shim or ctx ends.
+// Events calls each with every container that exited or was taken over from a shim
+// that died, and then with every container that exits or runs out of memory, until
+// the shim or ctx ends.
 func (c *Client) Events(ctx context.Context, each func(protocol.State)) error {
 	conn, reply, stop, err := c.call(ctx, protocol.Request{Op: protocol.OpEvents})
 	if err != nil {

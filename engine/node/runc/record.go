@@ -50,6 +50,7 @@ func (r *record) state(s protocol.State) runtime.State {
 		ExitCode:   s.ExitCode,
 		OOMKilled:  s.OOMKilled,
 		Message:    s.Message,
+		AdoptedAt:  s.AdoptedAt,
 	}
 }
 

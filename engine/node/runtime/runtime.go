@@ -123,7 +123,11 @@ type State struct {
 	FinishedAt time.Time // zero while running
 	ExitCode   int
 	OOMKilled  bool
-	Message    string // reason of a failed start, else ""
+	Message    string // reason of a failed start, or what was lost; else ""
+	// AdoptedAt is when the container was taken up again after whoever held its
+	// streams had died; zero when that never happened. Attached and exec sessions
+	// of before are lost then, and perhaps output that was on its way to the log.
+	AdoptedAt time.Time
 }
 
 // Streams are the caller's ends of an exec or attach. Nil ones are closed.
@@ -167,9 +171,9 @@ type Driver interface {
 	// List returns all containers the driver knows, running or exited, also
 	// those started before this process.
 	List(ctx context.Context) ([]State, error)
-	// Events delivers a State whenever a container exits or is OOM-killed. The channel
-	// is closed when ctx ends. After a reconnect every exited container is
-	// delivered again: receivers must be idempotent.
+	// Events delivers a State whenever a container exits, is OOM-killed or is adopted
+	// ([State.AdoptedAt]). The channel is closed when ctx ends. After a reconnect every
+	// exited or adopted container is delivered again: receivers must be idempotent.
 	Events(ctx context.Context) <-chan State
 	// Exec runs a process and returns its exit code.
 	Exec(ctx context.Context, id string, e Exec, s Streams) (int, error)

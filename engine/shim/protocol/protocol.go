@@ -125,6 +125,9 @@ type State struct {
 	FinishedAt time.Time `json:"finishedAt,omitzero"`
 	ExitCode   int       `json:"exitCode,omitempty"`
 	OOMKilled  bool      `json:"oomKilled,omitempty"`
+	// AdoptedAt is when a shim took the running container over from one that had
+	// been killed; zero when that never happened.
+	AdoptedAt time.Time `json:"adoptedAt,omitzero"`
 	// Message says what the shim could not find out or had to give up.
 	Message string `json:"message,omitempty"`
 }

@@ -22,6 +22,8 @@ func (s *Server) adopt() error {
 	if err != nil {
 		return err
 	}
+	var running []record
+	defer func() { s.killStrays(running) }()
 	for _, e := range entries {
 		if !validID(e.Name()) {
 			continue
@@ -45,6 +47,9 @@ func (s *Server) adopt() error {
 			close(c.exited)
 			continue
 		}
+		if r.Boot == bootID() {
+			running = append(running, r)
+		}
 		c.adoptRunning(r)
 	}
 	return nil
@@ -59,6 +64,7 @@ func (c *container) adoptRunning(r record) {
 		return
 	}
 	c.lost = "the shim was killed while the container ran"
+	c.state.AdoptedAt = time.Now().UTC()
 	c.server.logf("container %s: taking over process %d", c.id, r.PID)
 	c.log = openLog(r.LogPath)
 	c.mu.Lock()
@@ -93,6 +99,7 @@ func (c *container) reconnect(r record) {
 		c.follow(f, stream)
 	}
 	if r.Stdin {
+		c.state.Message = "its standard input came to an end: the shim was killed while the container ran"
 		// Refused when the container has closed its side since.
 		c.stdin, _ = openFIFO(c.path(stdinFIFO), unix.O_WRONLY)
 	}

@@ -82,7 +82,8 @@ func (s *Server) forget(req *protocol.Request) error {
 	return nil
 }
 
-// events sends all exited containers, then every change as it happens.
+// events sends all containers that exited or were taken over, then every change
+// as it happens.
 func (s *Server) events(conn *net.UnixConn) error {
 	changes := make(chan protocol.State, subscriberQueue)
 	s.mu.Lock()
@@ -90,13 +91,13 @@ func (s *Server) events(conn *net.UnixConn) error {
 	s.mu.Unlock()
 	defer s.unsubscribe(changes)
 
-	exited := []protocol.State{}
+	news := []protocol.State{}
 	for _, state := range s.list() {
-		if state.Phase == protocol.Exited {
-			exited = append(exited, state)
+		if state.Phase == protocol.Exited || !state.AdoptedAt.IsZero() {
+			news = append(news, state)
 		}
 	}
-	if err := protocol.Write(conn, protocol.Reply{States: exited}); err != nil {
+	if err := protocol.Write(conn, protocol.Reply{States: news}); err != nil {
 		return nil
 	}
 	closed := watchClose(conn)
