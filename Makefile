@@ -1,6 +1,6 @@
 # Gantry: everything a developer types. `make` alone prints this list.
 #
-#   make build    build bin/gantry (with the shim embedded)
+#   make build    build bin/gantry (with the shim and the init embedded)
 #   make demo     build, start Gantry and run the example shop behind the gateway
 #   make test     all tests: unit, API contract, end to end with real containers
 #   make bench    scale-out 1→50 and CPU per pod
@@ -12,7 +12,7 @@
 
 GO      ?= go
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
-SHIM    := engine/shim/embedded/gantry-shim
+EMBEDDED := engine/shim/embedded/gantry-shim engine/shim/embedded/gantry-init
 export CGO_ENABLED := 0
 
 .PHONY: help build demo test bench conformance-kubernetes generate fmt install clean setup
@@ -22,14 +22,15 @@ help:
 setup:
 	@script/setup $(SETUP)
 
-build: setup $(SHIM)
+build: setup $(EMBEDDED)
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/gantry ./cmd/gantry
 
-# The shim is a program of its own, so that the parent of all containers stays tiny.
-.PHONY: $(SHIM)
-$(SHIM):
-	@$(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/gantry-shim
+# Programs of their own, so that the parent of all containers stays tiny, and
+# what becomes a container starts at once.
+.PHONY: $(EMBEDDED)
+$(EMBEDDED):
+	@$(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/$(@F)
 
 demo: build
 	@script/demo
@@ -64,4 +65,4 @@ install: build
 	@if [ -d /etc/systemd/system ]; then install -m 0644 script/gantry.service /etc/systemd/system/gantry.service; fi
 
 clean:
-	rm -rf bin $(SHIM)
+	rm -rf bin $(EMBEDDED)

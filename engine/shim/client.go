@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,9 @@ type Client struct {
 	binary func() (string, error) // path of the executable
 
 	starting sync.Mutex // held while a shim is being started
+
+	mu       sync.Mutex
+	features []string // of the shim that was greeted last
 }
 
 // New returns a client for the shim of dir. binary returns the path of the
@@ -112,8 +116,8 @@ func (c *Client) do(ctx context.Context, req protocol.Request) (protocol.Reply, 
 	return reply, err
 }
 
-func (c *Client) once(ctx context.Context, req protocol.Request) (protocol.Reply, error) {
-	conn, reply, stop, err := c.call(ctx, req)
+func (c *Client) once(ctx context.Context, req protocol.Request, files ...*os.File) (protocol.Reply, error) {
+	conn, reply, stop, err := c.call(ctx, req, files...)
 	if err == nil {
 		stop()
 		conn.Close()
@@ -127,11 +131,16 @@ func disconnected(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }
 
-// Start runs the command of a start and returns the container's state. Ending
-// ctx aborts the start; then, and after any error, the caller removes what the
-// command may have left.
-func (c *Client) Start(ctx context.Context, id string, start protocol.Start, timeout time.Duration) (protocol.State, error) {
-	reply, err := c.once(ctx, protocol.Request{Op: protocol.OpStart, ID: id, Start: &start, Timeout: timeout})
+// Start starts a container and returns its state. Files are those of a launch.
+// Ending ctx aborts the start; then, and after any error, the caller removes what
+// may have been left.
+func (c *Client) Start(ctx context.Context, id string, start protocol.Start, timeout time.Duration, launch ...LaunchFile) (protocol.State, error) {
+	req := protocol.Request{Op: protocol.OpStart, ID: id, Start: &start, Timeout: timeout}
+	var files []*os.File
+	for _, f := range launch {
+		req.Files, files = append(req.Files, f.Name), append(files, f.File)
+	}
+	reply, err := c.once(ctx, req, files...)
 	if err != nil {
 		return protocol.State{}, err
 	}
@@ -139,6 +148,35 @@ func (c *Client) Start(ctx context.Context, id string, start protocol.Start, tim
 		return protocol.State{}, fmt.Errorf("start container %q: the shim's answer has no state", id)
 	}
 	return *reply.State, nil
+}
+
+// LaunchFile is a descriptor that accompanies a launch.
+type LaunchFile struct {
+	Name string
+	File *os.File
+}
+
+// Release lets a container that was started with Hold go on.
+func (c *Client) Release(ctx context.Context, id string) error {
+	_, err := c.once(ctx, protocol.Request{Op: protocol.OpRelease, ID: id})
+	return err
+}
+
+// Can reports whether the shim has a feature. A shim that an earlier release has
+// started may lack some.
+func (c *Client) Can(ctx context.Context, feature string) (bool, error) {
+	c.mu.Lock()
+	known := slices.Contains(c.features, feature)
+	c.mu.Unlock()
+	if known {
+		return true, nil
+	}
+	if err := c.Ensure(ctx); err != nil { // it may be another one by now
+		return false, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.features, feature), nil
 }
 
 // Process is a process that Exec started. Close ends it if it still runs.
@@ -182,9 +220,12 @@ func (f Files) list() (names []string, files []*os.File) {
 	return names, files
 }
 
-// Exec runs the command of an exec. Ending ctx kills the process.
-func (c *Client) Exec(ctx context.Context, id string, exec protocol.Exec, f Files) (*Process, error) {
+// Exec starts a process in a container. Ending ctx kills it.
+func (c *Client) Exec(ctx context.Context, id string, exec protocol.Exec, f Files, launch ...LaunchFile) (*Process, error) {
 	names, files := f.list()
+	for _, l := range launch {
+		names, files = append(names, l.Name), append(files, l.File)
+	}
 	conn, reply, stop, err := c.call(ctx, protocol.Request{Op: protocol.OpExec, ID: id, Exec: &exec, Files: names}, files...)
 	if err != nil {
 		return nil, err

@@ -58,6 +58,9 @@ func (c *Client) checkVersion() error {
 			"run `gantry down --all` with the version of gantry that started the containers, then start this one",
 			reply.PID, reply.Version, protocol.Version)
 	}
+	c.mu.Lock()
+	c.features = reply.Features
+	c.mu.Unlock()
 	return nil
 }
 

@@ -35,6 +35,7 @@ const (
 	OpSignal   = "signal"   // reply: none but the acknowledgement
 	OpResize   = "resize"   // reply: none but the acknowledgement
 	OpReopen   = "reopen"   // reply: none but the acknowledgement
+	OpRelease  = "release"  // reply: none but the acknowledgement; a held start goes on
 	OpList     = "list"     // reply: States
 	OpEvents   = "events"   // replies: States, for ever
 	OpForget   = "forget"   // reply when the container exited and the shim let go of it
@@ -48,7 +49,7 @@ type Request struct {
 	Version int      `json:"version"`
 	Op      string   `json:"op"`
 	ID      string   `json:"id,omitempty"`
-	Files   []string `json:"files,omitempty"` // "stdin", "stdout", "stderr"
+	Files   []string `json:"files,omitempty"` // "stdin", "stdout", "stderr", "init", "recipe"
 
 	Start  *Start `json:"start,omitempty"`
 	Exec   *Exec  `json:"exec,omitempty"`
@@ -58,14 +59,43 @@ type Request struct {
 	Timeout time.Duration `json:"timeout,omitempty"`
 }
 
+// FeatureLaunch means that a shim knows [Launch].
+const FeatureLaunch = "launch"
+
+// Names of the descriptors of a [Launch].
+const (
+	FileInit   = "init"
+	FileRecipe = "recipe"
+)
+
+// Launch makes the shim clone a container's process by itself. It executes the
+// program that came with the request as FileInit, which turns itself into the
+// process that FileRecipe describes; see package recipe for what they say to
+// each other. The shim need not understand either, so that they can be newer
+// than it.
+type Launch struct {
+	// CloneFlags are the namespaces that the process is born into.
+	CloneFlags uint64 `json:"cloneFlags,omitempty"`
+	// CgroupProcs are the files of cgroup v1 that the pid is written to, before
+	// the process does anything. CgroupDir is the group of cgroup v2 that it is
+	// born into.
+	CgroupProcs []string `json:"cgroupProcs,omitempty"`
+	CgroupDir   string   `json:"cgroupDir,omitempty"`
+	// Hold has the process wait for a release before it becomes the program.
+	Hold bool `json:"hold,omitempty"`
+	// Terminal means that the terminal's master side is sent back.
+	Terminal bool `json:"terminal,omitempty"`
+}
+
 // Start asks the shim to run Command, which must create the container, write
-// the pid of its first process to PIDFile and exit with 0. Relative paths are
-// below DIR/containers/<id>, which the client has created and which is also the
-// command's working directory.
+// the pid of its first process to PIDFile and exit with 0; or to do it by
+// itself, as Launch says. Relative paths are below DIR/containers/<id>, which
+// the client has created and which is also the command's working directory.
 type Start struct {
-	Command []string `json:"command"`
+	Command []string `json:"command,omitempty"`
 	Env     []string `json:"env,omitempty"`
-	PIDFile string   `json:"pidFile"`
+	PIDFile string   `json:"pidFile,omitempty"`
+	Launch  *Launch  `json:"launch,omitempty"`
 	// Console is the name of the socket, in the container's directory, on which
 	// Command sends the terminal's master side. "" means no terminal.
 	Console string `json:"console,omitempty"`
@@ -86,11 +116,13 @@ type Start struct {
 }
 
 // Exec asks the shim to run Command, which must start a process in the
-// container with the streams it was given, write its pid to PIDFile and exit.
+// container with the streams it was given, write its pid to PIDFile and exit;
+// or to do it by itself, as Launch says.
 type Exec struct {
-	Command []string `json:"command"`
+	Command []string `json:"command,omitempty"`
 	Env     []string `json:"env,omitempty"`
-	PIDFile string   `json:"pidFile"`
+	PIDFile string   `json:"pidFile,omitempty"`
+	Launch  *Launch  `json:"launch,omitempty"`
 }
 
 // Size is a terminal's size in cells.
@@ -107,11 +139,14 @@ type Reply struct {
 	ExitCode *int    `json:"exitCode,omitempty"`
 	State    *State  `json:"state,omitempty"`
 	States   []State `json:"states,omitempty"`
+	// Features are what a shim can do beyond its version, in the reply to hello.
+	Features []string `json:"features,omitempty"`
 }
 
 // Phases of a container.
 const (
 	Starting = "starting"
+	Held     = "held" // everything is ready, and waits for a release
 	Running  = "running"
 	Exited   = "exited"
 )

@@ -57,7 +57,7 @@ func (s *Server) adopt() error {
 
 func (c *container) adoptRunning(r record) {
 	c.state.PID, c.state.StartedAt, c.record = r.PID, r.StartedAt, r
-	if r.Boot != bootID() {
+	if r.Boot != c.server.boot {
 		c.lost = "the machine was restarted while the container ran"
 		c.record.Leftover = ""
 		c.finish(exitUnknown)
@@ -81,7 +81,7 @@ func (c *container) adoptRunning(r record) {
 	}
 	exit := make(chan int, 1)
 	go func() { exit <- waitForeign(os.NewFile(uintptr(pidfd), "pidfd")) }()
-	c.running(r, exit)
+	c.running(r, protocol.Running, exit)
 }
 
 // reconnect reads the container's pipes again. Holds c.mu.

@@ -18,7 +18,7 @@ import (
 // successor is a shim that finds what an earlier one left in a directory.
 func successor(t *testing.T) *Server {
 	t.Helper()
-	s := &Server{dir: t.TempDir(), log: log.New(io.Discard, "", 0), containers: map[string]*container{}}
+	s := &Server{dir: t.TempDir(), log: log.New(io.Discard, "", 0), boot: bootID(), containers: map[string]*container{}}
 	if err := os.Mkdir(filepath.Join(s.dir, protocol.ContainersDir), 0o755); err != nil {
 		t.Fatal(err)
 	}

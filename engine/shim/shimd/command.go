@@ -44,7 +44,7 @@ func (s *Server) run(conn *net.UnixConn, cmd command) (result, error) {
 	for i, f := range cmd.stdio {
 		files[i] = f.Fd()
 	}
-	born, err := s.reaper.command(cmd.argv, &syscall.ProcAttr{
+	born, err := s.reaper.command(cmd.argv[0], cmd.argv, &syscall.ProcAttr{
 		Dir:   cmd.dir,
 		Env:   cmd.env,
 		Files: files,
@@ -99,10 +99,11 @@ func watchCloseUntil(conn *net.UnixConn) (closed <-chan struct{}, stop func()) {
 	}
 }
 
-// exec runs a command that starts a further process in a container, and tells
-// its pid and then its exit code. When the client goes first the process is killed.
+// exec starts a further process in a container, by a command or by itself, and
+// tells its pid and then its exit code. When the client goes first the process
+// is killed.
 func (s *Server) exec(conn *net.UnixConn, req *protocol.Request, files map[string]*os.File) error {
-	if req.Exec == nil || len(req.Exec.Command) == 0 || req.Exec.PIDFile == "" {
+	if req.Exec == nil || req.Exec.Launch == nil && (len(req.Exec.Command) == 0 || req.Exec.PIDFile == "") {
 		return protocol.Errorf(protocol.CodeInvalid, "exec in container %q: a command and a pid file are needed", req.ID)
 	}
 	c, err := s.find(req.ID)
@@ -116,12 +117,12 @@ func (s *Server) exec(conn *net.UnixConn, req *protocol.Request, files map[strin
 	if err != nil {
 		return err
 	}
-	result, err := s.run(conn, command{argv: req.Exec.Command, env: req.Exec.Env, dir: c.dir, stdio: stdio, timeout: req.Timeout})
-	closeStdio()
-	if err != nil {
-		return protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
+	enter := s.enterByCommand
+	if req.Exec.Launch != nil {
+		enter = s.enter
 	}
-	pid, exit, err := s.born(c, req, result)
+	pid, exit, err := enter(conn, c, req, stdio, files)
+	closeStdio()
 	if err != nil {
 		return err
 	}
@@ -142,6 +143,30 @@ func (s *Server) exec(conn *net.UnixConn, req *protocol.Request, files map[strin
 		<-exit
 		return nil
 	}
+}
+
+// enter launches the process of an exec.
+func (s *Server) enter(conn *net.UnixConn, c *container, req *protocol.Request, stdio [3]*os.File, files map[string]*os.File) (pid int, exit <-chan int, err error) {
+	target, err := c.process()
+	if err != nil {
+		return 0, nil, err
+	}
+	defer target.Close()
+	born, err := s.launch(conn, req.Exec.Launch, stdio, files, target, req.Timeout)
+	if err != nil {
+		return 0, nil, protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
+	}
+	defer born.end()
+	return born.process, born.exited(), nil
+}
+
+// enterByCommand has a command start the process of an exec.
+func (s *Server) enterByCommand(conn *net.UnixConn, c *container, req *protocol.Request, stdio [3]*os.File, _ map[string]*os.File) (pid int, exit <-chan int, err error) {
+	result, err := s.run(conn, command{argv: req.Exec.Command, env: req.Exec.Env, dir: c.dir, stdio: stdio, timeout: req.Timeout})
+	if err != nil {
+		return 0, nil, protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
+	}
+	return s.born(c, req, result)
 }
 
 // born claims the process that an exec's command has started.

@@ -1,6 +1,7 @@
 package shimd
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -43,6 +44,7 @@ type container struct {
 	sinks   map[*sink]struct{}
 	oom     *oomWatch // or nil
 	lost    string    // why the exit code may be unknown
+	held    *newborn  // waits for a release, or nil
 }
 
 func (s *Server) newContainer(id string) *container {
@@ -65,9 +67,9 @@ func (c *container) snapshot() protocol.State {
 	return c.state
 }
 
-// running enters the running phase and follows the process to its end, which
-// exit announces.
-func (c *container) running(r record, exit <-chan int) {
+// running enters the running phase, or the one before it, and follows the
+// process to its end, which exit announces.
+func (c *container) running(r record, phase string, exit <-chan int) {
 	pidfd, err := unix.PidfdOpen(r.PID, 0)
 	if err != nil {
 		pidfd = -1 // it has ended, and exit says so in a moment
@@ -75,7 +77,7 @@ func (c *container) running(r record, exit <-chan int) {
 	c.mu.Lock()
 	c.record = r
 	c.pidfd = pidfd
-	c.state.Phase = protocol.Running
+	c.state.Phase = phase
 	c.state.PID = r.PID
 	c.state.StartedAt = r.StartedAt
 	c.oom = c.server.watchOOM(c, r.OOMFile)
@@ -159,6 +161,40 @@ func (c *container) killLeftover() {
 	}
 }
 
+// proceed lets a held container run.
+func (c *container) proceed() error {
+	c.mu.Lock()
+	born := c.held
+	c.held = nil
+	c.mu.Unlock()
+	if born == nil {
+		return protocol.Errorf(protocol.CodeInvalid, "release container %q: it is %s, not held", c.id, c.snapshot().Phase)
+	}
+	if err := born.proceed(); err != nil {
+		return fmt.Errorf("start container %q: %w", c.id, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Phase == protocol.Held {
+		c.state.Phase = protocol.Running
+	}
+	return nil
+}
+
+// process returns a descriptor of the first process.
+func (c *container) process() (*os.File, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pidfd < 0 {
+		return nil, protocol.Errorf(protocol.CodeInvalid, "enter container %q: its first process has ended", c.id)
+	}
+	fd, err := unix.FcntlInt(uintptr(c.pidfd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("dup", err)
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
 func (c *container) signal(n int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -207,6 +243,10 @@ func (c *container) closeInput() {
 // release closes everything that is still open.
 func (c *container) release() {
 	c.mu.Lock()
+	if c.held != nil {
+		c.held.control.Close()
+		c.held = nil
+	}
 	c.closeInput()
 	for _, f := range c.readers {
 		f.Close()

@@ -82,10 +82,10 @@ type birth struct {
 
 // command starts a command that may leave a process behind. The process is
 // claimed, or not, before end.
-func (r *reaper) command(argv []string, attr *syscall.ProcAttr) (*birth, error) {
+func (r *reaper) command(path string, argv []string, attr *syscall.ProcAttr) (*birth, error) {
 	r.mu.Lock() // a child cannot be reaped before it is registered
 	defer r.mu.Unlock()
-	pid, err := syscall.ForkExec(argv[0], argv, attr)
+	pid, err := syscall.ForkExec(path, argv, attr)
 	if err != nil {
 		return nil, &os.PathError{Op: "run", Path: argv[0], Err: err}
 	}

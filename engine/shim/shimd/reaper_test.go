@@ -63,7 +63,7 @@ func leave(r *reaper, dir string, code int) (*birth, int, error) {
 	}
 	// The gate keeps the process alive until its parent, which would collect it, is gone.
 	script := "(read x < " + gate + "; exit " + strconv.Itoa(code) + ") & echo $! > " + pidFile
-	b, err := r.command([]string{"/bin/sh", "-c", script}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}})
+	b, err := r.command("/bin/sh", []string{"sh", "-c", script}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}})
 	if err != nil {
 		return nil, 0, err
 	}

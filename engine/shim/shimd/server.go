@@ -24,6 +24,7 @@ const idleExit = 15 * time.Second
 // Server is a running shim.
 type Server struct {
 	dir    string
+	boot   string // the kernel's id of this boot
 	log    *log.Logger
 	reaper *reaper
 	oomV2  oomV2
@@ -62,6 +63,7 @@ func Serve(dir string) error {
 	}
 	s := &Server{
 		dir:         dir,
+		boot:        bootID(),
 		log:         log.New(os.Stderr, "", log.LstdFlags|log.LUTC),
 		reaper:      reaper,
 		stop:        make(chan struct{}),
@@ -219,9 +221,9 @@ func (s *Server) dispatch(conn *net.UnixConn, req *protocol.Request, files map[s
 	}
 	switch req.Op {
 	case protocol.OpHello:
-		return protocol.Write(conn, protocol.Reply{Version: protocol.Version, PID: os.Getpid()})
+		return protocol.Write(conn, protocol.Reply{Version: protocol.Version, PID: os.Getpid(), Features: []string{protocol.FeatureLaunch}})
 	case protocol.OpStart:
-		return s.start(conn, req)
+		return s.start(conn, req, files)
 	case protocol.OpExec:
 		return s.exec(conn, req, files)
 	case protocol.OpAttach:
@@ -242,6 +244,8 @@ func (s *Server) dispatch(conn *net.UnixConn, req *protocol.Request, files map[s
 	switch <-c.settled; req.Op {
 	case protocol.OpSignal:
 		return acknowledge(conn, c.signal(req.Signal))
+	case protocol.OpRelease:
+		return acknowledge(conn, c.proceed())
 	case protocol.OpReopen:
 		return acknowledge(conn, c.log.reopen())
 	case protocol.OpResize:

@@ -16,16 +16,17 @@ import (
 // defaultTimeout bounds a command for which the client named no limit.
 const defaultTimeout = 2 * time.Minute
 
-// start runs the command that creates a container and takes its first process over.
-func (s *Server) start(conn *net.UnixConn, req *protocol.Request) error {
-	if req.Start == nil || len(req.Start.Command) == 0 || req.Start.PIDFile == "" {
+// start starts a container: by the command that creates it, whose first process
+// is taken over, or by itself.
+func (s *Server) start(conn *net.UnixConn, req *protocol.Request, files map[string]*os.File) error {
+	if req.Start == nil || req.Start.Launch == nil && (len(req.Start.Command) == 0 || req.Start.PIDFile == "") {
 		return protocol.Errorf(protocol.CodeInvalid, "start container %q: a command and a pid file are needed", req.ID)
 	}
 	c := s.newContainer(req.ID)
 	if err := s.reserve(c); err != nil {
 		return err
 	}
-	if err := c.start(conn, req); err != nil {
+	if err := c.start(conn, req, files); err != nil {
 		c.release()
 		s.drop(c)
 		close(c.settled)
@@ -36,12 +37,29 @@ func (s *Server) start(conn *net.UnixConn, req *protocol.Request) error {
 	return protocol.Write(conn, protocol.Reply{State: &state})
 }
 
-func (c *container) start(conn *net.UnixConn, req *protocol.Request) error {
+func (c *container) start(conn *net.UnixConn, req *protocol.Request, files map[string]*os.File) error {
 	streams, err := c.openStreams(req.Start)
 	if err != nil {
 		return protocol.Errorf(protocol.CodeFailed, "start container %q: %v", c.id, err)
 	}
 	defer streams.closeChild()
+	begin := c.command
+	if req.Start.Launch != nil {
+		begin = c.launch
+	}
+	if err = begin(conn, req, streams, files); err == nil {
+		return nil
+	}
+	var refusal *protocol.Error
+	if !errors.As(err, &refusal) {
+		err = protocol.Errorf(protocol.CodeFailed, "start container %q: %v", c.id, err)
+	}
+	streams.closeShim()
+	return err
+}
+
+// command has the request's command create the container.
+func (c *container) command(conn *net.UnixConn, req *protocol.Request, streams *streams, _ map[string]*os.File) error {
 	result, err := c.server.run(conn, command{
 		argv:    req.Start.Command,
 		env:     req.Start.Env,
@@ -50,7 +68,7 @@ func (c *container) start(conn *net.UnixConn, req *protocol.Request) error {
 		timeout: req.Timeout,
 	})
 	if err != nil {
-		return protocol.Errorf(protocol.CodeFailed, "start container %q: %v", c.id, err)
+		return err
 	}
 	defer result.end()
 	if result.status != 0 || result.stopped != "" {
@@ -63,43 +81,63 @@ func (c *container) start(conn *net.UnixConn, req *protocol.Request) error {
 	}
 	pid, err := readPID(c.path(req.Start.PIDFile))
 	if err != nil {
-		return protocol.Errorf(protocol.CodeFailed, "start container %q: %v", c.id, err)
+		return err
 	}
+	if streams.console != nil {
+		if streams.stdout, err = streams.console.wait(); err != nil {
+			return err
+		}
+	}
+	return c.begun(pid, protocol.Running, req.Start, streams, result.claim(pid))
+}
+
+// launch clones the container.
+func (c *container) launch(conn *net.UnixConn, req *protocol.Request, streams *streams, files map[string]*os.File) error {
+	born, err := c.server.launch(conn, req.Start.Launch, streams.child, files, nil, req.Timeout)
+	if err != nil {
+		return err
+	}
+	defer born.end()
+	phase := protocol.Running
+	if born.held {
+		phase = protocol.Held
+		c.held = born
+	}
+	if born.terminal != nil {
+		streams.stdout = born.terminal
+	}
+	return c.begun(born.process, phase, req.Start, streams, born.exited())
+}
+
+// begun records a container that runs, and follows its output and its end.
+func (c *container) begun(pid int, phase string, start *protocol.Start, streams *streams, exit <-chan int) error {
 	r := record{
 		PID:        pid,
 		StartTicks: startTicks(pid),
-		Boot:       bootID(),
+		Boot:       c.server.boot,
 		StartedAt:  time.Now().UTC(),
-		LogPath:    req.Start.LogPath,
-		Terminal:   req.Start.Console != "",
-		Stdin:      req.Start.Stdin,
-		StdinOnce:  req.Start.StdinOnce,
-		OOMFile:    req.Start.OOMFile,
-		Leftover:   req.Start.LeftoverFile,
+		LogPath:    start.LogPath,
+		Terminal:   streams.terminal,
+		Stdin:      start.Stdin,
+		StdinOnce:  start.StdinOnce,
+		OOMFile:    start.OOMFile,
+		Leftover:   start.LeftoverFile,
 	}
 	if err := writeJSON(c.path(recordFile), r); err != nil {
-		return protocol.Errorf(protocol.CodeFailed, "start container %q: %v", c.id, err)
+		return err
 	}
 	c.log = openLog(r.LogPath)
-	if err := c.connect(streams); err != nil {
-		return protocol.Errorf(protocol.CodeFailed, "start container %q: %v", c.id, err)
-	}
-	c.running(r, result.claim(pid))
+	c.connect(streams)
+	c.running(r, phase, exit)
 	return nil
 }
 
 // connect begins to read the container's output.
-func (c *container) connect(streams *streams) error {
-	if streams.console != nil {
-		master, err := streams.console.wait()
-		if err != nil {
-			return err
-		}
-		streams.stdout, streams.stdin = master, master
-	}
+func (c *container) connect(streams *streams) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if streams.console != nil {
+	if streams.terminal {
+		streams.stdin = streams.stdout
 		c.console = streams.stdout
 	}
 	c.stdin = streams.stdin
@@ -107,7 +145,6 @@ func (c *container) connect(streams *streams) error {
 	if streams.stderr != nil {
 		c.follow(streams.stderr, stderrFIFO)
 	}
-	return nil
 }
 
 func (c *container) path(name string) string {
@@ -121,6 +158,7 @@ func (c *container) path(name string) string {
 type streams struct {
 	child                 [3]*os.File
 	stdin, stdout, stderr *os.File // the shim's sides, or nil
+	terminal              bool     // stdout is, or will be, a terminal's master side
 	console               *consoleSocket
 	outputPath            string // of the command's own output with a terminal
 }
@@ -128,10 +166,15 @@ type streams struct {
 func (c *container) openStreams(req *protocol.Start) (*streams, error) {
 	st := &streams{}
 	var err error
-	if req.Console != "" {
+	switch {
+	case req.Launch != nil && req.Launch.Terminal:
+		st.terminal = true
+		err = st.openNull()
+	case req.Console != "":
+		st.terminal = true
 		st.outputPath = c.path(outputFile)
 		err = st.openTerminal(c.dir, req.Console)
-	} else {
+	default:
 		err = st.openPipes(c.dir, req)
 	}
 	if err != nil {
@@ -151,6 +194,13 @@ func (st *streams) openTerminal(dir, name string) (err error) {
 	}
 	st.child[1], err = os.OpenFile(st.outputPath, os.O_CREATE|os.O_TRUNC|os.O_RDWR|os.O_APPEND, 0o600)
 	st.child[2] = st.child[1]
+	return err
+}
+
+// openNull is for a process that opens its terminal itself.
+func (st *streams) openNull() error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	st.child = [3]*os.File{null, null, null}
 	return err
 }
 

@@ -1,0 +1,272 @@
+package initd
+
+import (
+	"runtime"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/engine/shim/recipe"
+)
+
+// call is one system call, with its arguments ready. Becoming the container's
+// process is a list of them, made in advance: so they can also be executed by
+// a process that shares nothing with the Go runtime any more.
+type call struct {
+	number uintptr
+	args   [6]uintptr
+	on     reaction
+	what   string // for the error
+	object string
+}
+
+// reaction is what an error of a call means.
+type reaction uint8
+
+const (
+	fatal   reaction = iota
+	ignored          // whatever happens, go on
+	early            // done; or without permission, done by a call that is late
+	late             // only when no early call was done
+	chained          // the first argument is the result of the call before
+	sought           // not found, go on with the next call
+)
+
+// plan is a list of calls. Memory that they point to is kept in it; nothing
+// moves or frees it, as the program runs without garbage collection.
+type plan struct {
+	calls []call
+	keep  []any
+}
+
+func (p *plan) add(on reaction, what, object string, number uintptr, args ...uintptr) {
+	c := call{number: number, on: on, what: what, object: object}
+	copy(c.args[:], args)
+	p.calls = append(p.calls, c)
+}
+
+func (p *plan) cstring(s string) uintptr {
+	b := append([]byte(s), 0)
+	p.keep = append(p.keep, b)
+	return uintptr(unsafe.Pointer(&b[0]))
+}
+
+func (p *plan) cstrings(list []string) uintptr {
+	pointers := make([]uintptr, len(list)+1)
+	for i, s := range list {
+		pointers[i] = p.cstring(s)
+	}
+	p.keep = append(p.keep, pointers)
+	return uintptr(unsafe.Pointer(&pointers[0]))
+}
+
+func (p *plan) hold(b []byte) uintptr {
+	if len(b) == 0 {
+		return 0
+	}
+	p.keep = append(p.keep, b)
+	return uintptr(unsafe.Pointer(&b[0]))
+}
+
+// run executes calls until one fails, and returns which. It uses neither the
+// scheduler nor the stack beyond its own frame.
+//
+//go:nosplit
+//go:norace
+func run(calls []call) (at int, errno unix.Errno) {
+	done, denied, last := false, unix.Errno(0), uintptr(0)
+	for i := 0; i < len(calls); i++ {
+		c := &calls[i]
+		if c.on == late && done {
+			continue
+		}
+		if c.on == chained {
+			c.args[0] = last
+		}
+		result, _, e := unix.RawSyscall6(c.number, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5])
+		last = result
+		switch {
+		case e == 0:
+			done = done || c.on == early
+		case c.on == ignored:
+		case c.on == early && (e == unix.EACCES || e == unix.EPERM):
+		case c.on == sought && (e == unix.ENOENT || e == unix.ENOTDIR || e == unix.EACCES):
+			if e == unix.EACCES {
+				denied = e
+			}
+			if i+1 == len(calls) {
+				if denied != 0 {
+					e = denied
+				}
+				return i, e
+			}
+		default:
+			return i, e
+		}
+	}
+	return -1, 0
+}
+
+// explain makes the error of a call that failed.
+func (p *plan) explain(at int, errno unix.Errno) error {
+	c := p.calls[at]
+	if c.on == sought && errno == unix.ENOENT {
+		return fail(c.what, c.object, text("executable file not found in $PATH"))
+	}
+	return fail(c.what, c.object, errno)
+}
+
+// become turns this process into the container's program.
+func become(r *recipe.Recipe) error {
+	if err := ownStreams(r); err != nil {
+		return err
+	}
+	p := &plan{}
+	p.process(r)
+	prepared := len(p.calls)
+	p.execute(&r.Process)
+	at, errno := run(p.calls[:prepared])
+	if errno == 0 && r.Hold {
+		send(recipe.MessageReady, "")
+		if err := await(recipe.MessageStart); err != nil {
+			return err
+		}
+	}
+	if errno == 0 {
+		at, errno = run(p.calls[prepared:])
+		at += prepared
+	}
+	runtime.KeepAlive(p)
+	return p.explain(at, errno)
+}
+
+// process adds everything that makes the process what it should be, but what
+// the program itself may be the first to feel.
+func (p *plan) process(r *recipe.Recipe) {
+	proc := &r.Process
+	if r.Enter {
+		p.add(fatal, "begin a session", "", unix.SYS_SETSID)
+	}
+	if proc.Terminal {
+		p.add(fatal, "take the terminal over", "", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
+	}
+	for i := range proc.Rlimits {
+		l := &proc.Rlimits[i]
+		limit := &unix.Rlimit{Cur: l.Soft, Max: l.Hard}
+		p.keep = append(p.keep, limit)
+		p.add(fatal, "set a resource limit", "", unix.SYS_PRLIMIT64, 0, uintptr(l.Resource), pointer(limit), 0)
+	}
+	mask := int64(0o022)
+	if proc.Umask >= 0 {
+		mask = proc.Umask
+	}
+	p.add(fatal, "set the file mode mask", "", unix.SYS_UMASK, uintptr(mask))
+	if proc.AppArmor != "" {
+		p.label("apply AppArmor profile", "/proc/thread-self/attr/apparmor/exec", proc.AppArmor, "exec "+proc.AppArmor)
+	}
+	if proc.SELinux != "" {
+		p.label("apply SELinux label", "/proc/thread-self/attr/exec", proc.SELinux, proc.SELinux)
+	}
+	if !proc.NoNewPrivs {
+		p.seccomp(proc) // while the process may
+	}
+	p.identity(proc)
+}
+
+// label sets what a security module executes the program as.
+func (p *plan) label(what, path, name, value string) {
+	p.add(fatal, what, name, unix.SYS_OPENAT, cwdFD, p.cstring(path), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	p.add(chained, what, name, unix.SYS_WRITE, 0, p.hold([]byte(value)), uintptr(len(value)))
+}
+
+// cwdFD is AT_FDCWD as an argument of a system call.
+const cwdFD = ^uintptr(99)
+
+func (p *plan) seccomp(proc *recipe.Process) {
+	if len(proc.Seccomp) == 0 {
+		return
+	}
+	prog := &unix.SockFprog{Len: uint16(len(proc.Seccomp) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&proc.Seccomp[0]))}
+	p.keep = append(p.keep, prog)
+	p.add(fatal, "install the system call filter", "", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(proc.SeccompFlags), pointer(prog))
+}
+
+const lastCapability = 63
+
+// identity adds user, groups, capabilities and the working directory.
+func (p *plan) identity(proc *recipe.Process) {
+	c := proc.Caps
+	for n := range lastCapability + 1 {
+		if c.Bounding&(1<<n) == 0 {
+			// EINVAL: a capability that this kernel does not know.
+			p.add(ignored, "", "", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(n))
+		}
+	}
+	p.add(fatal, "keep capabilities", "", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
+	cwd := p.cstring(proc.Cwd)
+	p.add(early, "enter working directory", proc.Cwd, unix.SYS_CHDIR, cwd)
+	if proc.SetGroups {
+		groups := make([]uint32, len(proc.Groups))
+		for i, g := range proc.Groups {
+			groups[i] = uint32(g)
+		}
+		var list uintptr
+		if len(groups) > 0 {
+			list = pointer(&groups[0])
+			p.keep = append(p.keep, groups)
+		}
+		p.add(fatal, "set groups", "", unix.SYS_SETGROUPS, uintptr(len(groups)), list)
+	}
+	gid, uid := uintptr(proc.GID), uintptr(proc.UID)
+	p.add(fatal, "set group", "", unix.SYS_SETRESGID, gid, gid, gid)
+	p.add(fatal, "set user", "", unix.SYS_SETRESUID, uid, uid, uid)
+	p.add(late, "enter working directory", proc.Cwd, unix.SYS_CHDIR, cwd)
+	p.add(fatal, "keep capabilities", "", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0)
+
+	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	sets := &[2]unix.CapUserData{
+		{Effective: uint32(c.Effective), Permitted: uint32(c.Permitted), Inheritable: uint32(c.Inheritable)},
+		{Effective: uint32(c.Effective >> 32), Permitted: uint32(c.Permitted >> 32), Inheritable: uint32(c.Inheritable >> 32)},
+	}
+	p.keep = append(p.keep, header, sets)
+	p.add(fatal, "set capabilities", "", unix.SYS_CAPSET, pointer(header), pointer(&sets[0]))
+	p.add(ignored, "", "", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL)
+	for n := range lastCapability + 1 {
+		if c.Ambient&(1<<n) != 0 {
+			p.add(fatal, "raise an ambient capability", "", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(n), 0, 0)
+		}
+	}
+}
+
+// execute adds the execution, once for every place where the program may be.
+// The shim is told before the filter comes, which may forbid it.
+func (p *plan) execute(proc *recipe.Process) {
+	p.add(ignored, "", "", unix.SYS_WRITE, recipe.ControlFD, p.hold([]byte{recipe.MessageExec}), 1)
+	if proc.NoNewPrivs {
+		p.add(fatal, "forbid new privileges", "", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		p.seccomp(proc)
+	}
+	if len(proc.Args) == 0 {
+		p.add(fatal, "exec", "", ^uintptr(0))
+		return
+	}
+	args, env := p.cstrings(proc.Args), p.cstrings(proc.Env)
+	name := proc.Args[0]
+	if strings.Contains(name, "/") {
+		p.add(fatal, "exec:", name, unix.SYS_EXECVE, p.cstring(name), args, env)
+		return
+	}
+	path := ""
+	for _, kv := range proc.Env {
+		if value, ok := strings.CutPrefix(kv, "PATH="); ok {
+			path = value
+		}
+	}
+	for _, dir := range strings.Split(path, ":") {
+		if dir == "" {
+			dir = "."
+		}
+		p.add(sought, "exec:", name, unix.SYS_EXECVE, p.cstring(dir+"/"+name), args, env)
+	}
+}
