@@ -14,27 +14,54 @@ import (
 // tick is the unit of CPU times in /proc: USER_HZ, 100 on every Linux port in use.
 const tick = 10 * time.Millisecond
 
-// usage is CPU time used up to now.
+// part is what a process does for an orchestrator.
+type part int
+
+const (
+	nobody     part = iota // it belongs to someone else
+	control                // it decides and serves: Gantry without the shim, dockerd and containerd
+	containers             // it is a container or makes and keeps them: the shim, the OCI runtime
+)
+
+// usage is CPU time used: up to now as measure returns it, in between as since does.
 type usage struct {
-	serve   time.Duration // by Gantry's processes but the shim, and their ended children
-	shim    time.Duration // by the shim, its ended children and the containers
-	machine time.Duration // by everything on the machine, the kernel's own work included
+	control    time.Duration // by its processes and their ended children
+	containers time.Duration // by its processes and their ended children
+	kernel     time.Duration // by the kernel's threads, for whoever caused the work
+	machine    time.Duration // by everything, this program included
+
+	threads map[int]time.Duration // of the kernel, by process ID; they come and go, and nobody inherits their time
 }
 
+// since is what was used after before.
 func (u usage) since(before usage) usage {
-	return usage{serve: u.serve - before.serve, shim: u.shim - before.shim, machine: u.machine - before.machine}
+	used := usage{control: u.control - before.control, containers: u.containers - before.containers, machine: u.machine - before.machine}
+	for pid, cpu := range u.threads {
+		used.kernel += max(0, cpu-before.threads[pid])
+	}
+	return used
+}
+
+// add counts more to u.
+func (u *usage) add(more usage) {
+	u.control += more.control
+	u.containers += more.containers
+	u.kernel += more.kernel
+	u.machine += more.machine
 }
 
 // process is one line of the process table.
 type process struct {
-	parent int
-	cpu    time.Duration // own and of ended children it waited for
-	ours   bool          // its command line names the data directory
-	shim   bool
+	parent  int
+	cpu     time.Duration // own and of ended children it waited for
+	command string        // arguments, each ended by a NUL
 }
 
+// kernelThreads is the parent of the kernel's threads.
+const kernelThreads = 2
+
 // processes reads the process table. Processes may end meanwhile.
-func processes(dataDir string) map[int]process {
+func processes() map[int]process {
 	table := map[int]process{}
 	paths, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range paths {
@@ -51,35 +78,31 @@ func processes(dataDir string) map[int]process {
 			p.cpu += time.Duration(ticks) * tick
 		}
 		command, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
-		p.ours = bytes.Contains(command, []byte(dataDir))
-		p.shim = p.ours && bytes.Contains(command, []byte("gantry-shim\x00serve"))
+		p.command = string(command)
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		table[pid] = p
 	}
 	return table
 }
 
-// measure reads the CPU time that an instance and the machine have used.
-func measure(t testing.TB, dataDir string) usage {
+// measure reads the CPU time that a system and the machine have used.
+func measure(t testing.TB, s system) usage {
 	t.Helper()
-	u := usage{}
-	table := processes(dataDir)
+	u, table := usage{threads: map[int]time.Duration{}}, processes()
 	for pid, p := range table {
-		for up := pid; up > 1; up = table[up].parent {
-			if table[up].shim { // itself a child of serve, or of nobody
-				u.shim += p.cpu
-				break
-			}
-			if table[up].ours {
-				u.serve += p.cpu
-				break
-			}
+		if p.parent == kernelThreads {
+			u.threads[pid] = p.cpu
+			continue
+		}
+		switch s.part(table, pid) {
+		case control:
+			u.control += p.cpu
+		case containers:
+			u.containers += p.cpu
 		}
 	}
 	text, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	line, _, _ := strings.Cut(string(text), "\n")
 	for i, field := range strings.Fields(line)[1:9] {
 		if idle := i == 3 || i == 4; !idle { // idle and waiting for the disk
@@ -90,25 +113,36 @@ func measure(t testing.TB, dataDir string) usage {
 	return u
 }
 
-// memory is the proportional set size of Gantry's own processes in MB, without
-// the containers.
-func memory(t testing.TB, dataDir string) float64 {
-	t.Helper()
+// memory is what a system's processes hold, without the containers.
+type memory struct {
+	Replicas    int     `json:"replicas"`
+	AllMB       float64 `json:"allMB"`       // proportional set size of all of them
+	ServeMB     float64 `json:"serveMB"`     // proportional set size of `gantry serve`
+	ServeAnonMB float64 `json:"serveAnonMB"` // the part of it that is not files: heap and stacks
+	ShimMB      float64 `json:"shimMB"`      // resident set size of the shim: the larger of the two
+}
+
+// memorySizes sums a field of smaps_rollup, in MB, over processes.
+func memorySizes(field string, pids ...int) float64 {
 	total := 0
-	for pid, p := range processes(dataDir) {
-		if !p.ours {
-			continue
-		}
+	for _, pid := range pids {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		if err != nil {
 			continue // it has ended
 		}
 		for line := range strings.Lines(string(text)) {
-			if kb, ok := strings.CutPrefix(line, "Pss:"); ok {
+			if kb, ok := strings.CutPrefix(line, field+":"); ok {
 				n, _ := strconv.Atoi(strings.Fields(kb)[0])
 				total += n
 			}
 		}
 	}
 	return float64(total) / 1024
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
