@@ -18,10 +18,12 @@
 //   - On i386, rules for socket and System V IPC calls also govern the forms that
 //     go through socketcall and ipc.
 //
-// In two things it differs. Where several conditional rules with different actions
-// match, the strictest wins; libseccomp's result depends on the order of its
-// internal tree. And calls of the x32 ABI are never allowed: they kill the
-// thread, or get ENOSYS where the profile lists that architecture.
+// It differs where libseccomp is unclear or wrong, and then it is stricter. Where
+// several conditional rules with different actions match, the strictest wins;
+// libseccomp's result depends on the order of its internal tree. Calls of the x32
+// ABI are never allowed: they kill the thread, or get ENOSYS where the profile
+// lists that architecture. And names are looked up in newer tables, so that a
+// profile's newest calls are allowed rather than unknown.
 //
 // SCMP_ACT_NOTIFY is refused: nobody here would answer. Callers may not assume
 // that a program is usable on another architecture than the one it was compiled

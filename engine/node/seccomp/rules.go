@@ -197,7 +197,7 @@ func answersUnknown(profile *specs.LinuxSeccomp) bool {
 	case specs.ActAllow, specs.ActLog, specs.ActTrace:
 		return false
 	}
-	return profile.DefaultErrnoRet == nil || *profile.DefaultErrnoRet != uint(unix.ENOSYS)
+	return true
 }
 
 // sameAlways compares two sets of rules that do not look at arguments.
@@ -210,6 +210,12 @@ func (m abi) newest(profile *specs.LinuxSeccomp) (highest uint32, ok bool) {
 	for _, entry := range profile.Syscalls {
 		for _, name := range entry.Names {
 			if number, known := m.number(name); known && number > highest {
+				highest, ok = number, true
+			}
+			if m.multiplexed == nil {
+				continue
+			}
+			if number, _, known := m.multiplexed(name); known && number > highest {
 				highest, ok = number, true
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	contrib "github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/test/isolation/filter"
 )
 
 // defaultProfile is containerd's for a container with the given capabilities.
@@ -98,20 +100,20 @@ func numbers() []uint32 {
 }
 
 // forEachEvent calls f for all numbers, architectures and argument values that matter.
-func forEachEvent(profile *specs.LinuxSeccomp, abis []abi, f func(event)) {
+func forEachEvent(profile *specs.LinuxSeccomp, abis []abi, f func(filter.Event)) {
 	values := interesting(profile)
 	audits := []uint32{unix.AUDIT_ARCH_MIPS, 0}
-	conditional := map[event]bool{}
+	conditional := map[filter.Event]bool{}
 	for _, m := range abis {
 		audits = append(audits, m.audit)
 		for _, entry := range profile.Syscalls {
 			for _, name := range entry.Names {
 				if n, ok := m.number(name); ok && len(entry.Args) > 0 {
-					conditional[event{number: n, audit: m.audit}] = true
+					conditional[filter.Event{Number: n, Audit: m.audit}] = true
 				}
 				if m.multiplexed != nil {
 					if n, _, ok := m.multiplexed(name); ok {
-						conditional[event{number: n, audit: m.audit}] = true
+						conditional[filter.Event{Number: n, Audit: m.audit}] = true
 					}
 				}
 			}
@@ -119,17 +121,22 @@ func forEachEvent(profile *specs.LinuxSeccomp, abis []abi, f func(event)) {
 	}
 	for _, audit := range audits {
 		for _, n := range numbers() {
-			e := event{number: n, audit: audit}
+			e := filter.Event{Number: n, Audit: audit}
 			f(e)
 			if !conditional[e] {
 				continue
 			}
-			for a := range e.args {
+			for selector := range uint64(30) { // of socketcall and ipc
+				x := e
+				x.Args[0] = selector
+				f(x)
+			}
+			for a := range e.Args {
 				for _, v := range values {
 					for _, b := range []int{0, 1, 3} {
 						for _, w := range []uint64{0, 1, 3, 5, 11, 1 << 32} {
 							x := e
-							x.args[b], x.args[a] = w, v
+							x.Args[b], x.Args[a] = w, v
 							f(x)
 						}
 					}
@@ -153,8 +160,8 @@ func TestFiltersMeanWhatTheProfileSays(t *testing.T) {
 					t.Fatal(err)
 				}
 				checkProgram(t, program)
-				forEachEvent(profile, abis, func(e event) {
-					got, err := run(program.Filter, e)
+				forEachEvent(profile, abis, func(e filter.Event) {
+					got, err := filter.Run(program.Filter, e)
 					if want := evaluate(profile, abis, e); err != nil || got != want {
 						t.Fatalf("%v: %#x (%v), want %#x", e, got, err, want)
 					}
