@@ -28,7 +28,7 @@ func Cleanup(ctx context.Context, config Config) error {
 	if _, err := os.Stat(d.containersDir()); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := d.cgroups.kill(ctx, d.cgroups.root); err != nil {
+	if err := d.cgroups.Kill(ctx, d.cgroups.Root()); err != nil {
 		return err
 	}
 	if err := d.stopShim(ctx); err != nil {
@@ -51,10 +51,10 @@ func Cleanup(ctx context.Context, config Config) error {
 		}
 	}
 	// Again for what a runtime that was just creating something has added.
-	if err := d.cgroups.kill(ctx, d.cgroups.root); err != nil {
+	if err := d.cgroups.Kill(ctx, d.cgroups.Root()); err != nil {
 		return err
 	}
-	if err := d.cgroups.remove(ctx, d.cgroups.root); err != nil {
+	if err := d.cgroups.Remove(ctx, d.cgroups.Root()); err != nil {
 		return err
 	}
 	return removeTree(d.stateDir())

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gantryhq/gantry/engine/node/cgroup"
+	"github.com/gantryhq/gantry/engine/node/ocispec"
 	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/engine/shim"
 	"github.com/gantryhq/gantry/engine/shim/protocol"
@@ -48,8 +50,8 @@ type Driver struct {
 	log     *slog.Logger
 	runDir  string // DataDir/run
 	shim    *shim.Client
-	cgroups cgroups
-	base    baseline
+	cgroups *cgroup.Tree
+	specs   *ocispec.Builder
 	slots   chan struct{} // bounds runs of the OCI runtime
 	execs   atomic.Uint64 // numbers the files of execs
 
@@ -103,10 +105,10 @@ func newDriver(config Config) (*Driver, error) {
 		busy:   map[string]bool{},
 		known:  map[string]*record{},
 	}
-	if d.cgroups, err = findCgroups(rootCgroup(dataDir)); err != nil {
+	if d.cgroups, err = cgroup.Find(rootCgroup(dataDir)); err != nil {
 		return nil, err
 	}
-	if d.base, err = newBaseline(); err != nil {
+	if d.specs, err = ocispec.New(d.cgroups); err != nil {
 		return nil, err
 	}
 	d.shim = shim.New(d.runDir, d.shimPath)
@@ -137,7 +139,7 @@ func (d *Driver) shimPath() (string, error) {
 func (d *Driver) PausePath() (string, error) { return d.shimPath() }
 
 // CgroupRoot is the path of the instance's cgroup in every hierarchy.
-func (d *Driver) CgroupRoot() string { return d.cgroups.root }
+func (d *Driver) CgroupRoot() string { return d.cgroups.Root() }
 
 // binary finds the OCI runtime of a handler.
 func (d *Driver) binary(handler string) (string, error) {
@@ -208,7 +210,7 @@ func (d *Driver) unclaim(id string) {
 
 // prepare writes the bundle.
 func (d *Driver) prepare(c *runtime.Container, binary string) (*record, error) {
-	spec, err := d.spec(c)
+	spec, err := d.specs.Spec(c)
 	if err != nil {
 		return nil, err
 	}
@@ -245,18 +247,18 @@ func (d *Driver) run(ctx context.Context, c *runtime.Container, r *record) (prot
 	case <-ctx.Done():
 		return protocol.State{}, fmt.Errorf("start container %q: %w", c.ID, ctx.Err())
 	}
-	release := d.cgroups.use(r.Cgroup)
+	release := d.cgroups.Use(r.Cgroup)
 	defer release()
 	start := protocol.Start{
 		PIDFile:   pidName,
 		LogPath:   c.LogPath,
 		Stdin:     c.Stdin,
 		StdinOnce: c.StdinOnce,
-		OOMFile:   d.cgroups.oomFile(r.Cgroup),
+		OOMFile:   d.cgroups.OOMFile(r.Cgroup),
 		Env:       runtimeEnv(r.Runtime),
 	}
 	if c.Namespaces.PID != "" {
-		start.LeftoverFile = filepath.Join(d.cgroups.dir("memory", r.Cgroup), "cgroup.procs")
+		start.LeftoverFile = filepath.Join(d.cgroups.Dir("memory", r.Cgroup), "cgroup.procs")
 	}
 	if c.Namespaces.UserNS != nil {
 		start.OwnerUID, start.OwnerGID = int(c.Namespaces.UserNS.HostID), int(c.Namespaces.UserNS.HostID)

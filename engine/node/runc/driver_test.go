@@ -126,10 +126,10 @@ func TestLimitsReachTheKernelAndCanBeUpdated(t *testing.T) {
 	cgroup := "/" + filepath.Join(strings.TrimPrefix(h.driver.CgroupRoot(), "/"), c.CgroupParent, c.ID)
 	limit := func() string {
 		name := "memory.limit_in_bytes"
-		if h.driver.cgroups.unified != "" {
+		if h.driver.cgroups.Unified() {
 			name = "memory.max"
 		}
-		b, err := os.ReadFile(filepath.Join(h.driver.cgroups.dir("memory", cgroup), name))
+		b, err := os.ReadFile(filepath.Join(h.driver.cgroups.Dir("memory", cgroup), name))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/gantryhq/gantry/engine/node/ocispec"
 	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/engine/shim"
 	"github.com/gantryhq/gantry/engine/shim/protocol"
@@ -106,7 +107,7 @@ func execProcess(r *record, e runtime.Exec, tty bool) *specs.Process {
 		p.Cwd = e.Cwd
 	}
 	if e.User != nil {
-		p.User = user(*e.User)
+		p.User = ocispec.User(*e.User)
 	}
 	return &p
 }

@@ -129,7 +129,7 @@ func (h *host) close() {
 // checkGroups fails when removed containers have left control groups below the root.
 func (h *host) checkGroups() {
 	h.t.Helper()
-	for _, dir := range h.driver.cgroups.dirs(h.driver.cgroups.root) {
+	for _, dir := range h.driver.cgroups.Dirs(h.driver.cgroups.Root()) {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
 			if e.IsDir() {
@@ -142,7 +142,7 @@ func (h *host) checkGroups() {
 // checkLeaks fails when the clean-up has left anything.
 func (h *host) checkLeaks() {
 	h.t.Helper()
-	for _, dir := range h.driver.cgroups.dirs(h.driver.cgroups.root) {
+	for _, dir := range h.driver.cgroups.Dirs(h.driver.cgroups.Root()) {
 		if _, err := os.Stat(dir); err == nil {
 			h.t.Errorf("cgroup %s is left", dir)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gantryhq/gantry/engine/node/mountinfo"
 	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/engine/shim/protocol"
 )
@@ -126,7 +127,7 @@ func (d *Driver) destroy(ctx context.Context, r *record) error {
 		return err
 	}
 	if r.Cgroup != "" {
-		if err := d.cgroups.remove(ctx, r.Cgroup); err != nil {
+		if err := d.cgroups.Remove(ctx, r.Cgroup); err != nil {
 			return err
 		}
 	}
@@ -155,7 +156,7 @@ func (d *Driver) killGroup(ctx context.Context, r *record) error {
 	if r.Cgroup == "" {
 		return nil
 	}
-	return d.cgroups.kill(ctx, r.Cgroup)
+	return d.cgroups.Kill(ctx, r.Cgroup)
 }
 
 // deleteRuntimeState makes the OCI runtime forget a container. For runc, `runc
@@ -186,7 +187,7 @@ func removeTree(dir string) error {
 	if !errors.Is(err, unix.EBUSY) {
 		return err
 	}
-	points, readErr := mountsBelow(dir)
+	points, readErr := mountinfo.Below(dir)
 	if readErr != nil {
 		return readErr
 	}
@@ -208,9 +209,9 @@ func (d *Driver) Signal(ctx context.Context, id string, signal int, all bool) er
 		return d.shim.Signal(ctx, id, signal)
 	}
 	if signal == int(unix.SIGKILL) {
-		return d.cgroups.kill(ctx, r.Cgroup)
+		return d.cgroups.Kill(ctx, r.Cgroup)
 	}
-	pids, err := d.cgroups.processes(r.Cgroup)
+	pids, err := d.cgroups.Processes(r.Cgroup)
 	if err != nil {
 		return fmt.Errorf("signal container %q: %w", id, err)
 	}

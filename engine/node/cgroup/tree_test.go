@@ -1,4 +1,4 @@
-package runc
+package cgroup
 
 import (
 	"errors"
@@ -9,9 +9,9 @@ import (
 )
 
 // unified stands in for a cgroup v2 host: files where the kernel has them.
-func unified(t *testing.T, files map[string]string) *cgroups {
+func unified(t *testing.T, files map[string]string) *Tree {
 	t.Helper()
-	g := &cgroups{root: "/gantry-test", unified: t.TempDir(), parents: &parents{use: map[string]int{}}}
+	g := &Tree{root: "/gantry-test", unified: t.TempDir(), parents: &parents{use: map[string]int{}}}
 	for name, text := range files {
 		path := filepath.Join(g.unified, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -45,10 +45,10 @@ func TestStatisticsOfCgroupV2(t *testing.T) {
 
 func TestControllersOfCgroupV2(t *testing.T) {
 	g := unified(t, map[string]string{"cgroup.controllers": "cpuset cpu io memory hugetlb pids\n"})
-	if !g.has("memory") || !g.has("cpu") || g.has("rdma") {
+	if !g.Has("memory") || !g.Has("cpu") || g.Has("rdma") {
 		t.Error("the controllers are read wrongly")
 	}
-	if got, want := g.oomFile("/gantry-test/c"), filepath.Join(g.unified, "gantry-test/c/memory.events"); got != want {
+	if got, want := g.OOMFile("/gantry-test/c"), filepath.Join(g.unified, "gantry-test/c/memory.events"); got != want {
 		t.Errorf("counter of kills %q, want %q", got, want)
 	}
 }
@@ -59,11 +59,11 @@ func TestProcessesOfNestedGroups(t *testing.T) {
 		"gantry-test/c/inner/cgroup.procs": "12\n",
 		"gantry-test/d/cgroup.procs":       "99\n",
 	})
-	pids, err := g.processes("/gantry-test/c")
+	pids, err := g.Processes("/gantry-test/c")
 	if err != nil || len(pids) != 3 {
 		t.Errorf("processes %v, %v", pids, err)
 	}
-	if pids, err := g.processes("/gantry-test/none"); err != nil || len(pids) != 0 {
+	if pids, err := g.Processes("/gantry-test/none"); err != nil || len(pids) != 0 {
 		t.Errorf("a group that does not exist: %v, %v", pids, err)
 	}
 }
@@ -75,8 +75,8 @@ func TestEmptyParentsGoButNotThoseInUse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	release := g.use("/gantry-test/burstable/a/new")
-	if err := g.remove(t.Context(), "/gantry-test/burstable/b/c"); err != nil {
+	release := g.Use("/gantry-test/burstable/a/new")
+	if err := g.Remove(t.Context(), "/gantry-test/burstable/b/c"); err != nil {
 		t.Fatal(err)
 	}
 	exists := func(path string) bool { _, err := os.Stat(filepath.Join(g.unified, path)); return err == nil }
@@ -84,7 +84,7 @@ func TestEmptyParentsGoButNotThoseInUse(t *testing.T) {
 		t.Error("the empty parent should go, the ones in use stay")
 	}
 	release()
-	if err := g.remove(t.Context(), "/gantry-test/burstable/a"); err != nil {
+	if err := g.Remove(t.Context(), "/gantry-test/burstable/a"); err != nil {
 		t.Fatal(err)
 	}
 	if exists("gantry-test/burstable") || !exists("gantry-test") {

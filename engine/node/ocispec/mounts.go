@@ -1,4 +1,4 @@
-package runc
+package ocispec
 
 import (
 	"cmp"
@@ -14,13 +14,13 @@ import (
 
 // mounts returns the mounts that every container has, without those that the
 // container brings itself, and then the container's, parents first.
-func (d *Driver) mounts(c *runtime.Container) []specs.Mount {
+func (b *Builder) mounts(c *runtime.Container) []specs.Mount {
 	own := map[string]bool{}
 	for _, m := range c.Mounts {
 		own[filepath.Clean(m.Target)] = true
 	}
 	var all []specs.Mount
-	for _, m := range d.systemMounts(c) {
+	for _, m := range b.systemMounts(c) {
 		if !own[m.Destination] {
 			all = append(all, m)
 		}
@@ -39,7 +39,7 @@ func depth(path string) int { return strings.Count(filepath.Clean(path), "/") }
 
 // systemMounts are the file systems of the OCI runtime specification's Linux
 // section and /dev/shm, as containerd mounts them.
-func (d *Driver) systemMounts(c *runtime.Container) []specs.Mount {
+func (b *Builder) systemMounts(c *runtime.Container) []specs.Mount {
 	system := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},

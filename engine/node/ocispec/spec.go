@@ -1,4 +1,4 @@
-package runc
+package ocispec
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/gantryhq/gantry/engine/node/cgroup"
 	"github.com/gantryhq/gantry/engine/node/runtime"
 )
 
@@ -22,19 +23,31 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // allows it, as under Docker and containerd.
 const maxOpenFiles = 1 << 20
 
-// spec translates a container into an OCI runtime configuration.
-func (d *Driver) spec(c *runtime.Container) (*specs.Spec, error) {
+// Builder translates containers on one host.
+type Builder struct {
+	cgroups *cgroup.Tree
+	base    baseline
+}
+
+// New looks at what this process may give to containers.
+func New(cgroups *cgroup.Tree) (*Builder, error) {
+	base, err := newBaseline()
+	return &Builder{cgroups: cgroups, base: base}, err
+}
+
+// Spec translates a container into an OCI runtime configuration.
+func (b *Builder) Spec(c *runtime.Container) (*specs.Spec, error) {
 	if len(c.Args) == 0 {
 		return nil, errors.New("it has no command: neither the image nor the pod names one")
 	}
 	if !filepath.IsAbs(c.Rootfs) {
 		return nil, fmt.Errorf("root directory %q: an absolute path is needed", c.Rootfs)
 	}
-	cgroup, err := d.cgroups.join(c.CgroupParent, c.ID)
+	cgroup, err := b.cgroups.Join(c.CgroupParent, c.ID)
 	if err != nil {
 		return nil, err
 	}
-	capabilities, err := d.base.capabilities(&c.Security)
+	capabilities, err := b.base.capabilities(&c.Security)
 	if err != nil {
 		return nil, err
 	}
@@ -44,18 +57,18 @@ func (d *Driver) spec(c *runtime.Container) (*specs.Spec, error) {
 		Hostname: hostname(c),
 		Process: &specs.Process{
 			Terminal:        c.TTY,
-			User:            user(c.User),
+			User:            User(c.User),
 			Args:            c.Args,
 			Env:             environment(c),
 			Cwd:             cwd(c.Cwd),
 			Capabilities:    capabilities,
-			Rlimits:         d.base.rlimits,
+			Rlimits:         b.base.rlimits,
 			NoNewPrivileges: !c.Security.AllowPrivilegeEsc && !c.Security.Privileged,
-			OOMScoreAdj:     d.base.oomScoreAdj(c.Resources.OOMScoreAdj),
+			OOMScoreAdj:     b.base.oomScoreAdj(c.Resources.OOMScoreAdj),
 		},
 		Linux: &specs.Linux{
 			CgroupsPath: cgroup,
-			Namespaces:  d.namespaces(c),
+			Namespaces:  b.namespaces(c),
 			Sysctl:      c.Sysctls,
 		},
 	}
@@ -63,15 +76,15 @@ func (d *Driver) spec(c *runtime.Container) (*specs.Spec, error) {
 		mapping := []specs.LinuxIDMapping{{ContainerID: 0, HostID: m.HostID, Size: m.Length}}
 		s.Linux.UIDMappings, s.Linux.GIDMappings = mapping, mapping
 	}
-	if s.Linux.Resources, err = d.resources(&c.Resources); err != nil {
+	if s.Linux.Resources, err = b.Resources(&c.Resources); err != nil {
 		return nil, err
 	}
-	s.Mounts = d.mounts(c)
+	s.Mounts = b.mounts(c)
 	s.Linux.RootfsPropagation = rootPropagation(c.Mounts)
 	if err := addDevices(s, c); err != nil {
 		return nil, err
 	}
-	return s, d.base.secure(s, &c.Security)
+	return s, b.base.secure(s, &c.Security)
 }
 
 func hostname(c *runtime.Container) string {
@@ -81,7 +94,8 @@ func hostname(c *runtime.Container) string {
 	return c.Hostname
 }
 
-func user(u runtime.User) specs.User {
+// User translates an identity.
+func User(u runtime.User) specs.User {
 	return specs.User{UID: u.UID, GID: u.GID, AdditionalGids: u.AdditionalGroups}
 }
 
@@ -109,7 +123,7 @@ func environment(c *runtime.Container) []string {
 	return env
 }
 
-func (d *Driver) namespaces(c *runtime.Container) []specs.LinuxNamespace {
+func (b *Builder) namespaces(c *runtime.Container) []specs.LinuxNamespace {
 	namespaces := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	add := func(kind specs.LinuxNamespaceType, path string) {
 		if path != runtime.Host {
@@ -123,14 +137,14 @@ func (d *Driver) namespaces(c *runtime.Container) []specs.LinuxNamespace {
 	if c.Namespaces.UserNS != nil {
 		add(specs.UserNamespace, "")
 	}
-	if d.cgroups.unified != "" && !c.Security.Privileged {
+	if b.cgroups.Unified() && !c.Security.Privileged {
 		add(specs.CgroupNamespace, "")
 	}
 	return namespaces
 }
 
-// resources translates limits. Zero values are left to the kernel.
-func (d *Driver) resources(r *runtime.Resources) (*specs.LinuxResources, error) {
+// Resources translates limits. Zero values are left to the kernel.
+func (b *Builder) Resources(r *runtime.Resources) (*specs.LinuxResources, error) {
 	s := &specs.LinuxResources{CPU: &specs.LinuxCPU{}, Memory: &specs.LinuxMemory{}}
 	if r.CPUShares > 0 {
 		s.CPU.Shares = &r.CPUShares
@@ -143,10 +157,10 @@ func (d *Driver) resources(r *runtime.Resources) (*specs.LinuxResources, error) 
 	}
 	if r.MemoryLimit > 0 {
 		s.Memory.Limit = &r.MemoryLimit
-		if d.cgroups.swapLimit() {
+		if b.cgroups.SwapLimit() {
 			s.Memory.Swap = &r.MemoryLimit // memory and swap together: no swap
 		}
-		if d.cgroups.unified != "" {
+		if b.cgroups.Unified() {
 			// All of it dies together, as one container that is restarted.
 			s.Unified = map[string]string{"memory.oom.group": "1"}
 		}
@@ -157,7 +171,7 @@ func (d *Driver) resources(r *runtime.Resources) (*specs.LinuxResources, error) 
 	for size, limit := range r.Hugepages {
 		s.HugepageLimits = append(s.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: size, Limit: limit})
 	}
-	if len(s.HugepageLimits) > 0 && !d.cgroups.has("hugetlb") {
+	if len(s.HugepageLimits) > 0 && !b.cgroups.Has("hugetlb") {
 		return nil, errors.New("huge pages are limited by the hugetlb cgroup controller, which this host has not mounted")
 	}
 	return s, nil
