@@ -33,11 +33,20 @@ func recordServe(dataDir string) error {
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(self)
+	return writeRecord(serveRecord(dataDir), self)
+}
+
+// writeRecord replaces a record in one step: a reader, also the next process after
+// a crash, finds the old one or the new one.
+func writeRecord(path string, record any) error {
+	data, err := json.Marshal(record)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(serveRecord(dataDir), data, 0o600)
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // downAll stops an instance and removes every trace of it from the kernel: first

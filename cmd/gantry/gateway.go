@@ -20,6 +20,7 @@ import (
 func newGatewayCommand(g *globals) *cobra.Command {
 	var cfg gateway.Config
 	var addresses, trusted []string
+	var whenRecorded bool
 	c := &cobra.Command{
 		Use:   "gateway",
 		Short: "Run only the gateway: routes HTTP traffic by Gateway API and Ingress objects",
@@ -28,6 +29,11 @@ func newGatewayCommand(g *globals) *cobra.Command {
 			"On SIGTERM it takes no new connections and lets requests in flight finish.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if whenRecorded {
+				if err := awaitRecord(); err != nil {
+					return err
+				}
+			}
 			if cfg.Addresses, err = parseEach("address", addresses, netip.ParseAddr); err != nil {
 				return usageError{err}
 			}
@@ -52,6 +58,8 @@ func newGatewayCommand(g *globals) *cobra.Command {
 	flags.StringSliceVar(&addresses, "address", nil, "address to show in statuses (default the machine's own)")
 	flags.StringSliceVar(&trusted, "trusted-proxy", nil, "network of proxies whose X-Forwarded-* headers are believed")
 	flags.BoolVar(&cfg.TakeOver, "take-over", false, "bind ports that an older gateway still holds, before that one ends")
+	flags.BoolVar(&whenRecorded, "when-recorded", false, "begin when told so on descriptor 3, as gantry serve does")
+	_ = flags.MarkHidden("when-recorded")
 	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 30*time.Second, "how long requests in flight may take at the end")
 	return c
 }

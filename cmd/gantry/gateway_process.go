@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -55,6 +56,12 @@ func openGatewayProcess(dataDir, kubeconfig, httpListen, tlsListen string) (*gat
 		slog.Warn("cannot read the gateway's record; a new gateway is started", "path", g.recordPath(), "err", err)
 	}
 	alive := last.Process.Alive()
+	if !alive {
+		// A successor died before it was told to begin: its predecessor holds the ports.
+		if err := endDraining(last.Draining); err != nil {
+			return nil, err
+		}
+	}
 	if g.addresses.HTTP, err = chooseAddress("gateway-listen", httpListen, alive, last.Addresses.HTTP, ":80", ":8080"); err != nil {
 		return nil, err
 	}
@@ -114,14 +121,20 @@ func (g *gatewayProcess) adminSocket() string { return filepath.Join(g.dir, "gat
 
 // ensure starts the process unless it runs, and waits until it is ready.
 func (g *gatewayProcess) ensure(ctx context.Context) error {
-	if !g.running.Alive() {
-		if err := g.start(); err != nil {
+	if g.running.Alive() {
+		// One that was never told to begin ends by itself.
+		if err := g.waitReady(ctx); err == nil || g.running.Alive() {
 			return err
 		}
+	}
+	if err := g.start(); err != nil {
+		return err
 	}
 	return g.waitReady(ctx)
 }
 
+// start starts the process and tells it to begin once it is recorded: should this
+// process die in between, nobody is left who holds the ports and is not known.
 func (g *gatewayProcess) start(further ...string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -132,10 +145,17 @@ func (g *gatewayProcess) start(further ...string) error {
 		return fmt.Errorf("open the gateway's log: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(self, append(g.args[:len(g.args):len(g.args)], further...)...)
-	cmd.Stdout, cmd.Stderr = log, log
+	begin, tell, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("start the gateway: %w", err)
+	}
+	defer tell.Close()
+	cmd := exec.Command(self, append(append(g.args[:len(g.args):len(g.args)], further...), "--when-recorded")...)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{begin}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	err = cmd.Start()
+	begin.Close()
+	if err != nil {
 		return fmt.Errorf("start the gateway: %w", err)
 	}
 	go func() { _ = cmd.Wait() }() // reap it when it ends before this process does
@@ -143,11 +163,41 @@ func (g *gatewayProcess) start(further ...string) error {
 		return fmt.Errorf("start the gateway: %w", err)
 	}
 	g.draining = slices.DeleteFunc(g.draining, func(h process.Handle) bool { return !h.Alive() })
-	data, err := json.Marshal(gatewayRecord{g.running, version, g.args, g.addresses, g.draining})
-	if err != nil {
-		return err
+	if err := writeRecord(g.recordPath(), gatewayRecord{g.running, version, g.args, g.addresses, g.draining}); err != nil {
+		return fmt.Errorf("record the gateway: %w", err)
 	}
-	return os.WriteFile(g.recordPath(), data, 0o600)
+	if _, err := tell.Write([]byte{1}); err != nil {
+		return fmt.Errorf("tell the gateway to begin: %w", err)
+	}
+	return nil
+}
+
+// awaitRecord returns once the process that started this gateway has recorded it.
+func awaitRecord() error {
+	begin := os.NewFile(3, "begin") // the first of exec.Cmd's ExtraFiles
+	defer begin.Close()
+	if _, err := io.ReadFull(begin, make([]byte, 1)); err != nil {
+		return fmt.Errorf("wait to be recorded: whoever started this gateway has ended: %w", err)
+	}
+	return nil
+}
+
+// endDraining ends gateways that were to be replaced.
+func endDraining(list []process.Handle) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	for _, h := range list {
+		if err := h.Signal(unix.SIGTERM); err != nil {
+			return fmt.Errorf("end a gateway that was to be replaced: %w", err)
+		}
+		if h.Wait(ctx) == nil {
+			continue
+		}
+		if err := h.Signal(unix.SIGKILL); err != nil {
+			return fmt.Errorf("end a gateway that was to be replaced: %w", err)
+		}
+	}
+	return nil
 }
 
 // replace starts a successor beside the running process and then lets that drain.
