@@ -2,23 +2,14 @@ package network
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
-	"syscall"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/gantryhq/gantry/engine/network/rtnl"
 )
@@ -28,7 +19,7 @@ type Pod struct {
 	UID, Namespace, Name string
 	HostPorts            []HostPort
 	// Sysctls (net.* by their dotted names) are set in the pod's network namespace
-	// when it is created.
+	// before any process is in it.
 	Sysctls map[string]string
 }
 
@@ -47,128 +38,85 @@ type Attachment struct {
 	Gateway netip.Addr
 }
 
-const (
-	podInterface = "eth0"
-	vethPrefix   = "gv" // of the host ends
-	// In a new network namespace the loopback is 1 and the first other link is 2.
-	loopbackIndex, podInterfaceIndex = 1, 2
-)
-
 // uidPattern keeps a UID usable as a file name.
 var uidPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
 // Attach gives the pod a network namespace with an address. Calling it again for the
 // same UID returns the same attachment. When it fails nothing of the pod is left.
 func (n *Network) Attach(ctx context.Context, pod Pod) (Attachment, error) {
-	if err := ctx.Err(); err != nil {
-		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
-	if !uidPattern.MatchString(pod.UID) {
-		return Attachment{}, fmt.Errorf("attach pod %s/%s: the UID %q cannot be a file name", pod.Namespace, pod.Name, pod.UID)
-	}
-	unlock := n.podLocks.lock(pod.UID)
-	defer unlock()
-
-	le, err := n.leases.acquire(lease{
-		UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name,
-		Veth: n.vethName(pod.UID), HostPorts: pod.HostPorts,
-	})
+	at, err := n.attach(ctx, pod)
 	if err != nil {
 		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
-	at := Attachment{NetNS: n.pinPath(pod.UID), IP: le.IP, Gateway: n.plan.Gateway()}
-	if le.Attached && isPinned(at.NetNS) {
-		return at, nil
-	}
-	n.sweeper.cancel(le.Veth)
-	if err := n.hostPortsFree(le); err != nil {
-		return Attachment{}, errors.Join(fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err), n.detach(le))
-	}
-	if err := n.connect(le, at, pod.Sysctls); err != nil {
-		return Attachment{}, errors.Join(fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err), n.detach(le))
-	}
-	le.Attached = true
-	if err := n.leases.update(le); err != nil {
-		return Attachment{}, errors.Join(err, n.detach(le))
-	}
-	if n.enforcer != nil {
-		if err := n.enforcer.protect(ctx, le.UID); err != nil {
-			return Attachment{}, errors.Join(fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err), n.detach(le))
-		}
-	}
-	if err := n.publishHostPorts(le); err != nil {
-		return Attachment{}, errors.Join(fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err), n.detach(le))
 	}
 	return at, nil
 }
 
-// connect creates and pins the namespace and wires it to the bridge.
-func (n *Network) connect(le lease, at Attachment, sysctls map[string]string) error {
-	// The kernel does most of this under one lock: more at once only queue there, each
-	// holding a thread.
-	n.connecting <- struct{}{}
-	defer func() { <-n.connecting }()
-	if err := unpin(at.NetNS); err != nil { // remains of an attempt that was cut short
-		return err
+func (n *Network) attach(ctx context.Context, pod Pod) (Attachment, error) {
+	if err := ctx.Err(); err != nil {
+		return Attachment{}, err
 	}
-	if err := os.WriteFile(at.NetNS, nil, 0o444); err != nil {
-		return fmt.Errorf("create network namespace pin: %w", err)
+	if !uidPattern.MatchString(pod.UID) {
+		return Attachment{}, fmt.Errorf("the UID %q cannot be a file name", pod.UID)
 	}
-	settings := podSysctls
-	for name, value := range sysctls {
-		if !strings.HasPrefix(name, "net.") {
-			return fmt.Errorf("sysctl %s does not belong to the network namespace: only net.* can be set here", name)
+	for name := range pod.Sysctls {
+		if !strings.HasPrefix((sysctl{name: name}).path(), "/proc/sys/net/") {
+			return Attachment{}, fmt.Errorf("sysctl %s does not belong to the network namespace: only net.* can be set here", name)
 		}
-		settings = append(settings[:len(settings):len(settings)], sysctl{name, value})
 	}
-	ns, err := createNetNS(at.NetNS, settings)
-	if err != nil {
-		return err
+	unlock := n.podLocks.lock(pod.UID)
+	defer unlock()
+	if le, ok := n.leases.get(pod.UID); ok {
+		if le.Attached && isPinned(n.pinPath(le.Pin)) {
+			return n.attachment(le), nil
+		}
+		if err := n.detach(le); err != nil { // remains of an attempt that was cut short
+			return Attachment{}, err
+		}
 	}
-	defer ns.close()
-
-	mac, gw := macOf(le.IP), at.Gateway
-	if err := n.hostDo(
-		rtnl.DelLink(le.Veth).Ignoring(syscall.ENODEV),
-		rtnl.AddVeth(le.Veth, n.bridgeIndex, podInterface, ns.fd, mac, n.mtu),
-		rtnl.SetPort(le.Veth, portSettings(filtersBridged())),
-		rtnl.SetNeigh(n.bridgeIndex, le.IP, mac),
-	); err != nil {
-		return err
+	b, ok := n.spare.take()
+	if !ok {
+		var err error
+		if b, err = n.makeBerth(); err != nil {
+			return Attachment{}, err
+		}
 	}
-	if err := ns.sock.Do(
-		rtnl.SetUp(loopbackIndex),
-		rtnl.SetUp(podInterfaceIndex),
-		rtnl.AddAddr(podInterfaceIndex, netip.PrefixFrom(le.IP, 32), unix.RT_SCOPE_UNIVERSE),
-		rtnl.AddRoute(rtnl.Route{Dst: netip.PrefixFrom(gw, 32), Index: podInterfaceIndex}),
-		rtnl.AddRoute(rtnl.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Index: podInterfaceIndex, Gateway: gw}),
-		rtnl.SetNeigh(podInterfaceIndex, gw, macOf(gw)),
-	); err != nil {
-		return err
+	le := lease{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, HostPorts: pod.HostPorts, berth: b}
+	if err := n.occupy(ctx, le, pod.Sysctls); err != nil {
+		return Attachment{}, errors.Join(err, n.detach(le))
 	}
-	return n.waitForwarding(le.Veth)
+	return n.attachment(le), nil
 }
 
-// waitForwarding waits until the bridge forwards to the new port. The kernel
-// enables a port a moment after its peer was raised; without waiting, a first packet
-// sent at once is lost, and TCP repeats it only a second later.
-func (n *Network) waitForwarding(veth string) error {
-	s, err := n.socks.get()
-	if err != nil {
+func (n *Network) attachment(le lease) Attachment {
+	return Attachment{NetNS: n.pinPath(le.Pin), IP: le.IP, Gateway: n.plan.Gateway()}
+}
+
+// occupy makes the berth of the lease the pod's.
+func (n *Network) occupy(ctx context.Context, le lease, sysctls map[string]string) error {
+	if err := n.hostPortsFree(le); err != nil {
 		return err
 	}
-	defer n.socks.put(s)
-	deadline := time.Now().Add(2 * time.Second)
-	for wait := 50 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		ok, err := s.PortForwarding(veth)
-		if ok || err != nil {
+	// From here on the berth is nobody else's, also for the next process. With the
+	// pod's sysctls still missing it is not the pod's either.
+	le.Attached = len(sysctls) == 0
+	if err := n.leases.assign(le); err != nil {
+		return err
+	}
+	if !le.Attached {
+		if err := n.set(le.berth, sysctls); err != nil {
 			return err
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("bridge port %s did not start to forward within 2 s", veth)
+		le.Attached = true
+		if err := n.leases.assign(le); err != nil {
+			return err
 		}
-		time.Sleep(wait)
 	}
+	if n.enforcer != nil {
+		if err := n.enforcer.protect(ctx, le.UID); err != nil {
+			return err
+		}
+	}
+	return n.publishHostPorts(le)
 }
 
 // Detach takes the pod off the network and frees its address. An unknown UID is no
@@ -181,42 +129,28 @@ func (n *Network) Detach(_ context.Context, uid string) error {
 	defer unlock()
 	le, ok := n.leases.get(uid)
 	if !ok {
-		return unpin(n.pinPath(uid))
+		return nil
 	}
-	return n.detach(le)
-}
-
-func (n *Network) detach(le lease) error {
-	errs := []error{n.withdrawHostPorts(le), unpin(n.pinPath(le.UID))}
-	// The interface pair goes with the namespace, without waiting for it here; the
-	// sweeper deletes what a lingering process keeps alive.
-	errs = append(errs, n.hostDo(rtnl.DelNeigh(n.bridgeIndex, le.IP).Ignoring(syscall.ENOENT, syscall.ENODEV)))
-	if err := errors.Join(errs...); err != nil {
+	if err := n.detach(le); err != nil {
 		return fmt.Errorf("detach pod %s/%s: %w", le.Namespace, le.Name, err)
-	}
-	n.sweeper.add(le.Veth)
-	if err := n.leases.release(le.UID); err != nil {
-		return err
-	}
-	if n.enforcer != nil {
-		n.enforcer.changed()
 	}
 	return nil
 }
 
-func (n *Network) pinPath(uid string) string { return filepath.Join(n.netnsDir, uid) }
-
-// vethName is unique on the machine: it is derived from instance and pod.
-func (n *Network) vethName(uid string) string {
-	sum := sha256.Sum256([]byte(n.plan.Bridge + "/" + uid))
-	return vethPrefix + hex.EncodeToString(sum[:6])
-}
-
-// macOf derives a locally administered hardware address from an IPv4 address, so that
-// a neighbour entry stays right when the address moves to another pod.
-func macOf(ip netip.Addr) net.HardwareAddr {
-	b := ip.As4()
-	return net.HardwareAddr{0x0a, 0x58, b[0], b[1], b[2], b[3]}
+// detach unpins before it gives up the lease: a namespace that is pinned without a lease
+// is one that no process has ever been in.
+func (n *Network) detach(le lease) error {
+	if err := errors.Join(n.withdrawHostPorts(le), unpin(n.pinPath(le.Pin))); err != nil {
+		return err
+	}
+	if err := n.leases.release(le.UID); err != nil {
+		return err
+	}
+	n.sweeper.add(le.berth)
+	if n.enforcer != nil {
+		n.enforcer.changed()
+	}
+	return nil
 }
 
 // hostDo runs a batch in the host's network namespace.

@@ -65,6 +65,7 @@ func TestAttachIsIdempotent(t *testing.T) {
 	if b.IP == a.IP {
 		t.Fatal("two pods have the same address")
 	}
+	le, _ := c.net.leases.get(a.uid)
 	for range 2 {
 		must(t, c.net.Detach(context.Background(), a.uid))
 	}
@@ -75,7 +76,7 @@ func TestAttachIsIdempotent(t *testing.T) {
 		t.Fatal("an address was reused at once")
 	}
 	eventually(t, "the interface is gone", func() bool {
-		_, err := netlink.LinkByName(c.net.vethName(a.uid))
+		_, err := netlink.LinkByName(le.Veth)
 		return err != nil
 	})
 }
@@ -122,9 +123,31 @@ func TestAttachAppliesSysctls(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "kernel.shmmax") {
 		t.Fatalf("a sysctl of the whole host was accepted: %v", err)
 	}
-	if _, ok := c.net.PodIP("v"); ok || isPinned(c.net.pinPath("v")) {
+	if _, ok := c.net.PodIP("v"); ok || len(pinned(t, c)) != 1 {
 		t.Fatal("a failed attach left something behind")
 	}
+	_, err = c.net.Attach(context.Background(), Pod{UID: "v", Namespace: "default", Name: "q", Sysctls: map[string]string{"net.core.nonsense": "1"}})
+	if err == nil || !strings.Contains(err.Error(), "this kernel has no sysctl net.core.nonsense") {
+		t.Fatalf("a sysctl that does not exist was accepted: %v", err)
+	}
+	_, err = c.net.Attach(context.Background(), Pod{UID: "v", Namespace: "default", Name: "q", Sysctls: map[string]string{"net.//.kernel.shmmax": "1"}})
+	if err == nil || !strings.Contains(err.Error(), "only net.*") {
+		t.Fatalf("a sysctl behind a detour was accepted: %v", err)
+	}
+}
+
+// pinned lists the network namespaces that are pinned.
+func pinned(t testing.TB, c *cluster) []string {
+	t.Helper()
+	entries, err := os.ReadDir(c.net.netnsDir)
+	must(t, err)
+	var out []string
+	for _, e := range entries {
+		if isPinned(c.net.pinPath(e.Name())) {
+			out = append(out, e.Name())
+		}
+	}
+	return out
 }
 
 func TestRestartKeepsPodsAndServices(t *testing.T) {
@@ -187,11 +210,14 @@ func TestCleanupLeavesNothing(t *testing.T) {
 		t.Run("without "+lost, func(t *testing.T) {
 			c := startCluster(t)
 			server := c.pod("server", HostPort{HostPort: 9090, ContainerPort: 8080})
+			c.stock(2)
 			c.service("web", c.ip(100), corev1.ProtocolTCP, 80, nodePort(30080))
 			c.endpoints("web", corev1.ProtocolTCP, 8080, server)
 			c.stop()
 			if lost == "run" { // reboot with DIR/run on a tmpfs
 				must(t, unix.Unmount(server.NetNS, unix.MNT_DETACH))
+				must(t, removeVolatile(netnsDir(c.dataDir)))
+				must(t, removeVolatile(leaseDir(c.dataDir)))
 			}
 			if lost != "" {
 				must(t, os.RemoveAll(filepath.Join(c.dataDir, lost)))

@@ -4,43 +4,79 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/gantryhq/gantry/engine/network/nat"
 )
 
-// BenchmarkAttachFifty attaches 50 pods at once and detaches them.
-func BenchmarkAttachFifty(b *testing.B) {
-	c := startCluster(b)
-	round := 0
-	each := func(f func(uid string) error) {
-		var wg sync.WaitGroup
-		for i := range 50 {
-			wg.Go(func() {
-				if err := f(fmt.Sprintf("uid-%d-%d", round, i)); err != nil {
-					b.Error(err)
-				}
-			})
+// BenchmarkAttach attaches many pods at once and detaches them, with so many at work at
+// a time. It reports the processor time of this process, kernel included, per pod.
+func BenchmarkAttach(b *testing.B) {
+	for _, pods := range []int{50, 200} {
+		for _, atOnce := range []int{1, 8, 50} {
+			for _, ready := range []int{0, pods} {
+				b.Run(fmt.Sprintf("%d pods, %d at once, %d ready", pods, atOnce, ready), func(b *testing.B) { benchmarkAttach(b, pods, atOnce, ready) })
+			}
 		}
-		wg.Wait()
 	}
+}
+
+func benchmarkAttach(b *testing.B, pods, atOnce, ready int) {
+	c := startCluster(b)
 	ctx := context.Background()
-	for b.Loop() {
-		each(func(uid string) error {
-			_, err := c.net.Attach(ctx, Pod{UID: uid, Namespace: "default", Name: uid})
-			return err
-		})
-		b.StopTimer()
-		each(func(uid string) error { return c.net.Detach(ctx, uid) })
-		round++
-		waitForNoPods(b, c)
-		b.StartTimer()
+	var attaching, detaching, attachCPU, detachCPU time.Duration
+	timed := func(wall, cpu *time.Duration, f func()) {
+		start, before := time.Now(), processorTime(b)
+		f()
+		*wall += time.Since(start)
+		*cpu += processorTime(b) - before
 	}
+	for round := 0; b.Loop(); round++ {
+		c.stock(ready)
+		each := func(f func(uid string) error) {
+			var wg sync.WaitGroup
+			slots := make(chan struct{}, atOnce)
+			for i := range pods {
+				slots <- struct{}{}
+				wg.Go(func() {
+					defer func() { <-slots }()
+					if err := f(fmt.Sprintf("uid-%d-%d", round, i)); err != nil {
+						b.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		timed(&attaching, &attachCPU, func() {
+			each(func(uid string) error {
+				_, err := c.net.Attach(ctx, Pod{UID: uid, Namespace: "default", Name: uid})
+				return err
+			})
+		})
+		timed(&detaching, &detachCPU, func() {
+			each(func(uid string) error { return c.net.Detach(ctx, uid) })
+		})
+		waitForNoPods(b, c)
+	}
+	perPod := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(b.N*pods) }
+	perRound := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / float64(b.N) }
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(perRound(attaching), "attach-ms")
+	b.ReportMetric(perRound(detaching), "detach-ms")
+	b.ReportMetric(perPod(attachCPU), "attach-cpu-µs/pod")
+	b.ReportMetric(perPod(detachCPU), "detach-cpu-µs/pod")
+}
+
+// processorTime is what this process has used, in user and in kernel mode.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	must(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkDetachFifty takes 50 pods off the network at once.
@@ -96,8 +132,33 @@ func waitForNoPods(b *testing.B, c *cluster) {
 	eventually(b, "interfaces are gone", func() bool {
 		links, err := listLinks()
 		must(b, err)
-		return !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().MasterIndex == c.net.bridgeIndex })
+		ports := 0
+		for _, l := range links {
+			if l.Attrs().MasterIndex == c.net.bridgeIndex {
+				ports++
+			}
+		}
+		return ports <= len(c.net.spare.all())
 	})
+}
+
+// stock makes so many berths ready, none with 0, and sees to it that no more are made.
+func (c *cluster) stock(many int) {
+	c.t.Helper()
+	s := c.net.spare
+	s.mu.Lock()
+	s.max, s.want = many, many
+	s.mu.Unlock()
+	for b, ok := s.take(); ok; b, ok = s.take() {
+		must(c.t, c.net.dropBerth(b))
+	}
+	for range many {
+		b, err := s.make()
+		must(c.t, err)
+		s.mu.Lock()
+		s.idle = append(s.idle, b)
+		s.mu.Unlock()
+	}
 }
 
 // BenchmarkEndpointUpdate swaps, adds and removes one of 50 endpoints of one service

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"syscall"
 
@@ -195,22 +194,4 @@ func defaultNodeIP(gateway netip.Addr) netip.Addr {
 		}
 	}
 	return gateway
-}
-
-// dropStalePins removes pins without a lease, which an interrupted Attach or a reboot
-// left.
-func (n *Network) dropStalePins() error {
-	entries, err := os.ReadDir(n.netnsDir)
-	if err != nil {
-		return fmt.Errorf("list network namespaces: %w", err)
-	}
-	for _, e := range entries {
-		if _, ok := n.leases.get(e.Name()); ok {
-			continue
-		}
-		if err := unpin(n.pinPath(e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -31,11 +31,11 @@ func Cleanup(dataDir string) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{removePins(dataDir), removeLinks(plan.Bridge), nat.Delete(plan.Table)}
-	if err := os.RemoveAll(filepath.Join(dataDir, "run", "network")); err != nil {
-		errs = append(errs, fmt.Errorf("remove leases: %w", err))
+	errs := []error{
+		removePins(dataDir), removeLinks(plan.Bridge), nat.Delete(plan.Table),
+		removeVolatile(netnsDir(dataDir)), removeVolatile(leaseDir(dataDir)),
+		restoreSysctls(dataDir, plan),
 	}
-	errs = append(errs, restoreSysctls(dataDir, plan))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up network: %w", err)
 	}
@@ -43,7 +43,7 @@ func Cleanup(dataDir string) error {
 }
 
 func removePins(dataDir string) error {
-	dir := filepath.Join(dataDir, "run", "netns")
+	dir := netnsDir(dataDir)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -419,14 +419,10 @@ func addNeighbour(t testing.TB) neighbour {
 	t.Helper()
 	needNetwork(t)
 	nb := neighbour{netns: filepath.Join(t.TempDir(), "netns"), hostIP: "198.51.100.1", ip: "198.51.100.2"}
-	if err := os.WriteFile(nb.netns, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ns, err := createNetNS(nb.netns, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ns, err := createNetNS(nil)
+	must(t, err)
 	defer ns.close()
+	must(t, ns.pin(nb.netns))
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "uplink"
 	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "peer", PeerNamespace: netlink.NsFd(ns.fd)}))

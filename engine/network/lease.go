@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,21 +13,20 @@ import (
 	"sync"
 )
 
-// lease is one pod's claim on an address, kept in DataDir/run/network/<uid>. It lives
+// lease is one pod's claim on a berth, kept in DataDir/run/network/<uid>. It lives
 // as long as the pinned network namespace: neither survives a reboot.
 type lease struct {
-	UID       string     `json:"uid"`
-	Namespace string     `json:"namespace"`
-	Name      string     `json:"name"`
-	IP        netip.Addr `json:"ip"`
-	Veth      string     `json:"veth"`
+	UID       string `json:"uid"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	berth
 	HostPorts []HostPort `json:"hostPorts,omitempty"`
-	// Attached is false while Attach is still configuring the interface.
+	// Attached is false while Attach still sets the pod's sysctls.
 	Attached bool `json:"attached"`
 }
 
-// leases hands out the addresses of a range. Its memory is authoritative; the
-// files only serve the next process.
+// leases hands out the addresses of a range, and knows which pod has which. Its memory
+// is authoritative; the files only serve the next process.
 type leases struct {
 	dir   string
 	first netip.Addr
@@ -40,11 +40,8 @@ type leases struct {
 }
 
 // openLeases reads the leases left by an earlier process and keeps those for which
-// alive is true.
-func openLeases(dir string, cidr netip.Prefix, alive func(lease) bool) (*leases, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("create lease directory: %w", err)
-	}
+// alive is true. Before it forgets another, drop is called.
+func openLeases(dir string, cidr netip.Prefix, alive func(lease) bool, drop func(lease) error) (*leases, error) {
 	// Without the network's address, the gateway and the broadcast address.
 	size := uint32(1)<<(32-cidr.Bits()) - 3
 	l := &leases{
@@ -59,11 +56,18 @@ func openLeases(dir string, cidr netip.Prefix, alive func(lease) bool) (*leases,
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		le, err := readLease(path)
-		if err != nil || le.UID != e.Name() || !alive(le) || !l.adopt(le) {
-			slog.Debug("drop stale network lease", "file", path, "err", err)
-			if err := os.Remove(path); err != nil {
-				return nil, fmt.Errorf("remove stale lease: %w", err)
+		if err == nil && le.UID == e.Name() && alive(le) && l.take(le.IP) {
+			l.byUID[le.UID], l.byIP[le.IP] = le, le.UID
+			continue
+		}
+		slog.Debug("drop stale network lease", "file", path, "err", err)
+		if le.Pin != "" {
+			if err := drop(le); err != nil {
+				return nil, err
 			}
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("remove stale lease: %w", err)
 		}
 	}
 	return l, nil
@@ -75,18 +79,23 @@ func readLease(path string) (lease, error) {
 	if err != nil {
 		return le, err
 	}
-	return le, json.Unmarshal(b, &le)
+	if err := json.Unmarshal(b, &le); err != nil {
+		return le, err
+	}
+	le.Pin = cmp.Or(le.Pin, le.UID) // as it was before namespaces were made ahead
+	return le, nil
 }
 
-// adopt takes over a lease of an earlier process. It reports false when the address
-// is outside the range or already taken.
-func (l *leases) adopt(le lease) bool {
-	off, ok := l.offset(le.IP)
+// take reserves this address. It reports false when the address is outside the range
+// or already taken.
+func (l *leases) take(ip netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	off, ok := l.offset(ip)
 	if !ok || l.used[off/64]&(1<<(off%64)) != 0 {
 		return false
 	}
 	l.used[off/64] |= 1 << (off % 64)
-	l.byUID[le.UID], l.byIP[le.IP] = le, le.UID
 	l.next = max(l.next, off+1)
 	return true
 }
@@ -104,28 +113,37 @@ func be32(b [4]byte) uint32 {
 	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 }
 
-// acquire returns the pod's lease, making one when it has none.
-func (l *leases) acquire(want lease) (lease, error) {
+// reserve returns a free address, which stays taken until it is freed.
+func (l *leases) reserve() (netip.Addr, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if have, ok := l.byUID[want.UID]; ok {
-		return have, nil
-	}
 	for i := uint32(0); i < l.size; i++ {
 		off := (l.next + i) % l.size
 		if l.used[off/64]&(1<<(off%64)) != 0 {
 			continue
 		}
-		want.IP = netip.AddrFrom4(addOffset(l.first, off))
-		if err := l.write(want); err != nil {
-			return lease{}, err
-		}
 		l.used[off/64] |= 1 << (off % 64)
 		l.next = off + 1
-		l.byUID[want.UID], l.byIP[want.IP] = want, want.UID
-		return want, nil
+		return netip.AddrFrom4(addOffset(l.first, off)), nil
 	}
-	return lease{}, fmt.Errorf("no free address for pod %s/%s: all %d addresses are in use", want.Namespace, want.Name, l.size)
+	return netip.Addr{}, fmt.Errorf("no free address: all %d of the pod range are in use", l.size)
+}
+
+// taken reports whether the address is reserved.
+func (l *leases) taken(ip netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	off, ok := l.offset(ip)
+	return ok && l.used[off/64]&(1<<(off%64)) != 0
+}
+
+// free ends the reservation of an address.
+func (l *leases) free(ip netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if off, ok := l.offset(ip); ok {
+		l.used[off/64] &^= 1 << (off % 64)
+	}
 }
 
 func addOffset(first netip.Addr, off uint32) [4]byte {
@@ -133,43 +151,33 @@ func addOffset(first netip.Addr, off uint32) [4]byte {
 	return [4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
 }
 
-// update replaces an existing lease.
-func (l *leases) update(le lease) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.write(le); err != nil {
-		return err
-	}
-	l.byUID[le.UID] = le
-	return nil
-}
-
-func (l *leases) write(le lease) error {
+// assign makes or replaces the lease of a pod. The address is reserved before.
+func (l *leases) assign(le lease) error {
 	b, err := json.Marshal(le)
 	if err != nil {
-		return fmt.Errorf("encode lease of pod %s/%s: %w", le.Namespace, le.Name, err)
+		return fmt.Errorf("encode lease: %w", err)
 	}
 	if err := replaceFile(filepath.Join(l.dir, le.UID), append(b, '\n')); err != nil {
-		return fmt.Errorf("save lease of pod %s/%s: %w", le.Namespace, le.Name, err)
+		return fmt.Errorf("save lease: %w", err)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.byUID[le.UID], l.byIP[le.IP] = le, le.UID
 	return nil
 }
 
-// release frees the pod's address. Releasing twice is no error.
+// release ends the pod's lease; its address stays reserved. Releasing twice is no
+// error.
 func (l *leases) release(uid string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if err := os.Remove(filepath.Join(l.dir, uid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove lease: %w", err)
 	}
-	le, ok := l.byUID[uid]
-	if !ok {
-		return nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if le, ok := l.byUID[uid]; ok {
+		delete(l.byUID, uid)
+		delete(l.byIP, le.IP)
 	}
-	off, _ := l.offset(le.IP)
-	l.used[off/64] &^= 1 << (off % 64)
-	delete(l.byUID, uid)
-	delete(l.byIP, le.IP)
 	return nil
 }
 

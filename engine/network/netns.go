@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -34,9 +33,8 @@ var podSysctls = []sysctl{
 	{"net.ipv4.ping_group_range", "0 2147483647"},
 }
 
-// createNetNS makes a network namespace and pins it at path, which must exist as an
-// empty file.
-func createNetNS(path string, sysctls []sysctl) (ns podNetNS, err error) {
+// createNetNS makes a network namespace with these sysctls.
+func createNetNS(sysctls []sysctl) (ns podNetNS, err error) {
 	// A fresh goroutine: when the thread cannot return to the host's namespace the
 	// goroutine ends while locked, and the runtime discards the thread.
 	done := make(chan struct{})
@@ -50,7 +48,7 @@ func createNetNS(path string, sysctls []sysctl) (ns podNetNS, err error) {
 			return
 		}
 		defer unix.Close(host)
-		ns, err = enterNewNetNS(path, sysctls)
+		ns, err = enterNewNetNS(sysctls)
 		if serr := unix.Setns(host, unix.CLONE_NEWNET); serr != nil {
 			err = errors.Join(err, fmt.Errorf("return to the host network namespace: %w", serr))
 			return
@@ -62,12 +60,9 @@ func createNetNS(path string, sysctls []sysctl) (ns podNetNS, err error) {
 }
 
 // enterNewNetNS leaves the calling thread in the new namespace.
-func enterNewNetNS(path string, sysctls []sysctl) (podNetNS, error) {
+func enterNewNetNS(sysctls []sysctl) (podNetNS, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return podNetNS{}, fmt.Errorf("create network namespace: %w", err)
-	}
-	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
-		return podNetNS{}, fmt.Errorf("pin network namespace at %s: %w", path, err)
 	}
 	for _, s := range sysctls {
 		// A kernel without IPv6 or without one of them needs no setting.
@@ -76,6 +71,19 @@ func enterNewNetNS(path string, sysctls []sysctl) (podNetNS, error) {
 		}
 	}
 	return openPodSockets()
+}
+
+// pin keeps the namespace alive by mounting it on a new file at path.
+func (p podNetNS) pin(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return fmt.Errorf("create network namespace pin: %w", err)
+	}
+	f.Close()
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", p.fd), path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin network namespace at %s: %w", path, err)
+	}
+	return nil
 }
 
 func openPodSockets() (podNetNS, error) {
@@ -110,13 +118,4 @@ func unpin(path string) error {
 		return fmt.Errorf("remove network namespace pin: %w", err)
 	}
 	return nil
-}
-
-// prepareNetNSDir makes the directory of the pins.
-func prepareNetNSDir(dataDir string) (string, error) {
-	dir := filepath.Join(dataDir, "run", "netns")
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return "", fmt.Errorf("create network namespace directory: %w", err)
-	}
-	return dir, nil
 }

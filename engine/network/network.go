@@ -43,6 +43,7 @@ type Network struct {
 	netnsDir    string
 
 	leases     *leases
+	spare      *spares
 	table      *nat.Table
 	proxy      *proxy
 	dirty      *dirtySet // services whose kernel state may be behind
@@ -77,7 +78,6 @@ func Open(cfg Config) (*Network, error) {
 	n := &Network{cfg: cfg, plan: plan, dirty: newDirtySet(), balancers: newDirtySet(), ready: make(chan struct{}),
 		connecting: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
-	n.sweeper = newSweeper(n.hostDo)
 	if cfg.Client != nil {
 		if n.client, err = kubernetes.NewForConfig(cfg.Client); err != nil {
 			return nil, fmt.Errorf("make network client: %w", err)
@@ -91,8 +91,9 @@ func Open(cfg Config) (*Network, error) {
 
 func (n *Network) open() error {
 	var err error
-	if n.netnsDir, err = prepareNetNSDir(n.cfg.DataDir); err != nil {
-		return err
+	n.netnsDir = netnsDir(n.cfg.DataDir)
+	if err := errors.Join(openVolatile(n.netnsDir, 0o711), openVolatile(leaseDir(n.cfg.DataDir), 0o700)); err != nil {
+		return fmt.Errorf("open network state: %w", err)
 	}
 	if n.bridgeIndex, n.mtu, err = n.openBridge(); err != nil {
 		return err
@@ -100,12 +101,7 @@ func (n *Network) open() error {
 	if n.nodeIP = n.cfg.NodeIP; !n.nodeIP.IsValid() {
 		n.nodeIP = defaultNodeIP(n.plan.Gateway())
 	}
-	alive := func(le lease) bool { return le.Attached && isPinned(n.pinPath(le.UID)) }
-	n.leases, err = openLeases(filepath.Join(n.cfg.DataDir, "run", "network"), n.plan.PodCIDR, alive)
-	if err != nil {
-		return err
-	}
-	if err := n.dropStalePins(); err != nil {
+	if err := n.openBerths(); err != nil {
 		return err
 	}
 	n.table, err = nat.Open(nat.Config{
@@ -127,9 +123,28 @@ func (n *Network) open() error {
 	return nil
 }
 
+// openBerths takes over the pods' berths and the spare ones.
+func (n *Network) openBerths() error {
+	alive := func(le lease) bool { return le.Attached && isPinned(n.pinPath(le.Pin)) }
+	drop := func(le lease) error { return unpin(n.pinPath(le.Pin)) }
+	var err error
+	if n.leases, err = openLeases(leaseDir(n.cfg.DataDir), n.plan.PodCIDR, alive, drop); err != nil {
+		return err
+	}
+	n.sweeper = newSweeper(n.hostDo, n.leases.free, n.bridgeIndex)
+	n.spare = newSpares(n.leases.size, n.makeBerth, n.dropBerth)
+	if err := n.adoptBerths(); err != nil {
+		return err
+	}
+	return n.forgetStrangers()
+}
+
 // Close releases this process's handles. Everything in the kernel stays; see
 // [Cleanup].
 func (n *Network) Close() error {
+	if n.sweeper != nil {
+		n.sweeper.forget()
+	}
 	n.socks.close()
 	if n.table == nil {
 		return nil
@@ -170,6 +185,14 @@ func (n *Network) Run(ctx context.Context) error {
 		}
 		close(n.ready)
 		return n.followServices(ctx, cat)
+	})
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.ready:
+			return n.spare.run(ctx)
+		}
 	})
 	g.Go(func() error { return n.publishLoadBalancers(ctx, cat) })
 	return g.Wait()

@@ -50,12 +50,17 @@ func (n *Network) followBridgeFilter(ctx context.Context) error {
 
 func (n *Network) configurePorts(bridgedFiltered bool) error {
 	var requests []rtnl.Request
+	set := func(b berth) {
+		requests = append(requests, rtnl.SetPort(b.Veth, portSettings(bridgedFiltered)).Ignoring(syscall.ENODEV))
+	}
+	for _, b := range n.spare.all() {
+		set(b)
+	}
 	for _, le := range n.leases.all() {
-		requests = append(requests, rtnl.SetPort(le.Veth, portSettings(bridgedFiltered)).Ignoring(syscall.ENODEV))
+		set(le.berth)
 	}
 	for len(requests) > 0 {
-		const batch = 50 // fits the socket's buffer
-		k := min(batch, len(requests))
+		k := min(batchSize, len(requests))
 		if err := n.hostDo(requests[:k]...); err != nil {
 			return err
 		}

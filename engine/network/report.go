@@ -64,7 +64,7 @@ func Inspect(dataDir string) (Report, error) {
 }
 
 func attachedPods(dataDir string) ([]PodReport, error) {
-	dir := filepath.Join(dataDir, "run", "network")
+	dir := leaseDir(dataDir)
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list leases: %w", err)
@@ -72,7 +72,7 @@ func attachedPods(dataDir string) ([]PodReport, error) {
 	var out []PodReport
 	for _, e := range entries {
 		le, err := readLease(filepath.Join(dir, e.Name()))
-		if err != nil || le.UID != e.Name() || !isPinned(filepath.Join(dataDir, "run", "netns", le.UID)) {
+		if err != nil || le.UID != e.Name() || !isPinned(filepath.Join(netnsDir(dataDir), le.Pin)) {
 			continue // it is being written, or stale
 		}
 		out = append(out, PodReport{le.UID, le.Namespace, le.Name, le.IP, le.HostPorts})

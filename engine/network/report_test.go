@@ -48,5 +48,6 @@ func TestInspect(t *testing.T) {
 }
 
 func podOf(c *cluster, r PodReport) pod {
-	return pod{Attachment{NetNS: c.net.pinPath(r.UID), IP: r.IP, Gateway: c.net.GatewayIP()}, c, r.UID, r.Name}
+	le, _ := c.net.leases.get(r.UID)
+	return pod{c.net.attachment(le), c, r.UID, r.Name}
 }

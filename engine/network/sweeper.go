@@ -2,6 +2,8 @@ package network
 
 import (
 	"context"
+	"log/slog"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -9,32 +11,37 @@ import (
 	"github.com/gantryhq/gantry/engine/network/rtnl"
 )
 
-// sweeper deletes the host ends of interface pairs whose pod was detached and whose
-// namespace is still kept alive by a process that would not die.
+// sweeper clears away, in the background, what is left of a berth once it is unpinned:
+// the bridge's neighbour entry at once, and later the interface pair where a process
+// that would not die keeps the namespace alive. Waiting for the first would mean waiting
+// for the kernel, which holds its lock while it deletes namespaces.
 type sweeper struct {
-	do func(...rtnl.Request) error
+	do     func(...rtnl.Request) error
+	free   func(netip.Addr) // the address may be used again
+	bridge int
 
-	mu  sync.Mutex
-	due map[string]time.Time // by name
+	wake chan struct{}
+	mu   sync.Mutex
+	left []netip.Addr         // neighbours to forget
+	due  map[string]time.Time // interfaces to delete, by name
 }
 
 const sweepAfter = 10 * time.Second
 
-func newSweeper(do func(...rtnl.Request) error) *sweeper {
-	return &sweeper{do: do, due: map[string]time.Time{}}
+func newSweeper(do func(...rtnl.Request) error, free func(netip.Addr), bridge int) *sweeper {
+	return &sweeper{do: do, free: free, bridge: bridge, wake: make(chan struct{}, 1), due: map[string]time.Time{}}
 }
 
-func (s *sweeper) add(veth string) {
+// add has the remains of a berth cleared away.
+func (s *sweeper) add(b berth) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.due[veth] = time.Now().Add(sweepAfter)
-}
-
-// cancel keeps the interface: its pod is attached again.
-func (s *sweeper) cancel(veth string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.due, veth)
+	s.left = append(s.left, b.IP)
+	s.due[b.Veth] = time.Now().Add(sweepAfter)
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
 func (s *sweeper) run(ctx context.Context) error {
@@ -44,26 +51,55 @@ func (s *sweeper) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-s.wake:
+			s.forget()
 		case now := <-tick.C:
-			if err := s.sweep(now); err != nil {
-				return err
-			}
+			s.sweep(now)
 		}
 	}
 }
 
-func (s *sweeper) sweep(now time.Time) error {
+// batchSize is how many requests fit the socket's buffer.
+const batchSize = 50
+
+// forget deletes the neighbour entries of all berths that were added, and then frees
+// their addresses.
+func (s *sweeper) forget() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	left := s.left
+	s.left = nil
+	s.mu.Unlock()
+	for len(left) > 0 {
+		k := min(batchSize, len(left))
+		var requests []rtnl.Request
+		for _, ip := range left[:k] {
+			requests = append(requests, rtnl.DelNeigh(s.bridge, ip).Ignoring(syscall.ENOENT, syscall.ENODEV))
+		}
+		if err := s.do(requests...); err != nil {
+			// Harmless: hardware addresses follow from addresses.
+			slog.Warn("neighbour entries of former pods are left", "err", err)
+		}
+		for _, ip := range left[:k] {
+			s.free(ip)
+		}
+		left = left[k:]
+	}
+}
+
+func (s *sweeper) sweep(now time.Time) {
+	s.mu.Lock()
 	var requests []rtnl.Request
 	for veth, due := range s.due {
-		if now.After(due) {
+		if now.After(due) && len(requests) < batchSize {
 			requests = append(requests, rtnl.DelLink(veth).Ignoring(syscall.ENODEV))
 			delete(s.due, veth)
 		}
 	}
+	s.mu.Unlock()
 	if len(requests) == 0 {
-		return nil
+		return
 	}
-	return s.do(requests...)
+	if err := s.do(requests...); err != nil {
+		slog.Warn("interfaces of former pods are left", "err", err)
+	}
 }

@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -28,6 +30,7 @@ func (i *inventory) links() error {
 	if err != nil {
 		return err
 	}
+	spares := i.spares(leases)
 	all, err := netlink.LinkList()
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
@@ -35,6 +38,9 @@ func (i *inventory) links() error {
 	for _, l := range all {
 		a := l.Attrs()
 		if a.MasterIndex != bridge.Attrs().Index {
+			continue
+		}
+		if _, spare := spares[a.Name]; spare {
 			continue
 		}
 		owner := leases[a.Name].UID
@@ -51,11 +57,35 @@ func (i *inventory) links() error {
 		if n.State&netlink.NUD_PERMANENT == 0 {
 			continue
 		}
-		if ip, ok := netip.AddrFromSlice(n.IP.To4()); ok {
+		if ip, ok := netip.AddrFromSlice(n.IP.To4()); ok && !slices.Contains(slices.Collect(maps.Values(spares)), ip) {
 			i.add(Thing{Kind: "neighbour", Name: ip.String(), Address: ip})
 		}
 	}
 	return nil
+}
+
+// mostSpares is how many network namespaces an instance keeps ready at most.
+const mostSpares = 64
+
+// spares are the network namespaces made ahead, which no pod has yet: addresses by the
+// host's end of the interface pair. They are pins without a lease. Pins with one are
+// their pod's, and more than mostSpares are nobody's.
+func (i *inventory) spares(leases map[string]lease) map[string]netip.Addr {
+	out := map[string]netip.Addr{}
+	for _, pin := range names(filepath.Join(i.dir, "run/netns")) {
+		addr, unique, ok := strings.Cut(pin, "-v1-")
+		ip, err := netip.ParseAddr(addr)
+		l, leased := leases["gv"+unique]
+		switch {
+		case leased:
+			i.add(Thing{Kind: "network namespace pin", Name: pin + " of " + l.UID, Owner: l.UID})
+		case !ok || err != nil || len(out) == mostSpares:
+			i.add(Thing{Kind: "network namespace pin", Name: pin, Owner: "nobody: no lease has it"})
+		default:
+			out["gv"+unique] = ip
+		}
+	}
+	return out
 }
 
 var addresses = regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`)

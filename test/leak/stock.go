@@ -93,7 +93,6 @@ func (i *inventory) directories() error {
 		{"sandbox", "run/sandbox", false},
 		{"root mount point", "run/rootfs", false},
 		{"secrets", "run/memory", false},
-		{"network namespace pin", "run/netns", false},
 		{"root directory", "images/roots", false},
 		{"root directory", "images/trash", false},
 		{"pod directory", "pods", true},

@@ -60,21 +60,26 @@ func (r Request) Ignoring(errs ...syscall.Errno) Request {
 	return r
 }
 
-// Do sends all requests in one system call and waits for all answers. The kernel
+// Do sends all requests in one system call and waits until all are done. The kernel
 // carries on after a request that failed; Do returns all failures joined.
 func (s *Socket) Do(requests ...Request) error {
 	var out []byte
 	first := s.seq + 1
-	for _, r := range requests {
+	for i, r := range requests {
 		s.seq++
 		r.req.Seq = s.seq
+		// The kernel works in order and reports failures in any case, so the answer
+		// to the last request stands for all.
+		if i == len(requests)-1 {
+			r.req.Flags |= unix.NLM_F_ACK
+		}
 		out = append(out, r.req.Serialize()...)
 	}
 	if err := unix.Sendto(s.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send route netlink batch: %w", err)
 	}
 	var errs []error
-	for left := len(requests); left > 0; {
+	for last := false; !last; {
 		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
 		if err == unix.EINTR {
 			continue
@@ -91,7 +96,7 @@ func (s *Socket) Do(requests ...Request) error {
 			if m.Header.Type != unix.NLMSG_ERROR || i >= uint32(len(requests)) {
 				continue
 			}
-			left--
+			last = last || i == uint32(len(requests))-1
 			if err := requests[i].result(m.Data); err != nil {
 				errs = append(errs, err)
 			}
@@ -114,7 +119,7 @@ func (r Request) result(answer []byte) error {
 	return fmt.Errorf("%s: %w", r.what, errno)
 }
 
-const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL | unix.NLM_F_ACK
+const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 
 // AddVeth creates the pair (name, peer): name is up, has index, and is a port of the
 // bridge with index master; peer is down, in the namespace behind netns, with the
@@ -154,7 +159,7 @@ type Port struct {
 
 // SetPort configures the bridge port with this name.
 func SetPort(name string, p Port) Request {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
@@ -175,7 +180,7 @@ func flag(set bool) []byte {
 
 // SetUp raises the link with this index.
 func SetUp(index int) Request {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(index)
 	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
@@ -185,7 +190,7 @@ func SetUp(index int) Request {
 
 // DelLink deletes the link with this name.
 func DelLink(name string) Request {
-	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	return Request{what: "delete link " + name, req: req}
@@ -249,7 +254,7 @@ func neighMsg(index int, state uint16) []byte {
 
 // SetNeigh makes the hardware address of a neighbour known for good.
 func SetNeigh(index int, addr netip.Addr, mac net.HardwareAddr) Request {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
+	req := nl.NewNetlinkRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	req.AddRawData(neighMsg(index, unix.NUD_PERMANENT))
 	req.AddRawData(nl.NewRtAttr(unix.NDA_DST, addr.AsSlice()).Serialize())
 	req.AddRawData(nl.NewRtAttr(unix.NDA_LLADDR, mac).Serialize())
@@ -258,7 +263,7 @@ func SetNeigh(index int, addr netip.Addr, mac net.HardwareAddr) Request {
 
 // DelNeigh forgets a neighbour.
 func DelNeigh(index int, addr netip.Addr) Request {
-	req := nl.NewNetlinkRequest(unix.RTM_DELNEIGH, unix.NLM_F_ACK)
+	req := nl.NewNetlinkRequest(unix.RTM_DELNEIGH, 0)
 	req.AddRawData(neighMsg(index, 0))
 	req.AddRawData(nl.NewRtAttr(unix.NDA_DST, addr.AsSlice()).Serialize())
 	return Request{what: "delete neighbour " + addr.String(), req: req}
