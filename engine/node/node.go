@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,7 +22,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/kubernetes/pkg/kubelet/token"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,7 +38,8 @@ type Node struct {
 	paths      paths
 	host       host
 	client     kubernetes.Interface
-	recorder   record.EventRecorder
+	teller     *teller
+	underway   atomic.Int64 // operations on pods
 	volumes    *volume.Manager
 	prober     *probe.Prober
 	hookClient *http.Client
@@ -92,6 +93,7 @@ func newNode(cfg Config, client kubernetes.Interface, tokens volume.Tokens) (*No
 		found:      map[types.UID][]runtime.State{},
 		early:      map[string]runtime.State{},
 	}
+	n.teller = newTeller(client, cfg.NodeName, &n.underway)
 	n.volumes = volume.New(volume.Config{
 		Client:       client,
 		Tokens:       tokens,
@@ -115,8 +117,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if err := n.prepare(); err != nil {
 		return err
 	}
-	stopEvents := n.startEvents(ctx)
-	defer stopEvents()
+	group.Go(func() error { n.teller.run(ctx); return nil })
 	exits := n.cfg.Driver.Events(ctx)
 	states, err := n.cfg.Driver.List(ctx)
 	if err != nil {

@@ -190,8 +190,8 @@ func (n *Node) namespaces(pod *v1.Pod, s *sandbox) runtime.Namespaces {
 	return ns
 }
 
-// removeSandbox undoes ensureSandbox. No container may run in it any more.
-func (n *Node) removeSandbox(ctx context.Context, uid types.UID) error {
+// disconnect ends the process that holds a sandbox's PID namespace, and its network.
+func (n *Node) disconnect(ctx context.Context, uid types.UID) error {
 	id := containerID(uid, pauseContainer, 0)
 	if err := n.cfg.Driver.Remove(ctx, id); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove pause process: %w", err)
@@ -199,7 +199,7 @@ func (n *Node) removeSandbox(ctx context.Context, uid types.UID) error {
 	if err := n.cfg.Network.Detach(ctx, string(uid)); err != nil {
 		return fmt.Errorf("detach network: %w", err)
 	}
-	return n.kernel.unpin(n.paths.sandbox(uid))
+	return nil
 }
 
 func newSandboxID() string {

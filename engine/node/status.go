@@ -296,7 +296,9 @@ func setConditions(s *v1.PodStatus, pod *v1.Pod, v *view) {
 	}
 	all := slices.Concat(s.InitContainerStatuses, s.ContainerStatuses)
 	ready := v1.ConditionFalse
-	if v.Sandbox.ID != "" && !v.TornDown {
+	// Of a deleted pod the end of its containers and of its sandbox are one piece of news.
+	ending := pod.DeletionTimestamp != nil && !anyRunning(v)
+	if v.Sandbox.ID != "" && !v.TornDown && !ending {
 		ready = v1.ConditionTrue
 	}
 	s.Conditions = append(s.Conditions,

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -230,21 +231,28 @@ func (w *worker) doTeardown() {
 
 // tearDown removes everything of a pod but its logs.
 func (n *Node) tearDown(ctx context.Context, pod *v1.Pod, ids []string) error {
-	for _, id := range ids {
-		if err := n.removeContainer(ctx, id); err != nil {
-			return err
-		}
-	}
 	var images []string
 	for i := range pod.Spec.Volumes {
 		if pod.Spec.Volumes[i].Image != nil {
 			images = append(images, pod.Spec.Volumes[i].Name)
 		}
 	}
-	if err := n.volumes.TearDown(ctx, pod.UID, images); err != nil {
+	var parts errgroup.Group
+	parts.Go(func() error {
+		var containers errgroup.Group
+		for _, id := range ids {
+			containers.Go(func() error { return n.removeContainer(ctx, id) })
+		}
+		if err := containers.Wait(); err != nil {
+			return err
+		}
+		return n.volumes.TearDown(ctx, pod.UID, images)
+	})
+	parts.Go(func() error { return n.disconnect(ctx, pod.UID) })
+	if err := parts.Wait(); err != nil {
 		return err
 	}
-	return n.removeSandbox(ctx, pod.UID)
+	return n.kernel.unpin(n.paths.sandbox(pod.UID))
 }
 
 // removeContainer removes a container and its root directory.

@@ -12,6 +12,8 @@ type view struct {
 	Now       time.Time
 	FirstSeen time.Time // when this process took the pod over
 
+	DeletionSeen time.Time // when this process learned that the pod is to be deleted
+
 	Removed bool     // the API has no such pod any more
 	Verdict *verdict // not nil: the pod must not run
 

@@ -71,6 +71,9 @@ func newWorker(n *Node, pod *v1.Pod, found []runtime.State) *worker {
 		},
 	}
 	w.refused = w.v.Verdict != nil
+	if pod.DeletionTimestamp != nil {
+		w.v.DeletionSeen = w.v.FirstSeen
+	}
 	w.runCtx, w.endRuns = context.WithCancel(n.ctx)
 	if s := loadSandbox(n.paths.sandbox(pod.UID), n.host.BootID); s != nil {
 		w.v.Sandbox.ID, w.v.Sandbox.IPs = s.ID, s.IPs
@@ -322,9 +325,11 @@ func (w *worker) start(key string, op func()) {
 	}
 	w.v.Busy[key] = true
 	w.ops.Add(1)
+	w.n.underway.Add(1)
 	go func() {
 		defer w.ops.Done()
 		op()
+		w.n.underway.Add(-1)
 		w.mu.Lock()
 		delete(w.v.Busy, key)
 		w.mu.Unlock()
@@ -347,6 +352,9 @@ func (w *worker) setPod(pod *v1.Pod) {
 	old := w.pod
 	w.pod = pod
 	w.ensureViews()
+	if pod.DeletionTimestamp != nil && w.v.DeletionSeen.IsZero() {
+		w.v.DeletionSeen = time.Now()
+	}
 	if old.Generation != pod.Generation || old.Generation == 0 {
 		for c := range containersOf(pod) {
 			cv := w.v.Containers[c.Name]

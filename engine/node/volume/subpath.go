@@ -66,13 +66,16 @@ func (m *Manager) TearDown(ctx context.Context, uid types.UID, images []string) 
 		filepath.Join(m.cfg.MemoryDir, string(uid)),
 	}
 	for _, dir := range dirs {
-		if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
-			continue
+		// Most pods have nothing mounted here. To see that is cheaper than to read
+		// the table of all mounts of the machine.
+		err := removeTree(dir)
+		if errors.Is(err, errMounted) {
+			if err := UnmountBelow(dir); err != nil {
+				return err
+			}
+			err = removeTree(dir)
 		}
-		if err := UnmountBelow(dir); err != nil {
-			return err
-		}
-		if err := removeTree(dir); err != nil {
+		if err != nil {
 			return fmt.Errorf("remove volumes of pod %s: %w", uid, err)
 		}
 	}
@@ -96,31 +99,44 @@ func UnmountBelow(dir string) error {
 	return nil
 }
 
-// removeTree deletes dir but nothing on another file system: should something be
-// mounted there after all, its content survives and an error is returned.
+// errMounted means that a directory was left alone because something is mounted in it.
+var errMounted = errors.New("is still mounted")
+
+// removeTree deletes dir unless something is mounted at or below it, bind mounts
+// of the same file system included: their content would be deleted.
 func removeTree(dir string) error {
-	var root unix.Stat_t
-	if err := unix.Lstat(dir, &root); err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			return nil
-		}
+	parent, err := mountID(filepath.Dir(dir))
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return err
+	err = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		var id uint64
+		if err == nil {
+			id, err = mountID(path)
 		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
-			return err
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			return nil
+		case err == nil && id != parent:
+			return fmt.Errorf("%s: %w", path, errMounted)
 		}
-		if st.Dev != root.Dev {
-			return fmt.Errorf("%s is still mounted", path)
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	return os.RemoveAll(dir)
+}
+
+// mountID tells which mount a path belongs to, without following a link at its end.
+func mountID(path string) (uint64, error) {
+	var st unix.Statx_t
+	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
+	if err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	return st.Mnt_id, nil
 }
