@@ -31,6 +31,8 @@ import (
 type Options struct {
 	DataDir string   // "" is a fresh temporary directory
 	Args    []string // further flags of `gantry serve`
+	// Command makes the command that starts the program; nil is exec.Command.
+	Command func(program string, args ...string) *exec.Cmd
 }
 
 // Instance is one running Gantry.
@@ -44,18 +46,23 @@ type Instance struct {
 	// ReadyAfter is what the last start said of itself: `gantry ready in N ms`.
 	ReadyAfter time.Duration
 
-	tls  string // host:port of HTTPS
-	args []string
-	cmd  *exec.Cmd
-	log  *os.File
-	done chan struct{} // closed when the process has ended
+	tls     string // host:port of HTTPS
+	args    []string
+	command func(program string, args ...string) *exec.Cmd
+	cmd     *exec.Cmd
+	log     *os.File
+	done    chan struct{} // closed when the process has ended
+	ready   chan struct{} // closed when it has said that it is ready
 }
 
 // Start runs Gantry until the test ends and fails the test when it does not
 // become ready.
 func Start(t testing.TB, o Options) *Instance {
 	t.Helper()
-	in := &Instance{Program: Build(t), DataDir: o.DataDir, args: o.Args}
+	in := &Instance{Program: Build(t), DataDir: o.DataDir, args: o.Args, command: o.Command}
+	if in.command == nil {
+		in.command = exec.Command
+	}
 	if in.DataDir == "" {
 		in.DataDir = temporaryDir(t)
 	}
@@ -65,8 +72,16 @@ func Start(t testing.TB, o Options) *Instance {
 	return in
 }
 
-// Serve starts the process (again) on the same data directory and ports.
+// Serve starts the process (again) on the same data directory and ports, and
+// waits until it is ready.
 func (in *Instance) Serve(t testing.TB) {
+	t.Helper()
+	in.Begin(t)
+	in.AwaitReady(t)
+}
+
+// Begin starts the process without waiting for it.
+func (in *Instance) Begin(t testing.TB) {
 	t.Helper()
 	log, err := os.OpenFile(filepath.Join(in.DataDir, "serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	check(t, err)
@@ -75,17 +90,20 @@ func (in *Instance) Serve(t testing.TB) {
 	if runtime := os.Getenv("GANTRY_RUNTIME"); runtime != "" {
 		args = append(args, "--runtime", runtime)
 	}
-	in.cmd = exec.Command(in.Program, args...)
+	in.cmd = in.command(in.Program, args...)
 	in.cmd.Stderr = log
-	in.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if in.cmd.SysProcAttr == nil {
+		in.cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	in.cmd.SysProcAttr.Setpgid = true
 	out, err := in.cmd.StdoutPipe()
 	check(t, err)
 	check(t, in.cmd.Start())
-	in.log, in.done = log, make(chan struct{})
-
-	ready := make(chan struct{})
+	ready, done := make(chan struct{}), make(chan struct{})
+	in.log, in.ready, in.done = log, ready, done
+	cmd := in.cmd
 	go func() {
-		defer close(in.done)
+		defer close(done)
 		lines, once := bufio.NewScanner(out), sync.Once{}
 		for lines.Scan() {
 			fmt.Fprintln(log, lines.Text())
@@ -97,10 +115,15 @@ func (in *Instance) Serve(t testing.TB) {
 				})
 			}
 		}
-		_ = in.cmd.Wait()
+		_ = cmd.Wait()
 	}()
+}
+
+// AwaitReady waits until the process that Begin started can be used.
+func (in *Instance) AwaitReady(t testing.TB) {
+	t.Helper()
 	select {
-	case <-ready:
+	case <-in.ready:
 	case <-in.done:
 		t.Fatalf("gantry serve ended before it was ready:\n%s", in.Log())
 	case <-time.After(60 * time.Second):
