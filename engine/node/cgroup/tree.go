@@ -28,6 +28,7 @@ type Tree struct {
 	v1 map[string]string
 
 	parents *parents
+	filters filters // guarded by parents.mu
 }
 
 // parents counts the starts below each parent group, so that none is removed
@@ -40,7 +41,7 @@ type parents struct {
 // Find looks at what the host has mounted. Root is the path of the instance's
 // group in every hierarchy; it need not exist.
 func Find(root string) (*Tree, error) {
-	t := &Tree{root: root, v1: map[string]string{}, parents: &parents{use: map[string]int{}}}
+	t := &Tree{root: root, v1: map[string]string{}, parents: &parents{use: map[string]int{}}, filters: filters{}}
 	table, err := mountinfo.Table()
 	if err != nil {
 		return nil, err

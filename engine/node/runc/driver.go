@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/gantryhq/gantry/engine/node/cgroup"
+	"github.com/gantryhq/gantry/engine/node/launch"
 	"github.com/gantryhq/gantry/engine/node/ocispec"
 	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/engine/shim"
@@ -38,13 +39,22 @@ type Config struct {
 	DataDir string
 	// ShimPath is the shim's executable. "" installs the embedded one.
 	ShimPath string
+	// InitPath is gantry-init's executable. "" takes the embedded one.
+	InitPath string
+	// Default is the handler of containers that name none: Builtin, "runc" or a
+	// name in Handlers. "" is "runc".
+	Default string
 	// Handlers maps RuntimeClass handlers to OCI runtime executables. "runc"
 	// and "" are runc unless they say otherwise.
 	Handlers map[string]string
 	Logger   *slog.Logger
 }
 
-// Driver starts containers through an OCI runtime.
+// Builtin is the handler of gantry's own launcher. In a record it stands where
+// the path of an OCI runtime stands otherwise.
+const Builtin = "gantry"
+
+// Driver starts containers, through gantry's own launcher or an OCI runtime.
 type Driver struct {
 	config  Config
 	log     *slog.Logger
@@ -52,8 +62,10 @@ type Driver struct {
 	shim    *shim.Client
 	cgroups *cgroup.Tree
 	specs   *ocispec.Builder
-	slots   chan struct{} // bounds runs of the OCI runtime
-	execs   atomic.Uint64 // numbers the files of execs
+	// launcher is made when it is first used: not every host can have it.
+	launcher func() (*launch.Launcher, error)
+	slots    chan struct{} // bounds runs of the OCI runtime
+	execs    atomic.Uint64 // numbers the files of execs
 
 	mu sync.Mutex
 	// busy are the ids that a Start or a Remove works on.
@@ -112,6 +124,7 @@ func newDriver(config Config) (*Driver, error) {
 		return nil, err
 	}
 	d.shim = shim.New(d.runDir, d.shimPath)
+	d.launcher = sync.OnceValues(func() (*launch.Launcher, error) { return launch.New(d.shim, d.cgroups, config.InitPath) })
 	return d, nil
 }
 
@@ -141,8 +154,14 @@ func (d *Driver) PausePath() (string, error) { return d.shimPath() }
 // CgroupRoot is the path of the instance's cgroup in every hierarchy.
 func (d *Driver) CgroupRoot() string { return d.cgroups.Root() }
 
-// binary finds the OCI runtime of a handler.
+// binary finds the OCI runtime of a handler, or Builtin.
 func (d *Driver) binary(handler string) (string, error) {
+	if handler == "" {
+		handler = d.config.Default
+	}
+	if handler == Builtin {
+		return Builtin, nil
+	}
 	name, ok := d.config.Handlers[handler]
 	if !ok && (handler == "" || handler == "runc") {
 		name, ok = "runc", true
@@ -208,7 +227,8 @@ func (d *Driver) unclaim(id string) {
 	delete(d.busy, id)
 }
 
-// prepare writes the bundle.
+// prepare writes what is to be known of a container, and for an OCI runtime the
+// bundle.
 func (d *Driver) prepare(c *runtime.Container, binary string) (*record, error) {
 	spec, err := d.specs.Spec(c)
 	if err != nil {
@@ -224,6 +244,7 @@ func (d *Driver) prepare(c *runtime.Container, binary string) (*record, error) {
 		Stdin:   c.Stdin,
 		TTY:     c.TTY,
 		Process: spec.Process,
+		spec:    spec,
 	}
 	if err := os.Mkdir(d.dir(c.ID), 0o711); err != nil {
 		return nil, err
@@ -233,14 +254,29 @@ func (d *Driver) prepare(c *runtime.Container, binary string) (*record, error) {
 			return nil, err
 		}
 	}
-	if err := writeJSON(filepath.Join(d.dir(c.ID), "config.json"), spec); err != nil {
-		return nil, err
+	if binary != Builtin {
+		if err := writeJSON(filepath.Join(d.dir(c.ID), "config.json"), spec); err != nil {
+			return nil, err
+		}
 	}
 	return r, writeJSON(filepath.Join(d.dir(c.ID), recordName), r)
 }
 
-// run has the shim run the OCI runtime.
+// run starts a container that was prepared.
 func (d *Driver) run(ctx context.Context, c *runtime.Container, r *record) (protocol.State, error) {
+	defer func() { r.spec = nil }()
+	if r.Runtime != Builtin {
+		return d.runOCI(ctx, c, r)
+	}
+	launcher, err := d.launcher()
+	if err != nil {
+		return protocol.State{}, fmt.Errorf("start container %q: %w", c.ID, err)
+	}
+	return launcher.CreateAndStart(ctx, c.ID, r.spec, launch.IO{LogPath: c.LogPath, Stdin: c.Stdin, StdinOnce: c.StdinOnce})
+}
+
+// runOCI has the shim run the OCI runtime.
+func (d *Driver) runOCI(ctx context.Context, c *runtime.Container, r *record) (protocol.State, error) {
 	select {
 	case d.slots <- struct{}{}:
 		defer func() { <-d.slots }()

@@ -24,7 +24,8 @@ import (
 
 var shimBuilt atomic.Bool
 
-// buildShim builds the shim once per test run.
+// buildShim builds the shim and the init once per test run, and returns the path
+// of the first; the other is beside it.
 var buildShim = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "gantry-shim-test-")
 	if err != nil {
@@ -32,7 +33,8 @@ var buildShim = sync.OnceValues(func() (string, error) {
 	}
 	shimBuilt.Store(true)
 	path := filepath.Join(dir, "gantry-shim")
-	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", path, "github.com/gantryhq/gantry/cmd/gantry-shim")
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", dir,
+		"github.com/gantryhq/gantry/cmd/gantry-shim", "github.com/gantryhq/gantry/cmd/gantry-init")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
@@ -87,8 +89,10 @@ func newHost(t testing.TB) *host {
 }
 
 func (h *host) config() Config {
-	return Config{DataDir: h.dir, ShimPath: h.shim, Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, nil))}
+	return Config{DataDir: h.dir, ShimPath: h.shim, InitPath: initPath(h.shim), Default: os.Getenv("GANTRY_TEST_HANDLER"), Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, nil))}
 }
+
+func initPath(shim string) string { return filepath.Join(filepath.Dir(shim), "gantry-init") }
 
 func (h *host) open() {
 	h.t.Helper()

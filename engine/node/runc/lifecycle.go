@@ -164,6 +164,9 @@ func (d *Driver) killGroup(ctx context.Context, r *record) error {
 // run hooks too, which no container of ours has. The first two are done by
 // destroy, so only the directory is left, which saves a run of runc.
 func (d *Driver) deleteRuntimeState(ctx context.Context, r *record) error {
+	if r.Runtime == Builtin {
+		return nil
+	}
 	state := filepath.Join(d.stateDir(), r.ID)
 	if r.Runtime != "" && !isRunc(r.Runtime) {
 		if _, err := os.Stat(d.dir(r.ID)); err != nil {

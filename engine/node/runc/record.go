@@ -36,6 +36,8 @@ type record struct {
 	TTY     bool              `json:"tty,omitempty"`
 	// Process is the first process, whose identity and limits execs inherit.
 	Process *specs.Process `json:"process"`
+
+	spec *specs.Spec // until it has been started
 }
 
 func (r *record) state(s protocol.State) runtime.State {

@@ -10,6 +10,9 @@ import (
 
 // mount mounts one file system or directory.
 func (r rootDir) mount(m *recipe.Mount) error {
+	if m.Remount {
+		return r.remount(m)
+	}
 	tree, directory, err := detached(m)
 	if err == unix.ENOENT && m.Optional {
 		return nil
@@ -46,6 +49,16 @@ func (r rootDir) mount(m *recipe.Mount) error {
 		}
 	}
 	return nil
+}
+
+// remount changes the flags of a mount that is there.
+func (r rootDir) remount(m *recipe.Mount) error {
+	fd, err := r.open(m.Target, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
+	if err == nil {
+		err = setattr(fd, 0, &unix.MountAttr{Attr_set: m.Set, Attr_clr: m.Clear})
+		unix.Close(fd)
+	}
+	return fail("set the flags of mount", m.Target, err)
 }
 
 func kind(m *recipe.Mount) string {

@@ -87,6 +87,7 @@ func (c *codec) mount(m *Mount) {
 	c.number(&m.RClear)
 	c.number(&m.Propagation)
 	c.flag(&m.NoLinks)
+	c.flag(&m.Remount)
 	c.flag(&m.Optional)
 }
 

@@ -87,6 +87,8 @@ type Mount struct {
 	// NoLinks refuses symbolic links on the way to the target: what is masked
 	// below it must be what is mounted on it.
 	NoLinks bool
+	// Remount only changes the flags of what is mounted on the target.
+	Remount bool
 	// Optional leaves the mount out when Source does not exist.
 	Optional bool
 }

@@ -1,0 +1,160 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/engine/node/cgroup"
+	"github.com/gantryhq/gantry/engine/shim"
+	"github.com/gantryhq/gantry/engine/shim/protocol"
+	"github.com/gantryhq/gantry/engine/shim/recipe"
+)
+
+// ErrOldShim means that the shim which holds the containers was started by an
+// earlier release that has no launcher.
+var ErrOldShim = errors.New("the running container shim is of an earlier release and cannot launch containers: " +
+	"use the runtime runc until it has been replaced, which happens when no container runs, or by `gantry down --all`")
+
+// startTimeout bounds one launch, however busy the machine is.
+const startTimeout = time.Minute
+
+// Launcher starts containers. All methods are safe for concurrent use.
+type Launcher struct {
+	shim    *shim.Client
+	cgroups *cgroup.Tree
+	program *os.File // gantry-init, sealed
+	filters filters
+}
+
+// New prepares a launcher. Executable is gantry-init's file, "" means the
+// embedded one.
+func New(client *shim.Client, cgroups *cgroup.Tree, executable string) (*Launcher, error) {
+	if err := checkKernel(); err != nil {
+		return nil, err
+	}
+	binary, err := shim.InitBinary()
+	if executable != "" {
+		binary, err = os.ReadFile(executable)
+	}
+	if err != nil {
+		return nil, err
+	}
+	program, err := shim.Seal("gantry-init", binary)
+	if err != nil {
+		return nil, err
+	}
+	return &Launcher{shim: client, cgroups: cgroups, program: program, filters: newFilters()}, nil
+}
+
+// checkKernel asks for the newest system call that the init needs.
+func checkKernel() error {
+	err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if errors.Is(err, unix.ENOSYS) {
+		return errors.New("gantry's own launcher needs Linux 5.12 or later (mount_setattr): use the runtime runc")
+	}
+	return nil
+}
+
+// IO says where the streams of a container go.
+type IO struct {
+	LogPath   string // in the CRI format; "" discards the output
+	Stdin     bool
+	StdinOnce bool
+}
+
+// CreateAndStart starts a container and returns when its program has been
+// executed.
+func (l *Launcher) CreateAndStart(ctx context.Context, id string, spec *specs.Spec, io IO) (protocol.State, error) {
+	return l.create(ctx, id, spec, io, false)
+}
+
+// Create makes a container up to the execution of its program. Its state is
+// protocol.Held until Start.
+func (l *Launcher) Create(ctx context.Context, id string, spec *specs.Spec, io IO) (protocol.State, error) {
+	return l.create(ctx, id, spec, io, true)
+}
+
+// Start lets a created container run its program.
+func (l *Launcher) Start(ctx context.Context, id string) error { return l.shim.Release(ctx, id) }
+
+func (l *Launcher) create(ctx context.Context, id string, spec *specs.Spec, io IO, hold bool) (protocol.State, error) {
+	none := protocol.State{}
+	if err := l.checkShim(ctx); err != nil {
+		return none, err
+	}
+	t := translation{spec: spec, cgroups: l.cgroups, filters: &l.filters}
+	r, err := t.recipe(id)
+	if err != nil {
+		return none, fmt.Errorf("start container %q: %w", id, err)
+	}
+	r.Hold = hold
+	group := spec.Linux.CgroupsPath
+	release := l.cgroups.Use(group)
+	defer release()
+	if err := l.cgroups.Create(group, spec.Linux.Resources); err != nil {
+		return none, fmt.Errorf("start container %q: %w", id, err)
+	}
+	file, err := write(r)
+	if err != nil {
+		return none, fmt.Errorf("start container %q: %w", id, err)
+	}
+	defer file.Close()
+	start := protocol.Start{
+		Launch:    l.request(group, t.cloneFlags),
+		LogPath:   io.LogPath,
+		Stdin:     io.Stdin,
+		StdinOnce: io.StdinOnce,
+		OwnerUID:  int(t.rootUID()),
+		OwnerGID:  int(t.rootGID()),
+		OOMFile:   l.cgroups.OOMFile(group),
+	}
+	start.Launch.Hold = hold
+	start.Launch.Terminal = spec.Process.Terminal
+	if !t.ownPIDs {
+		start.LeftoverFile = l.cgroups.ProcsFile(group)
+	}
+	return l.shim.Start(ctx, id, start, startTimeout, l.files(file)...)
+}
+
+func (l *Launcher) checkShim(ctx context.Context) error {
+	can, err := l.shim.Can(ctx, protocol.FeatureLaunch)
+	if err == nil && !can {
+		err = ErrOldShim
+	}
+	return err
+}
+
+// request is what the shim itself must know of a launch into a group.
+func (l *Launcher) request(group string, cloneFlags uint64) *protocol.Launch {
+	r := &protocol.Launch{CloneFlags: cloneFlags}
+	if l.cgroups.Unified() {
+		r.CgroupDir = l.cgroups.Dir("", group)
+	} else {
+		r.CgroupProcs = l.cgroups.Procs(group)
+	}
+	return r
+}
+
+func (l *Launcher) files(recipeFile *os.File) []shim.LaunchFile {
+	return []shim.LaunchFile{{Name: protocol.FileInit, File: l.program}, {Name: protocol.FileRecipe, File: recipeFile}}
+}
+
+// write puts a recipe into a file in memory.
+func write(r *recipe.Recipe) (*os.File, error) {
+	fd, err := unix.MemfdCreate("gantry-recipe", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "gantry-recipe")
+	if _, err := f.Write(r.Encode()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
