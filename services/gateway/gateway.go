@@ -48,7 +48,10 @@ func Run(ctx context.Context, cfg Config) error {
 			cfg.Log.Warn("the older gateway hands over no sockets; binding the same ports beside it", "error", err)
 		}
 	}
-	dataPlane := proxy.New(proxyConfig)
+	dataPlane, err := proxy.New(proxyConfig)
+	if err != nil {
+		return err
+	}
 	control, err := controller.New(controller.Config{
 		Kube: kube, Gateway: gateways, Proxy: dataPlane, Addresses: cfg.Addresses, Log: cfg.Log,
 	})

@@ -48,7 +48,10 @@ func newWorld(t *testing.T) *world {
 		}}},
 	}, metav1.CreateOptions{}))
 
-	dataPlane := proxy.New(proxy.Config{Listen: map[uint16]string{80: "127.0.0.1:0", 443: "127.0.0.1:0"}})
+	dataPlane, err := proxy.New(proxy.Config{Listen: map[uint16]string{80: "127.0.0.1:0", 443: "127.0.0.1:0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	c, err := New(Config{Kube: w.kube, Gateway: w.gateway, Proxy: dataPlane, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gantryhq/gantry/services/gateway/eventloop"
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
@@ -29,6 +30,7 @@ const candidates = 8
 // upstreams finds the pool of a Service port without a lock.
 type upstreams struct {
 	connectTimeout time.Duration
+	forget         func(*eventloop.Backend) // closes the event loop's connections, or nil
 
 	mu    sync.Mutex // serialises set
 	pools atomic.Pointer[map[route.ServicePort]*pool]
@@ -47,6 +49,7 @@ type endpoint struct {
 	host      string // address as text
 	protocol  route.Protocol
 	transport *http.Transport
+	loop      *eventloop.Backend // the same on the event loop
 	inFlight  atomic.Int32
 	removed   atomic.Bool // set before anyone may take a count of 0 in flight for drained
 }
@@ -79,7 +82,7 @@ func (u *upstreams) set(changed []route.Upstream, gone []route.ServicePort) {
 		if p := pools[s]; p != nil {
 			own()
 			delete(pools, s)
-			p.set(route.Upstream{}, u.connectTimeout)
+			p.set(route.Upstream{}, u.connectTimeout, u.forget)
 		}
 	}
 	for _, c := range changed {
@@ -89,7 +92,7 @@ func (u *upstreams) set(changed []route.Upstream, gone []route.ServicePort) {
 			p = &pool{}
 			pools[c.Service] = p
 		}
-		p.set(c, u.connectTimeout)
+		p.set(c, u.connectTimeout, u.forget)
 	}
 	if copied {
 		u.pools.Store(&pools)
@@ -98,7 +101,7 @@ func (u *upstreams) set(changed []route.Upstream, gone []route.ServicePort) {
 
 // set replaces the endpoints. Those that stay keep their connections and their
 // count of requests in flight.
-func (p *pool) set(u route.Upstream, connectTimeout time.Duration) {
+func (p *pool) set(u route.Upstream, connectTimeout time.Duration, forget func(*eventloop.Backend)) {
 	old := map[netip.AddrPort]*endpoint{}
 	for _, e := range p.list() {
 		old[e.address] = e
@@ -117,6 +120,9 @@ func (p *pool) set(u route.Upstream, connectTimeout time.Duration) {
 	for _, e := range old {
 		e.removed.Store(true)
 		e.transport.CloseIdleConnections()
+		if forget != nil {
+			forget(e.loop)
+		}
 	}
 }
 
@@ -133,6 +139,7 @@ func (p *pool) list() []*endpoint {
 func newEndpoint(address netip.AddrPort, protocol route.Protocol, connectTimeout time.Duration) *endpoint {
 	dialer := &net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}
 	e := &endpoint{
+		loop:     eventloop.NewBackend(address),
 		address:  address,
 		host:     address.String(),
 		protocol: protocol,
@@ -316,12 +323,8 @@ func safeToRepeat(r *http.Request, err error) bool {
 	if r.Body != nil && r.GetBody == nil {
 		return false
 	}
-	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete, http.MethodTrace:
-	default:
-		if r.Header.Get(idempotencyKey) == "" {
-			return false
-		}
+	if !idempotent(r.Method) && r.Header.Get(idempotencyKey) == "" {
+		return false
 	}
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)

@@ -53,7 +53,8 @@ func (s *Server) rewrite(p *httputil.ProxyRequest) {
 // forwarded sets X-Forwarded-For, -Host and -Proto. What the client sent of
 // them is kept only if it is a trusted proxy itself.
 func (s *Server) forwarded(p *httputil.ProxyRequest) {
-	trusted := s.trusts(p.In.RemoteAddr)
+	peer, err := netip.ParseAddrPort(p.In.RemoteAddr)
+	trusted := err == nil && s.trusts(peer)
 	if trusted {
 		p.Out.Header["X-Forwarded-For"] = p.In.Header["X-Forwarded-For"]
 	}
@@ -68,14 +69,7 @@ func (s *Server) forwarded(p *httputil.ProxyRequest) {
 	}
 }
 
-func (s *Server) trusts(remote string) bool {
-	if len(s.cfg.TrustedProxies) == 0 {
-		return false
-	}
-	peer, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return false
-	}
+func (s *Server) trusts(peer netip.AddrPort) bool {
 	for _, prefix := range s.cfg.TrustedProxies {
 		if prefix.Contains(peer.Addr().Unmap()) {
 			return true

@@ -58,14 +58,20 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()
 
+	if state := secureState(r.Context()); state != nil {
+		r.TLS = state
+	}
 	x := &exchange{port: h.port, host: hostOf(r)}
 	rec := &recorder{ResponseWriter: w}
 	start := time.Now()
 	// Also when the response is cut, which ReverseProxy does by a panic.
 	defer func() {
 		took := time.Since(start)
-		s.metrics.observe(x, rec.status, took)
-		s.access.write(start, r, x, rec, took)
+		s.metrics.of(x.rule).observe(rec.status, took)
+		s.access.write(&logLine{
+			start: start, client: r.RemoteAddr, method: r.Method, host: x.host, path: r.URL.Path, protocol: r.Proto,
+			status: rec.status, bytes: rec.bytes, took: took, route: x.route(), endpoint: x.endpoint, agent: r.UserAgent(),
+		})
 	}()
 	h.serve(rec, r, x)
 }

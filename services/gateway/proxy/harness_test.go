@@ -47,11 +47,15 @@ func (b *lockedBuffer) String() string {
 
 func newGateway(t *testing.T) *gateway {
 	g := &gateway{t: t, builder: route.NewBuilder(), log: &lockedBuffer{}, metrics: prometheus.NewRegistry()}
-	g.Server = New(Config{
+	server, err := New(Config{
 		Listen:    map[uint16]string{80: "127.0.0.1:0", 443: "127.0.0.1:0"},
 		AccessLog: g.log,
 		Registry:  g.metrics,
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Server = server
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()

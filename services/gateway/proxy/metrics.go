@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"maps"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,8 +19,60 @@ type metrics struct {
 	inFlight prometheus.Gauge
 	retries  prometheus.Counter
 
+	rules sync.Map // *route.Rule to *ruleInfo, of the table in force
+
 	mu     sync.Mutex // guards routes
 	routes map[string]bool
+}
+
+// ruleInfo is what is found out about a rule once, so that requests need not.
+type ruleInfo struct {
+	ordinary bool // the event loop can carry its requests
+	filtered bool // it changes them
+
+	label    string
+	requests *prometheus.CounterVec
+	duration prometheus.Observer
+	mu       sync.Mutex // serialises additions to codes
+	codes    atomic.Pointer[map[int]prometheus.Counter]
+}
+
+// of returns what is known of a rule; nil stands for none.
+func (m *metrics) of(r *route.Rule) *ruleInfo {
+	if known, ok := m.rules.Load(r); ok {
+		return known.(*ruleInfo)
+	}
+	info := &ruleInfo{requests: m.requests}
+	if r != nil {
+		info.label, info.ordinary = r.Route, isOrdinary(r)
+		info.filtered = r.Filters.Any()
+		for i := range r.Backends {
+			info.filtered = info.filtered || r.Backends[i].Filters.Any()
+		}
+	}
+	info.duration = m.duration.WithLabelValues(info.label)
+	info.codes.Store(&map[int]prometheus.Counter{})
+	known, _ := m.rules.LoadOrStore(r, info)
+	return known.(*ruleInfo)
+}
+
+// observe counts a request that was answered.
+func (i *ruleInfo) observe(status int, took time.Duration) {
+	counter := (*i.codes.Load())[status]
+	if counter == nil {
+		counter = i.add(status)
+	}
+	counter.Inc()
+	i.duration.Observe(took.Seconds())
+}
+
+func (i *ruleInfo) add(status int) prometheus.Counter {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	codes := maps.Clone(*i.codes.Load())
+	codes[status] = i.requests.WithLabelValues(i.label, strconv.Itoa(status))
+	i.codes.Store(&codes)
+	return codes[status]
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -56,11 +110,6 @@ func (x *exchange) route() string {
 	return x.rule.Route
 }
 
-func (m *metrics) observe(x *exchange, status int, took time.Duration) {
-	m.requests.WithLabelValues(x.route(), strconv.Itoa(status)).Inc()
-	m.duration.WithLabelValues(x.route()).Observe(took.Seconds())
-}
-
 // forget drops the series of routes that the new table no longer has, so that
 // they do not pile up for as long as the process lives.
 func (m *metrics) forget(t *route.Table) {
@@ -74,4 +123,5 @@ func (m *metrics) forget(t *route.Table) {
 		}
 	}
 	m.routes = current
+	m.rules.Clear()
 }

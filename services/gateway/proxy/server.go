@@ -1,6 +1,10 @@
-// Package proxy is the gateway's data plane, first version on net/http: it
-// listens on the ports of a route.Table, forwards requests to the endpoints of
-// route.Upstreams, and knows nothing of Kubernetes.
+// Package proxy is the gateway's data plane: it listens on the ports of a
+// route.Table, forwards requests to the endpoints of route.Upstreams, and knows
+// nothing of Kubernetes.
+//
+// Ordinary HTTP/1.1 requests, plain or over TLS, are carried by package eventloop
+// (ordinary.go); everything else by net/http, to which their connections are
+// handed over (handler.go). Both choose, count and log alike.
 //
 // It guarantees: a new table or endpoint set takes effect for the next request
 // without a lock on the request path; an endpoint that was taken out gets no
@@ -33,6 +37,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/gantryhq/gantry/services/gateway/eventloop"
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
@@ -76,7 +81,9 @@ type Server struct {
 	mu    sync.Mutex // guards ports
 	ports map[uint16]*port
 
-	exchanges sync.WaitGroup // in flight, upgraded connections included
+	loops     *eventloop.Group
+	spare     sync.Pool      // of *ordinaryExchange
+	exchanges sync.WaitGroup // in flight in net/http, upgraded connections included
 }
 
 // port is one open port of the table.
@@ -86,8 +93,10 @@ type port struct {
 	bound  netip.AddrPort
 	server *http.Server
 
-	address  string // as configured
-	listener *net.TCPListener
+	address   string // as configured
+	listener  *net.TCPListener
+	events    *eventloop.Port
+	handedOff *handOffs
 }
 
 // Binding is what became of one port of the table.
@@ -97,7 +106,7 @@ type Binding struct {
 }
 
 // New returns a data plane that listens nowhere until SetTable is called.
-func New(cfg Config) *Server {
+func New(cfg Config) (*Server, error) {
 	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 2*time.Second)
 	cfg.HeaderTimeout = cmp.Or(cfg.HeaderTimeout, 10*time.Second)
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, 75*time.Second)
@@ -112,7 +121,16 @@ func New(cfg Config) *Server {
 	s.upstreams.connectTimeout = cfg.ConnectTimeout
 	s.table.Store(route.NewBuilder().Build())
 	s.forward = s.newReverseProxy()
-	return s
+	var err error
+	s.loops, err = eventloop.Start(eventloop.Config{
+		HeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout, ConnectTimeout: cfg.ConnectTimeout,
+		BackendIdle: idleBackendConnection, MaxHead: cfg.MaxHeaderBytes, Log: s.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.upstreams.forget = s.loops.Forget
+	return s, nil
 }
 
 // SetTable makes the table the one in force, opens the ports that are new,
@@ -182,11 +200,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.ports = map[uint16]*port{}
 	s.mu.Unlock()
 
+	defer s.access.Flush()
 	var closing sync.WaitGroup
 	for _, p := range ports {
 		closing.Go(func() { s.drain(ctx, p) })
 	}
 	closing.Wait()
+	err := s.loops.Drain(ctx)
 	done := make(chan struct{})
 	go func() {
 		s.exchanges.Wait()
@@ -194,7 +214,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
-		return nil
+		return err
 	case <-ctx.Done():
 		for _, p := range ports {
 			p.server.Close()
@@ -204,6 +224,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 func (s *Server) drain(ctx context.Context, p *port) {
+	s.loops.Close(p.events)
+	p.listener.Close()
 	if err := p.server.Shutdown(ctx); err != nil && ctx.Err() == nil {
 		s.log.Warn("close port", "port", p.number, "error", err)
 	}
@@ -228,21 +250,26 @@ func (s *Server) open(w *route.Port) (*port, error) {
 		MaxHeaderBytes:    s.cfg.MaxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
+		ConnContext:       rememberSecure,
 	}
 	p.server.Protocols.SetHTTP1(true)
-	serve := func() error { return p.server.Serve(listener) }
+	p.server.Protocols.SetHTTP2(w.TLS)
+	p.server.Protocols.SetUnencryptedHTTP2(!w.TLS) // gRPC clients without TLS
+	p.events = &eventloop.Port{Policy: &ordinary{s, p}, HandOff: p.handOff}
 	if w.TLS {
-		p.server.Protocols.SetHTTP2(true)
-		p.server.TLSConfig = &tls.Config{
+		p.events.TLS = &tls.Config{
 			MinVersion:     tls.VersionTLS12,
+			NextProtos:     []string{"h2", "http/1.1"},
 			GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return s.certificate(w.Number, h) },
 		}
-		serve = func() error { return p.server.ServeTLS(listener, "", "") }
-	} else {
-		p.server.Protocols.SetUnencryptedHTTP2(true) // gRPC clients without TLS
+	}
+	p.handedOff = newHandOffs(listener.Addr())
+	if err := s.loops.Serve(listener, p.events); err != nil {
+		listener.Close()
+		return nil, err
 	}
 	go func() {
-		if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		if err := p.server.Serve(p.handedOff); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			s.log.Error("serve port", "port", w.Number, "address", p.bound, "error", err)
 		}
 	}()

@@ -49,6 +49,7 @@ func TestRequestsGoToTheServiceOfTheirHostAndPath(t *testing.T) {
 	if strings.Contains(body, "10.9.9.9") {
 		t.Error("a client could forge X-Forwarded-For")
 	}
+	g.access.Flush()
 	if log := g.log.String(); !strings.Contains(log, `"route":"HTTPRoute/test/api"`) || strings.Contains(log, "q=") {
 		t.Errorf("access log: %s", log)
 	}

@@ -141,6 +141,16 @@ type Filters struct {
 	Rewrite  *Rewrite
 }
 
+// Any tells whether there is anything to change.
+func (f *Filters) Any() bool {
+	for _, c := range []*HeaderChange{&f.Request, &f.Response} {
+		if len(c.Set)+len(c.Add)+len(c.Remove) > 0 {
+			return true
+		}
+	}
+	return f.Rewrite != nil
+}
+
 // HeaderChange edits headers: first Set, then Add, then Remove.
 type HeaderChange struct {
 	Set, Add []Header

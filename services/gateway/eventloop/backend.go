@@ -1,0 +1,346 @@
+package eventloop
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/services/gateway/http1"
+)
+
+type backendState uint8
+
+const (
+	connecting backendState = iota
+	waiting                 // for the head of the response
+	answering               // in the body of the response
+	parked                  // unused
+)
+
+// maxParked bounds the unused connections that a loop keeps for one backend.
+const maxParked = 256
+
+// backendConn is one connection to a backend.
+type backendConn struct {
+	socket
+	to       *Backend
+	client   *client // whose exchange it carries, or nil
+	state    backendState
+	reused   bool
+	last     bool // it cannot carry another exchange
+	deaf     bool // it takes no more of the request
+	deadline int64
+	in       []byte // an incomplete head
+	body     body
+}
+
+// connect sends the client's request to a backend, over a parked connection if
+// there is one.
+func (l *loop) connect(to *Backend, c *client) {
+	for list := l.idle[to]; len(list) > 0; list = l.idle[to] {
+		b := list[len(list)-1]
+		l.idle[to] = list[:len(list)-1]
+		// A request that must not be sent twice is not sent at all on a connection
+		// that the backend has just closed.
+		if !c.exchange.Repeatable() && b.gone() {
+			b.close()
+			continue
+		}
+		b.state, b.reused, b.deadline = waiting, true, 0
+		b.client, c.backend = c, b
+		sent, ok := b.send(c.held)
+		switch {
+		case ok:
+			b.retain(c.held[sent:])
+			c.pump()
+			return
+		case sent > 0:
+			b.failed()
+			return
+		}
+		b.client, c.backend = nil, nil // nothing was sent: another connection will do
+		b.close()
+	}
+	l.dial(to, c)
+}
+
+// gone tells whether the peer has closed a parked connection.
+func (b *backendConn) gone() bool {
+	var one [1]byte
+	_, _, err := unix.Recvfrom(b.fd, one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err != unix.EAGAIN
+}
+
+func (l *loop) dial(to *Backend, c *client) {
+	b := &backendConn{socket: socket{loop: l, fd: -1}, to: to, client: c}
+	c.backend = b
+	address, family := sockaddr(to.address)
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		b.dead = true
+		b.failed()
+		return
+	}
+	b.fd = fd
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	err = unix.Connect(fd, address)
+	if err == nil || err == unix.EINPROGRESS {
+		err = l.watch(fd, b, edge)
+	}
+	if err != nil {
+		b.dead = true
+		unix.Close(fd)
+		b.failed()
+		return
+	}
+	b.deadline = l.now + int64(l.config.ConnectTimeout)
+}
+
+func (b *backendConn) due() int64 { return b.deadline }
+
+func (b *backendConn) expire() {
+	if b.state == connecting {
+		b.failed()
+		return
+	}
+	b.close() // parked
+}
+
+func (b *backendConn) ready(events uint32) {
+	b.note(events)
+	if b.state == parked {
+		if b.gone() { // or talks without being asked
+			b.close()
+		}
+		return
+	}
+	if b.state == connecting {
+		if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) == 0 {
+			return
+		}
+		b.connected()
+	} else if events&unix.EPOLLOUT != 0 && len(b.out) > 0 {
+		if !b.flush() {
+			b.stopped()
+		} else if len(b.out) == 0 {
+			b.client.pump()
+		}
+	}
+	if !b.dead {
+		b.read()
+	}
+}
+
+// connected sends the request over the new connection.
+func (b *backendConn) connected() {
+	if code, err := unix.GetsockoptInt(b.fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || code != 0 {
+		b.failed()
+		return
+	}
+	b.state, b.deadline = waiting, 0
+	if !b.write(b.client.held) {
+		b.stopped()
+		return
+	}
+	b.client.pump()
+}
+
+// stopped notes that the backend takes no more of the request. It may have
+// answered before it closed.
+func (b *backendConn) stopped() {
+	b.deaf, b.last = true, true
+	b.readable, b.closing = true, true
+	b.out = b.out[:0]
+	b.read()
+}
+
+// read takes in as much of the response as the client takes.
+func (b *backendConn) read() {
+	for b.readable && !b.dead && b.client != nil && b.state != connecting {
+		c := b.client
+		if len(c.out) > 0 {
+			c.progress()
+			return // goes on when the client has read
+		}
+		n, result := b.socket.read(b.loop.buf)
+		switch {
+		case result == gotNothing:
+			return
+		case result == gotEnd && b.state == answering && b.body.untilEnd:
+			b.last, c.last = true, true
+			b.complete()
+			return
+		case result != gotBytes:
+			b.failed()
+			return
+		}
+		if got := b.loop.buf[:n]; b.state == waiting {
+			b.head(got)
+		} else {
+			b.more(got)
+		}
+	}
+}
+
+// head reads the head of the response, which may be preceded by interim ones.
+func (b *backendConn) head(p []byte) {
+	in := b.in
+	if len(in) > 0 {
+		in = append(in, p...)
+		p, b.in = in, nil
+	}
+	defer b.loop.drop(in)
+	h := &b.loop.resp
+	for {
+		err := http1.ParseResponse(p, h)
+		if errors.Is(err, http1.ErrIncomplete) && len(p) <= b.loop.config.MaxHead {
+			b.keep(p)
+			return
+		}
+		if err != nil || h.Status == http.StatusSwitchingProtocols {
+			b.client.fail(Unreachable)
+			return
+		}
+		if h.Status >= 200 {
+			break
+		}
+		if h.Status != http.StatusContinue { // nobody has asked for that
+			b.loop.text = append(h.AppendFields(http1.AppendStatus(b.loop.text[:0], p), p), '\r', '\n')
+			if !b.client.deliver(b.loop.text) {
+				b.client.abandon()
+				return
+			}
+		}
+		p = p[h.Len:]
+	}
+	b.answer(p, h)
+}
+
+// keep saves an incomplete head.
+func (b *backendConn) keep(p []byte) {
+	if b.in == nil {
+		b.in = b.loop.grab()
+	}
+	b.in = append(b.in[:0], p...)
+}
+
+// answer sends the head of the response and what has arrived of its body.
+func (b *backendConn) answer(p []byte, h *http1.Head) {
+	c := b.client
+	b.body = responseBody(h, c.isHead)
+	used, err := b.body.scan(p[h.Len:])
+	if err != nil {
+		c.fail(Unreachable)
+		return
+	}
+	b.state = answering
+	b.last = b.last || h.Close || h.Len+used < len(p)
+	c.status = h.Status
+	c.last = c.last || b.body.untilEnd || c.port.closing.Load()
+	text := c.exchange.AppendResponse(b.loop.text[:0], p[:h.Len], h)
+	if c.last {
+		text = append(text, "Connection: close\r\n"...)
+	}
+	text = append(text, '\r', '\n')
+	b.loop.text = append(text, p[h.Len:h.Len+used]...)
+	c.sent += int64(used)
+	b.pass(b.loop.text)
+}
+
+// more sends the next bytes of the body.
+func (b *backendConn) more(p []byte) {
+	used, err := b.body.scan(p)
+	if err != nil {
+		b.failed()
+		return
+	}
+	b.last = b.last || used < len(p)
+	b.client.sent += int64(used)
+	b.pass(p[:used])
+}
+
+// pass delivers to the client, and completes the exchange when that was all.
+func (b *backendConn) pass(p []byte) {
+	c := b.client
+	if !c.deliver(p) {
+		c.abandon()
+		return
+	}
+	if b.body.done {
+		b.complete()
+		return
+	}
+	c.progress()
+}
+
+// complete parks the connection and ends the exchange.
+func (b *backendConn) complete() {
+	c := b.client
+	b.client, c.backend = nil, nil
+	if b.last || b.closing || !c.body.done || len(b.out) > 0 || b.to.gone.Load() || b.loop.draining || len(b.loop.idle[b.to]) >= maxParked {
+		b.close()
+	} else {
+		b.state = parked
+		b.deadline = b.loop.now + int64(b.loop.config.BackendIdle)
+		b.loop.idle[b.to] = append(b.loop.idle[b.to], b)
+	}
+	c.finish()
+}
+
+// failed ends an attempt. The request goes to another backend if none of its
+// effects can be repeated by that.
+func (b *backendConn) failed() {
+	c := b.client
+	fresh := b.state == connecting
+	answered := b.state == answering || len(b.in) > 0
+	b.client, c.backend = nil, nil
+	b.close()
+	switch {
+	case b.state == answering:
+		c.abandon() // the client must see that the response is not whole
+	case fresh, !answered && !c.streamed && c.body.done && c.exchange.Repeatable():
+		c.retry()
+	default:
+		c.fail(Unreachable)
+	}
+}
+
+// close closes the connection; its client, if any, is not told.
+func (b *backendConn) close() {
+	if b.in != nil {
+		b.loop.drop(b.in)
+		b.in = nil
+	}
+	if b.dead {
+		return
+	}
+	if b.state == parked {
+		b.loop.unpark(b)
+	}
+	b.shut()
+}
+
+func (b *backendConn) cut() { b.close() }
+
+// unpark takes a connection off the list of the unused ones.
+func (l *loop) unpark(b *backendConn) {
+	list := l.idle[b.to]
+	if i := slices.Index(list, b); i >= 0 {
+		list = slices.Delete(list, i, i+1)
+	}
+	if len(list) == 0 {
+		delete(l.idle, b.to)
+		return
+	}
+	l.idle[b.to] = list
+}
+
+// forget closes the unused connections to a backend.
+func (l *loop) forget(to *Backend) {
+	for _, b := range slices.Clone(l.idle[to]) {
+		b.close()
+	}
+	delete(l.idle, to)
+}

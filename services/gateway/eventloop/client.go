@@ -1,0 +1,446 @@
+package eventloop
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/services/gateway/http1"
+)
+
+type clientState uint8
+
+const (
+	betweenRequests clientState = iota // or in the middle of a request's head
+	inExchange
+	flushing  // the last response waits for the client to read it
+	lingering // everything is sent; the client may still be sending
+)
+
+// linger is how long a connection that ends early is read on, so that the answer
+// is not lost with a reset (RFC 9112, section 9.6).
+const linger = time.Second
+
+// client is one client's connection and the exchange that goes on there.
+type client struct {
+	socket
+	port     *Port
+	peer     netip.AddrPort
+	state    clientState
+	deadline int64
+	in       []byte // what was read of requests that have not begun
+	fresh    bool   // in holds bytes that were not looked at
+	secure   *tls.Conn
+	record   *record
+
+	exchange Exchange
+	backend  *backendConn
+	held     []byte // the request as far as it was read at first: for another attempt
+	body     body
+	streamed bool // more of the body than is held has gone to a backend
+	isHead   bool // HEAD: the response has no body whatever its fields say
+	last     bool // the connection ends with this exchange
+	status   int  // of the response; 0 before its head
+	sent     int64
+}
+
+// begin takes the connection in.
+func (c *client) begin() {
+	if c.loop.quit {
+		unix.Close(c.fd)
+		c.loop.clients.Add(-1)
+		return
+	}
+	c.deadline = c.loop.now + int64(c.loop.config.HeaderTimeout)
+	if err := c.loop.watch(c.fd, c, edge); err != nil {
+		unix.Close(c.fd)
+		c.loop.clients.Add(-1)
+		return
+	}
+	if c.secure != nil {
+		c.readable = true // records may have arrived with the handshake
+		c.readRequests()
+	}
+}
+
+func (c *client) due() int64 { return c.deadline }
+
+// expire ends a client that was too slow.
+func (c *client) expire() {
+	switch {
+	case c.state == betweenRequests && len(c.in) > 0:
+		c.refuse(requestTimeout)
+	case c.exchange != nil:
+		c.abandon()
+	default:
+		c.close()
+	}
+}
+
+func (c *client) ready(events uint32) {
+	c.note(events)
+	if c.record != nil && c.readable {
+		c.record.readable = true
+	}
+	if events&unix.EPOLLOUT != 0 && len(c.out) > 0 {
+		if !c.flush() {
+			c.abandon()
+			return
+		}
+		c.progress()
+		if len(c.out) == 0 {
+			c.flushed()
+		}
+	}
+	if c.dead {
+		return
+	}
+	if c.broken {
+		c.abandon()
+		return
+	}
+	switch c.state {
+	case betweenRequests:
+		c.readRequests()
+	case inExchange:
+		c.pump()
+	case lingering:
+		c.discard()
+	}
+}
+
+// flushed goes on where a slow client had stopped it.
+func (c *client) flushed() {
+	switch {
+	case c.state == flushing:
+		c.leave()
+	case c.backend != nil:
+		c.backend.read()
+	}
+}
+
+// readPlain reads what the client says, decrypted.
+func (c *client) readPlain(p []byte) (int, readResult) {
+	if c.secure == nil {
+		return c.read(p)
+	}
+	return c.readSecure(p)
+}
+
+// deliver sends to the client, encrypted where it must be.
+func (c *client) deliver(p []byte) bool {
+	if c.secure == nil {
+		return c.write(p)
+	}
+	return c.writeSecure(p)
+}
+
+// readRequests reads heads until an exchange begins or nothing more has arrived.
+func (c *client) readRequests() {
+	for c.state == betweenRequests && !c.dead {
+		if c.fresh {
+			c.fresh = false
+			if c.parse(c.in) {
+				continue
+			}
+		}
+		if !c.readable {
+			return
+		}
+		n, result := c.readPlain(c.loop.buf)
+		switch result {
+		case gotNothing:
+			return
+		case gotEnd:
+			c.last = true
+			c.goodbye() // the client may still read the response before
+			return
+		case gotError:
+			c.close()
+			return
+		}
+		got := c.loop.buf[:n]
+		if len(c.in) == 0 {
+			c.parse(got)
+			continue
+		}
+		// Looked at again only when it can have become whole, so that a head which
+		// arrives byte by byte costs no more than another.
+		before := max(0, len(c.in)-3)
+		c.in = append(c.in, got...)
+		c.fresh = bytes.Contains(c.in[before:], []byte("\n\r\n")) || bytes.Contains(c.in[before:], []byte("\n\n"))
+		if !c.fresh && len(c.in) > c.loop.config.MaxHead {
+			c.refuse(headTooLarge)
+		}
+	}
+}
+
+// parse looks for a whole head in b, which is c.in or the loop's buffer. It
+// reports whether it got further: an exchange, a refusal or a hand-over.
+func (c *client) parse(b []byte) bool {
+	if len(b) == 0 {
+		return false
+	}
+	h := &c.loop.req
+	err := http1.ParseRequest(b, h)
+	switch {
+	case errors.Is(err, http1.ErrIncomplete) && len(b) <= c.loop.config.MaxHead:
+		c.keep(b)
+		return false
+	case errors.Is(err, http1.ErrIncomplete), err == nil && h.Len > c.loop.config.MaxHead:
+		c.refuse(headTooLarge)
+	case err != nil:
+		c.refuse(badRequest)
+	case h.Unusual != 0:
+		c.handOver(b)
+	default:
+		c.start(b, h)
+	}
+	return true
+}
+
+// keep saves bytes for which the time has not come.
+func (c *client) keep(b []byte) {
+	if len(c.in) == 0 {
+		c.deadline = c.loop.now + int64(c.loop.config.HeaderTimeout)
+	}
+	if c.in == nil {
+		c.in = c.loop.grab()
+	}
+	c.in = append(c.in[:0], b...) // b may be a part of it
+}
+
+// forgetIn drops what was kept.
+func (c *client) forgetIn() {
+	if c.in != nil {
+		c.loop.drop(c.in)
+		c.in = nil
+	}
+	c.fresh = false
+}
+
+// start begins an exchange with the request at the beginning of b.
+func (c *client) start(b []byte, h *http1.Head) {
+	request := Request{Head: h, Raw: b[:h.Len], Client: c.peer}
+	if c.secure != nil {
+		request.TLS, request.ServerName = true, c.record.serverName
+	}
+	exchange := c.port.Policy.Begin(&request)
+	if exchange == nil {
+		c.handOver(b)
+		return
+	}
+	c.exchange, c.state = exchange, inExchange
+	c.last, c.streamed, c.status, c.sent = h.Close, false, 0, 0
+	c.isHead = string(h.Method) == "HEAD"
+	c.body = requestBody(h)
+	held := append(exchange.AppendRequest(c.loop.grab(), &request), '\r', '\n')
+	used, err := c.body.scan(b[h.Len:])
+	if err != nil {
+		c.loop.drop(held)
+		c.refuse(badRequest)
+		return
+	}
+	c.held = append(held, b[h.Len:h.Len+used]...)
+	if rest := b[h.Len+used:]; len(rest) > 0 {
+		c.keep(rest)
+		c.fresh = true
+	} else {
+		c.forgetIn()
+	}
+	c.progress()
+	c.attempt()
+}
+
+// progress sets the time until which the client must do something more.
+func (c *client) progress() {
+	switch {
+	case c.state == inExchange && c.body.done && len(c.out) == 0:
+		c.deadline = 0 // nothing is expected of the client
+	case c.state == inExchange || c.state == flushing:
+		c.deadline = c.loop.now + int64(c.loop.config.StallTimeout)
+	}
+}
+
+// attempt sends the request to the next backend.
+func (c *client) attempt() {
+	if to := c.exchange.Next(); to != nil {
+		c.loop.connect(to, c)
+		return
+	}
+	c.fail(NoBackend)
+}
+
+// retry sends the request to another backend.
+func (c *client) retry() {
+	if to := c.exchange.Next(); to != nil {
+		c.loop.connect(to, c)
+		return
+	}
+	c.fail(Unreachable)
+}
+
+// pump sends the body of the request on.
+func (c *client) pump() {
+	for c.state == inExchange && !c.body.done && c.readable {
+		b := c.backend
+		if b == nil || b.state == connecting || len(b.out) > 0 || b.deaf {
+			return
+		}
+		n, result := c.readPlain(c.loop.buf)
+		switch result {
+		case gotNothing:
+			return
+		case gotEnd, gotError:
+			c.abandon()
+			return
+		}
+		got := c.loop.buf[:n]
+		used, err := c.body.scan(got)
+		if err != nil {
+			c.spoiled()
+			return
+		}
+		if used < n {
+			c.keep(got[used:])
+			c.fresh = true
+		}
+		c.streamed = true
+		c.progress()
+		if !b.write(got[:used]) {
+			b.stopped()
+			return
+		}
+	}
+}
+
+// spoiled ends an exchange whose request turned out malformed in its body.
+func (c *client) spoiled() {
+	if c.status != 0 {
+		c.abandon()
+		return
+	}
+	c.dropBackend()
+	c.refuse(badRequest)
+}
+
+// finish ends an exchange whose response was delivered.
+func (c *client) finish() {
+	complete := c.body.done
+	c.endExchange()
+	if c.last || !complete {
+		c.goodbye()
+		return
+	}
+	c.state = betweenRequests
+	c.deadline = c.loop.now + int64(c.loop.config.IdleTimeout)
+	if len(c.in) > 0 {
+		c.deadline = c.loop.now + int64(c.loop.config.HeaderTimeout)
+	}
+	c.readRequests()
+}
+
+func (c *client) endExchange() {
+	if c.exchange != nil {
+		c.exchange.End(c.status, c.sent)
+		c.exchange = nil
+	}
+	if c.held != nil {
+		c.loop.drop(c.held)
+		c.held = nil
+	}
+}
+
+// fail answers an exchange for which no backend answered.
+func (c *client) fail(f Failure) {
+	c.dropBackend()
+	c.loop.text = c.exchange.AppendFailure(c.loop.text[:0], f)
+	c.answerLast(c.loop.text)
+}
+
+// refuse answers a request that cannot be understood.
+func (c *client) refuse(r refusal) {
+	if c.exchange == nil {
+		c.port.Policy.Refused(c.peer, r.status)
+	}
+	c.loop.text = append(c.loop.text[:0], r.text...)
+	c.answerLast(c.loop.text)
+}
+
+// answerLast sends a response after which the connection ends.
+func (c *client) answerLast(text []byte) {
+	ok := c.deliver(text)
+	c.status = statusOf(text)
+	c.endExchange()
+	if !ok {
+		c.close()
+		return
+	}
+	c.goodbye()
+}
+
+// abandon ends everything because the client is gone or does not keep to the
+// protocol.
+func (c *client) abandon() {
+	c.dropBackend()
+	c.endExchange()
+	c.close()
+}
+
+// dropBackend closes the backend's connection in the middle of an exchange.
+func (c *client) dropBackend() {
+	if b := c.backend; b != nil {
+		c.backend, b.client = nil, nil
+		b.close()
+	}
+}
+
+// goodbye closes the connection once the client has got everything.
+func (c *client) goodbye() {
+	if c.secure != nil {
+		c.notifyClose()
+	}
+	if len(c.out) > 0 {
+		c.state = flushing
+		c.progress()
+		return
+	}
+	c.leave()
+}
+
+// leave closes the connection, whose client may still be sending.
+func (c *client) leave() {
+	if c.closing || (c.body.done && len(c.in) == 0 && !c.readable) {
+		c.close()
+		return
+	}
+	unix.Shutdown(c.fd, unix.SHUT_WR)
+	c.state = lingering
+	c.deadline = c.loop.now + int64(linger)
+	c.discard()
+}
+
+func (c *client) discard() {
+	for c.readable {
+		if _, result := c.read(c.loop.buf); result == gotEnd || result == gotError {
+			c.close()
+			return
+		}
+	}
+}
+
+// close closes the connection now.
+func (c *client) close() {
+	if c.dead {
+		return
+	}
+	c.forgetIn()
+	c.shut()
+	c.loop.clients.Add(-1)
+}
+
+func (c *client) cut() { c.abandon() }

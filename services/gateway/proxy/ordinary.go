@@ -1,0 +1,389 @@
+package proxy
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+	"unsafe"
+
+	"github.com/gantryhq/gantry/services/gateway/eventloop"
+	"github.com/gantryhq/gantry/services/gateway/http1"
+	"github.com/gantryhq/gantry/services/gateway/route"
+)
+
+// ordinary is the policy of a port for requests that need nothing but to be
+// forwarded: the event loop carries them. It declines everything else, in
+// particular whatever is answered by the gateway itself; handler serves that.
+type ordinary struct {
+	server *Server
+	port   *port
+}
+
+// ordinaryExchange is one request on the event loop.
+type ordinaryExchange struct {
+	server   *Server
+	port     *port
+	rule     *route.Rule
+	prefix   string
+	backend  *route.Backend
+	pool     *pool
+	endpoint *endpoint // the one being tried, which counts the request as in flight
+	tried    []*endpoint
+	info     *ruleInfo
+	start    time.Time
+
+	client                    netip.AddrPort
+	text                      []byte // holds the next
+	method, host, path, agent string
+	trusted, tls, repeatable  bool
+	request                   *eventloop.Request // only while it begins
+}
+
+// Header implements route.Attributes.
+func (x *ordinaryExchange) Header(name string) (string, bool) {
+	return x.request.Head.Lookup(x.request.Raw, name)
+}
+
+// Query implements route.Attributes.
+func (x *ordinaryExchange) Query(name string) (string, bool) {
+	_, query, _ := strings.Cut(string(x.request.Head.Target), "?")
+	values, _ := url.ParseQuery(query) // as url.URL.Query
+	v, ok := values[name]
+	if !ok {
+		return "", false
+	}
+	return v[0], true
+}
+
+// Begin implements eventloop.Policy.
+func (o *ordinary) Begin(r *eventloop.Request) eventloop.Exchange {
+	s := o.server
+	x, _ := s.spare.Get().(*ordinaryExchange)
+	if x == nil {
+		x = &ordinaryExchange{}
+	}
+	x.server, x.port, x.request, x.client, x.tls = s, o.port, r, r.Client, r.TLS
+	x.remember(r.Head)
+	ok := x.route(r) && x.judge(r)
+	x.request = nil
+	if !ok {
+		x.recycle()
+		return nil
+	}
+	x.start = time.Now()
+	x.trusted = s.trusts(r.Client)
+	s.metrics.inFlight.Inc()
+	return x
+}
+
+// Refused implements eventloop.Policy.
+func (o *ordinary) Refused(client netip.AddrPort, status int) {
+	s := o.server
+	s.metrics.of(nil).observe(status, 0)
+	if s.access != nil {
+		s.access.write(&logLine{start: time.Now(), client: client.String(), protocol: "HTTP/1.1", status: status})
+	}
+}
+
+// remember copies what is needed after the request's bytes are gone.
+func (x *ordinaryExchange) remember(h *http1.Head) {
+	host := h.Host
+	if colon := strings.LastIndexByte(unsafeString(host), ':'); colon >= 0 && host[len(host)-1] != ']' {
+		host = host[:colon]
+	}
+	if n := len(host); n > 0 && host[n-1] == '.' {
+		host = host[:n-1]
+	}
+	b := append(x.text[:0], host...)
+	for i, c := range b {
+		if c >= 'A' && c <= 'Z' {
+			b[i] = c | 0x20
+		}
+	}
+	b = append(b, h.Method...)
+	b = append(b, h.Path...)
+	b = append(b, h.UserAgent...)
+	x.text = b
+	all := unsafeString(b)
+	cut := func(n int) (part string) {
+		part, all = all[:n], all[n:]
+		return part
+	}
+	x.host, x.method, x.path, x.agent = cut(len(host)), cut(len(h.Method)), cut(len(h.Path)), cut(len(h.UserAgent))
+}
+
+// unsafeString is a view of bytes that do not change as long as it is used.
+func unsafeString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// route finds the rule and the backend.
+func (x *ordinaryExchange) route(r *eventloop.Request) bool {
+	table := x.server.table.Load()
+	if r.TLS && r.ServerName != "" && !table.SameListener(x.port.number, strings.ToLower(r.ServerName), x.host) {
+		return false
+	}
+	hit, ok := table.Lookup(x.port.number, x.host, x.method, x.path, x)
+	if !ok {
+		return false
+	}
+	x.rule, x.prefix = hit.Rule, hit.Prefix
+	x.info = x.server.metrics.of(x.rule)
+	if !x.info.ordinary {
+		return false
+	}
+	x.backend = choose(x.rule.Backends)
+	if x.backend == nil || x.backend.Invalid != "" {
+		return false
+	}
+	x.pool = x.server.upstreams.get(x.backend.Service)
+	list := x.pool.list()
+	return len(list) > 0 && list[0].protocol == route.HTTP1
+}
+
+// judge finds out whether the request may be sent twice.
+func (x *ordinaryExchange) judge(r *eventloop.Request) bool {
+	if x.repeatable = idempotent(x.method); x.repeatable {
+		return true
+	}
+	// A client that wants its request repeated needs its body held.
+	_, wanted := r.Head.Lookup(r.Raw, idempotencyKey)
+	return !wanted
+}
+
+// isOrdinary tells whether the event loop can carry a rule's requests.
+func isOrdinary(r *route.Rule) bool {
+	if r.Invalid != "" || r.Redirect != nil || r.RequestTimeout > 0 || r.BackendTimeout > 0 {
+		return false
+	}
+	plain := func(f *route.Filters) bool {
+		for _, c := range []*route.HeaderChange{&f.Request, &f.Response} {
+			for _, h := range append(append([]route.Header(nil), c.Set...), c.Add...) {
+				if governed(h.Name) {
+					return false
+				}
+			}
+			for _, name := range c.Remove {
+				if governed(name) {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	for i := range r.Backends {
+		if !plain(&r.Backends[i].Filters) {
+			return false
+		}
+	}
+	return plain(&r.Filters)
+}
+
+// governed tells whether a header is the proxy's own business: how a filter on
+// it combines with that is left to handler.
+func governed(name string) bool {
+	switch name = strings.ToLower(name); name {
+	case "host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "forwarded":
+		return true
+	}
+	return strings.HasPrefix(name, "x-forwarded-") || strings.HasPrefix(name, "proxy-")
+}
+
+// Next implements eventloop.Exchange.
+func (x *ordinaryExchange) Next() *eventloop.Backend {
+	x.release()
+	if len(x.tried) == maxAttempts {
+		return nil
+	}
+	e := x.pool.acquire(x.tried)
+	if e == nil {
+		return nil
+	}
+	if len(x.tried) > 0 {
+		x.server.metrics.retries.Inc()
+	}
+	x.endpoint, x.tried = e, append(x.tried, e)
+	return e.loop
+}
+
+func (x *ordinaryExchange) release() {
+	if x.endpoint != nil {
+		x.endpoint.inFlight.Add(-1)
+		x.endpoint = nil
+	}
+}
+
+// Repeatable implements eventloop.Exchange.
+func (x *ordinaryExchange) Repeatable() bool { return x.repeatable }
+
+// AppendRequest implements eventloop.Exchange.
+func (x *ordinaryExchange) AppendRequest(b []byte, r *eventloop.Request) []byte {
+	h := r.Head
+	filters := []*route.Filters{&x.rule.Filters, &x.backend.Filters}
+	if !x.info.filtered {
+		filters = nil
+	}
+	b = append(append(b, h.Method...), ' ')
+	b = append(x.appendTarget(b, h, filters), " HTTP/1.1\r\n"...)
+	host := ""
+	for _, f := range filters {
+		if f.Rewrite != nil && f.Rewrite.Host != "" {
+			host = f.Rewrite.Host
+		}
+	}
+	if len(filters) == 0 {
+		b = h.AppendFields(b, r.Raw)
+	} else {
+		b = h.AppendFieldsExcept(b, r.Raw, func(name []byte) bool {
+			return host != "" && len(name) == 4 && strings.EqualFold(unsafeString(name), "host") ||
+				changes(filters, name, requestChange)
+		})
+		if host != "" {
+			b = append(append(append(b, "Host: "...), host...), "\r\n"...)
+		}
+		b = appendChanges(b, filters, requestChange)
+	}
+	return x.appendForwarded(b, h)
+}
+
+// appendTarget appends the request's target as the backend sees it.
+func (x *ordinaryExchange) appendTarget(b []byte, h *http1.Head, filters []*route.Filters) []byte {
+	path, changed := x.path, false
+	for _, f := range filters {
+		if f.Rewrite != nil && f.Rewrite.Path != nil {
+			path, _ = changePath(f.Rewrite.Path, path, path, x.prefix)
+			changed = true
+		}
+	}
+	if !changed {
+		return append(b, h.Target...)
+	}
+	b = append(b, (&url.URL{Path: path}).EscapedPath()...)
+	return append(b, h.Target[len(h.Path):]...)
+}
+
+// appendForwarded appends the X-Forwarded-* headers. What the client sent of
+// them counts only if it is a trusted proxy itself.
+func (x *ordinaryExchange) appendForwarded(b []byte, h *http1.Head) []byte {
+	b = append(b, "X-Forwarded-For: "...)
+	if x.trusted && len(h.ForwardedFor) > 0 {
+		b = append(append(b, h.ForwardedFor...), ", "...)
+	}
+	b = x.client.Addr().AppendTo(b)
+	b = append(b, "\r\nX-Forwarded-Host: "...)
+	if x.trusted && len(h.ForwardedHost) > 0 {
+		b = append(b, h.ForwardedHost...)
+	} else {
+		b = append(b, h.Host...)
+	}
+	b = append(b, "\r\nX-Forwarded-Proto: "...)
+	switch {
+	case x.trusted && len(h.ForwardedProto) > 0:
+		b = append(b, h.ForwardedProto...)
+	case x.tls:
+		b = append(b, "https"...)
+	default:
+		b = append(b, "http"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// AppendResponse implements eventloop.Exchange.
+func (x *ordinaryExchange) AppendResponse(b, raw []byte, h *http1.Head) []byte {
+	b = http1.AppendStatus(b, raw)
+	if !x.info.filtered {
+		return h.AppendFields(b, raw)
+	}
+	filters := []*route.Filters{&x.backend.Filters, &x.rule.Filters}
+	b = h.AppendFieldsExcept(b, raw, func(name []byte) bool { return changes(filters, name, responseChange) })
+	return appendChanges(b, filters, responseChange)
+}
+
+// AppendFailure implements eventloop.Exchange.
+func (x *ordinaryExchange) AppendFailure(b []byte, f eventloop.Failure) []byte {
+	status, detail, more := http.StatusBadGateway, "the backend could not be reached or broke the connection", ""
+	if f == eventloop.NoBackend {
+		status, more = http.StatusServiceUnavailable, "Retry-After: 1\r\n"
+		detail = fmt.Sprintf("Service %s has no endpoint that is ready", x.backend.Service)
+	}
+	body := problemDocument(status, detail)
+	return fmt.Appendf(b, "HTTP/1.1 %d %s\r\n%sContent-Type: application/problem+json\r\nContent-Length: %d\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n%s",
+		status, http.StatusText(status), more, len(body), body)
+}
+
+// End implements eventloop.Exchange.
+func (x *ordinaryExchange) End(status int, sent int64) {
+	if status == 0 {
+		status = statusClientGone
+	}
+	took := time.Since(x.start)
+	s := x.server
+	s.metrics.inFlight.Dec()
+	x.info.observe(status, took)
+	if s.access != nil {
+		line := logLine{
+			start: x.start, client: x.client.String(), method: x.method, host: x.host, path: x.path,
+			protocol: "HTTP/1.1", status: status, bytes: sent, took: took, route: x.rule.Route, agent: x.agent,
+		}
+		if n := len(x.tried); n > 0 {
+			line.endpoint = x.tried[n-1].host
+		}
+		s.access.write(&line)
+	}
+	x.release()
+	x.recycle()
+}
+
+// recycle keeps the exchange's memory for another one.
+func (x *ordinaryExchange) recycle() {
+	s := x.server
+	clear(x.tried)
+	*x = ordinaryExchange{text: x.text[:0], tried: x.tried[:0]}
+	s.spare.Put(x)
+}
+
+func requestChange(f *route.Filters) *route.HeaderChange  { return &f.Request }
+func responseChange(f *route.Filters) *route.HeaderChange { return &f.Response }
+
+// changes tells whether filters replace or remove a field.
+func changes(filters []*route.Filters, name []byte, which func(*route.Filters) *route.HeaderChange) bool {
+	for _, f := range filters {
+		c := which(f)
+		for i := range c.Set {
+			if strings.EqualFold(c.Set[i].Name, unsafeString(name)) {
+				return true
+			}
+		}
+		for _, remove := range c.Remove {
+			if strings.EqualFold(remove, unsafeString(name)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// appendChanges appends the fields that filters set and add. What a later one
+// sets or removes is left out of an earlier one.
+func appendChanges(b []byte, filters []*route.Filters, which func(*route.Filters) *route.HeaderChange) []byte {
+	h := http.Header{}
+	for _, f := range filters {
+		change(h, which(f))
+	}
+	for name, values := range h {
+		for _, v := range values {
+			b = append(append(append(append(b, name...), ": "...), v...), "\r\n"...)
+		}
+	}
+	return b
+}
+
+// idempotent is RFC 9110, section 9.2.2.
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete, http.MethodTrace:
+		return true
+	}
+	return false
+}
