@@ -182,7 +182,7 @@ func (b *build) mounts() ([]runtime.Mount, error) {
 	if b.pod.Spec.HostIPC {
 		shm = "/dev/shm"
 	}
-	etc := b.n.paths.podEtc(b.pod.UID)
+	etc := pins.etcPath()
 	readOnly := b.c.SecurityContext != nil && isTrue(b.c.SecurityContext.ReadOnlyRootFilesystem)
 	for target, source := range map[string]string{
 		"/dev/shm":         shm,
@@ -266,13 +266,12 @@ func propagation(p *v1.MountPropagationMode) string {
 // makeTerminationLog makes the file that becomes the termination message. Any
 // user of the container may write to it.
 func makeTerminationLog(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o666)
+	if err != nil {
 		return fmt.Errorf("make termination log: %w", err)
 	}
-	if err := os.WriteFile(path, nil, 0o666); err != nil {
-		return fmt.Errorf("make termination log: %w", err)
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
+	err = f.Chmod(0o666) // whatever the umask
+	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("make termination log: %w", err)
 	}
 	return nil

@@ -274,9 +274,14 @@ func (f *fakeNetwork) attached() int   { f.mu.Lock(); defer f.mu.Unlock(); retur
 // noKernel makes directories where the real one makes mounts.
 type noKernel struct{}
 
-func (noKernel) mountMemory(string) error { return nil }
-func (noKernel) pin(p pins) error         { return os.MkdirAll(p.dir, 0o755) }
-func (noKernel) unpin(dir string) error   { return os.RemoveAll(dir) }
+func (noKernel) mountMemory(string, string) error { return nil }
+func (noKernel) unpin(dir string) error           { return os.RemoveAll(dir) }
+func (noKernel) pin(p pins) error {
+	if err := os.MkdirAll(p.shared(), 0o755); err != nil {
+		return err
+	}
+	return p.directories()
+}
 
 type noTokens struct{}
 

@@ -83,7 +83,7 @@ func newNode(cfg Config, client kubernetes.Interface, tokens volume.Tokens) (*No
 		paths:      paths{data: cfg.DataDir},
 		host:       h,
 		client:     client,
-		kernel:     hostKernel{},
+		kernel:     &hostKernel{},
 		prober:     probe.NewProber(),
 		hookClient: hookClient(),
 		heavy:      semaphore.NewWeighted(int64(heavyWork())),
@@ -151,14 +151,18 @@ func (n *Node) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// prepare makes the directories and the tmpfs for secrets.
+// prepare makes the directories and mounts what must not be on the disk: secrets,
+// and what a sandbox is made of.
 func (n *Node) prepare() error {
 	for _, dir := range []string{n.paths.pods(), n.paths.logs(), n.paths.memory(), n.paths.sandboxes()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("make node directories: %w", err)
 		}
 	}
-	return n.kernel.mountMemory(n.paths.memory())
+	if err := n.kernel.mountMemory("gantry-sandboxes", n.paths.sandboxes()); err != nil {
+		return err
+	}
+	return n.kernel.mountMemory("gantry-secrets", n.paths.memory())
 }
 
 func (n *Node) startServices(ctx context.Context) cache.InformerSynced {

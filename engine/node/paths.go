@@ -14,19 +14,23 @@ import (
 // paths names everything the node keeps below the data directory.
 type paths struct{ data string }
 
-func (p paths) pods() string                { return filepath.Join(p.data, "pods") }
-func (p paths) pod(uid types.UID) string    { return filepath.Join(p.pods(), string(uid)) }
-func (p paths) podEtc(uid types.UID) string { return filepath.Join(p.pod(uid), "etc") }
+func (p paths) pods() string             { return filepath.Join(p.data, "pods") }
+func (p paths) pod(uid types.UID) string { return filepath.Join(p.pods(), string(uid)) }
 
 // memory is one tmpfs for all that must not reach the disk: secrets and tokens.
 func (p paths) memory() string { return filepath.Join(p.data, "run", "memory") }
 
-// sandbox holds a pod's pinned namespaces and what is known about them. It may
-// vanish at a reboot, like the namespaces.
+// sandboxes is one tmpfs. A sandbox holds a pod's pinned namespaces, what is known
+// about them and the files that its containers share. It vanishes at a reboot,
+// like the namespaces.
 func (p paths) sandboxes() string            { return filepath.Join(p.data, "run", "sandbox") }
 func (p paths) sandbox(uid types.UID) string { return filepath.Join(p.sandboxes(), string(uid)) }
+
+// pause is the root directory of the processes that hold shared PID namespaces.
+func (p paths) pause() string { return filepath.Join(p.data, "run", "pause") }
+
 func (p paths) terminationLog(uid types.UID, containerID string) string {
-	return filepath.Join(p.pod(uid), "termination", containerID)
+	return filepath.Join(pins{dir: p.sandbox(uid)}.terminationDir(), containerID)
 }
 
 func (p paths) logs() string { return filepath.Join(p.data, "logs", "pods") }

@@ -23,7 +23,7 @@ func (n *Node) startPause(ctx context.Context, pod *v1.Pod, s *sandbox, handler 
 	if err := n.cfg.Driver.Remove(ctx, id); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove stale pause process: %w", err)
 	}
-	root := filepath.Join(n.paths.sandbox(pod.UID), "pause")
+	root := n.paths.pause()
 	if err := writePause(root); err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (n *Node) startPause(ctx context.Context, pod *v1.Pod, s *sandbox, handler 
 		},
 		Hostname:       s.Hostname,
 		Rootfs:         root,
-		ReadOnlyRootfs: false,
+		ReadOnlyRootfs: true,
 		Args:           []string{"/pause"},
 		Cwd:            "/",
 		User:           runtime.User{UID: 65535, GID: 65535},
@@ -54,15 +54,32 @@ func (n *Node) startPause(ctx context.Context, pod *v1.Pod, s *sandbox, handler 
 	return nil
 }
 
+// writePause makes the root directory that all pause processes share. Nobody can
+// write to it from inside, and a new process finds what a former one wrote.
 func writePause(root string) error {
 	program, err := pauseProgram(goruntime.GOARCH)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	path := filepath.Join(root, "pause")
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, program) {
+		return nil
+	}
+	for _, mountPoint := range []string{"proc", "sys", "dev"} { // who runs in a user namespace cannot make them
+		if err := os.MkdirAll(filepath.Join(root, mountPoint), 0o755); err != nil {
+			return fmt.Errorf("write pause program: %w", err)
+		}
+	}
+	f, err := os.CreateTemp(root, "new-")
+	if err != nil {
 		return fmt.Errorf("write pause program: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(root, "pause"), program, 0o755); err != nil {
+	defer os.Remove(f.Name())
+	_, err = f.Write(program)
+	if err := errors.Join(err, f.Chmod(0o755), f.Close()); err != nil {
+		return fmt.Errorf("write pause program: %w", err)
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
 		return fmt.Errorf("write pause program: %w", err)
 	}
 	return nil

@@ -7,14 +7,17 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/gantryhq/gantry/engine/node/volume"
 )
 
-// pins is what keeps a sandbox's namespaces alive without a process: bind mounts
-// of them under dir, and the /dev/shm that its containers share.
+// pins is what keeps a sandbox alive without a process. Everything is on one
+// tmpfs of the pod's own, dir/shared: bind mounts of the namespaces, and the files
+// that its containers share and may write to, which can fill nobody else's. To
+// unmount that one is to end them all.
 type pins struct {
 	dir      string
 	hostname string
@@ -22,36 +25,102 @@ type pins struct {
 	sysctls  map[string]string // of the IPC namespace; the network sets its own
 }
 
-func (p pins) utsPath() string { return filepath.Join(p.dir, "uts") }
-func (p pins) ipcPath() string { return filepath.Join(p.dir, "ipc") }
-func (p pins) shmPath() string { return filepath.Join(p.dir, "shm") }
+func (p pins) shared() string         { return filepath.Join(p.dir, "shared") }
+func (p pins) utsPath() string        { return filepath.Join(p.shared(), "uts") }
+func (p pins) ipcPath() string        { return filepath.Join(p.shared(), "ipc") }
+func (p pins) shmPath() string        { return filepath.Join(p.shared(), "shm") }
+func (p pins) etcPath() string        { return filepath.Join(p.shared(), "etc") }
+func (p pins) terminationDir() string { return filepath.Join(p.shared(), "termination") }
 
-const shmBytes = 64 << 20
+// sharedBytes bounds /dev/shm, as the container runtimes of Kubernetes do, and
+// with it the few small files beside it.
+const sharedBytes = 64 << 20
 
-// make creates the namespaces from a thread of its own, which ends with it.
-func (p pins) make() error {
-	if err := os.MkdirAll(p.dir, 0o711); err != nil {
-		return fmt.Errorf("pin namespaces: %w", err)
+// directories makes those below shared.
+func (p pins) directories() error {
+	for _, d := range []string{p.etcPath(), p.terminationDir()} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return fmt.Errorf("make sandbox: %w", err)
+		}
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is spoilt and ends here
-		done <- p.onThread()
-	}()
-	if err := <-done; err != nil {
-		return fmt.Errorf("pin namespaces: %w", err)
-	}
-	if !p.ipc {
-		return nil
-	}
-	if err := os.Mkdir(p.shmPath(), 0o777); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(p.shmPath(), 0o777); err != nil {
 		return fmt.Errorf("make /dev/shm: %w", err)
 	}
-	opts := fmt.Sprintf("mode=1777,size=%d", shmBytes)
-	if err := unix.Mount("shm", p.shmPath(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts); err != nil {
-		return fmt.Errorf("mount /dev/shm: %w", err)
+	if err := os.Chmod(p.shmPath(), 0o777|os.ModeSticky); err != nil {
+		return fmt.Errorf("make /dev/shm: %w", err)
 	}
 	return nil
+}
+
+// make mounts the tmpfs and creates the namespaces.
+func (p pins) make(makers *makers) error {
+	if err := os.MkdirAll(p.shared(), 0o711); err != nil {
+		return fmt.Errorf("make sandbox: %w", err)
+	}
+	opts := fmt.Sprintf("mode=0711,size=%d", sharedBytes)
+	if err := unix.Mount("gantry-pod", p.shared(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts); err != nil {
+		return fmt.Errorf("mount the pod's tmpfs: %w", err)
+	}
+	if err := p.directories(); err != nil {
+		return err
+	}
+	if !p.uts && !p.ipc {
+		return nil
+	}
+	if err := makers.do(p.onThread); err != nil {
+		return fmt.Errorf("pin namespaces: %w", err)
+	}
+	return nil
+}
+
+// makers are threads that create namespaces. Each belongs to the ones it created
+// last, so nothing else may run on it. Threads are kept because a new one costs
+// more than the namespaces. The zero value is ready.
+type makers struct {
+	mu   sync.Mutex
+	idle []chan<- creation
+}
+
+type creation struct {
+	work func() error
+	done chan<- error
+}
+
+const maxIdleMakers = 2
+
+// do runs work on a thread of its own.
+func (m *makers) do(work func() error) error {
+	m.mu.Lock()
+	var maker chan<- creation
+	if n := len(m.idle); n > 0 {
+		maker, m.idle = m.idle[n-1], m.idle[:n-1]
+	}
+	m.mu.Unlock()
+	if maker == nil {
+		maker = newMaker()
+	}
+	done := make(chan error)
+	maker <- creation{work, done}
+	err := <-done
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil || len(m.idle) >= maxIdleMakers {
+		close(maker) // its thread ends with it
+	} else {
+		m.idle = append(m.idle, maker)
+	}
+	return err
+}
+
+func newMaker() chan<- creation {
+	work := make(chan creation)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread is spoilt for everything else
+		for c := range work {
+			c.done <- c.work()
+		}
+	}()
+	return work
 }
 
 func (p pins) onThread() error {
@@ -62,10 +131,8 @@ func (p pins) onThread() error {
 	if p.ipc {
 		flags |= unix.CLONE_NEWIPC
 	}
-	if flags != 0 {
-		if err := unix.Unshare(flags); err != nil {
-			return fmt.Errorf("unshare: %w", err)
-		}
+	if err := unix.Unshare(flags); err != nil {
+		return fmt.Errorf("unshare: %w", err)
 	}
 	for name, value := range p.sysctls {
 		path := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
@@ -88,11 +155,11 @@ func (p pins) onThread() error {
 }
 
 func bindNamespace(kind, path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o444)
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_RDONLY|unix.O_CLOEXEC, 0o444)
 	if err != nil {
-		return err
+		return fmt.Errorf("make %s: %w", path, err)
 	}
-	f.Close()
+	unix.Close(fd)
 	source := fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), kind)
 	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s namespace: %w", kind, err)
@@ -115,12 +182,11 @@ func enterNetNS(path string) error {
 
 // unpin removes a sandbox directory with all that is mounted in it.
 func unpin(dir string) error {
-	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	// The common names first: that spares reading the table of all mounts.
-	for _, name := range []string{"uts", "ipc", "shm"} {
-		_ = unix.Unmount(filepath.Join(dir, name), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	err := unix.Unmount(pins{dir: dir}.shared(), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
 	}
 	if err := os.RemoveAll(dir); err == nil {
 		return nil

@@ -58,10 +58,7 @@ func (n *Node) writePodFiles(pod *v1.Pod, s *sandbox) error {
 	if err != nil {
 		return err
 	}
-	dir := n.paths.podEtc(pod.UID)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("write pod files: %w", err)
-	}
+	dir := pins{dir: n.paths.sandbox(pod.UID)}.etcPath()
 	for name, data := range map[string][]byte{"hosts": hosts, "resolv.conf": resolv, "hostname": []byte(s.Hostname + "\n")} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return fmt.Errorf("write pod files: %w", err)

@@ -91,7 +91,7 @@ func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod, handler string) (
 
 // complete reports whether the pins of a saved sandbox are still there.
 func (s *sandbox) complete(dir string) bool {
-	for _, path := range []string{s.NetNS, s.PIDNS} {
+	for _, path := range []string{s.NetNS, s.PIDNS, pins{dir: dir}.etcPath()} {
 		if path == "" {
 			continue
 		}
@@ -99,8 +99,7 @@ func (s *sandbox) complete(dir string) bool {
 			return false
 		}
 	}
-	_, err := os.Stat(dir)
-	return err == nil
+	return true
 }
 
 // adoptNetwork has the network know the pod again after a restart.
