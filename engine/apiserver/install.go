@@ -64,6 +64,7 @@ func newAPIGroups(serializer runtime.NegotiatedSerializer, address string, admit
 		equivalent: runtime.NewEquivalentResourceRegistry(),
 	}
 	g.container.Router(restful.CurlyRouter{})
+	g.container.ServiceErrorHandler(refuseAsStatus(serializer))
 	g.untracked.Router(restful.CurlyRouter{})
 	addresses := discovery.DefaultAddresses{DefaultAddress: address}
 	root := discovery.NewRootAPIsHandler(addresses, serializer)

@@ -355,7 +355,7 @@ func (s *Storage) atLeast(resourceVersion string, revision uint64) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
 	if minimum > revision {
-		return storage.NewTooLargeResourceVersionError(minimum, revision, 0)
+		return storage.NewTooLargeResourceVersionError(minimum, revision, 1)
 	}
 	return nil
 }
@@ -468,7 +468,7 @@ func (s *Storage) fill(ctx context.Context, view *store.View, prefix, start stri
 func (s *Storage) listError(err error, at uint64, opts storage.ListOptions, start, prefix string) error {
 	switch {
 	case errors.Is(err, store.ErrFutureRevision):
-		return storage.NewTooLargeResourceVersionError(at, s.store.Revision(), 0)
+		return storage.NewTooLargeResourceVersionError(at, s.store.Revision(), 1)
 	case !errors.Is(err, store.ErrCompacted):
 		return s.writeError(err)
 	case opts.Predicate.Continue == "":
