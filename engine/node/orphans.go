@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,13 +14,47 @@ import (
 	"github.com/gantryhq/gantry/engine/node/runtime"
 )
 
+// orphanRetry is how long the removal of an orphan that failed is left alone.
+const orphanRetry = 10 * time.Second
+
 // removeOrphans removes what belongs to no pod of the API: containers, sandboxes
-// and directories of pods that were deleted while nobody looked.
+// and directories of pods that were deleted while nobody looked. It returns when
+// there are none, or ctx ends.
 func (n *Node) removeOrphans(ctx context.Context) {
+	orphans := n.takeOrphans()
+	n.unmountRoots(ctx, func(id string) bool {
+		uid, isVolume := imageVolumePod(id)
+		_, orphaned := orphans[uid]
+		return isVolume && orphaned
+	})
+	n.removeOrphanLogs()
+	for {
+		for uid, states := range orphans {
+			if err := n.removeOrphan(ctx, uid, states); err == nil {
+				delete(orphans, uid)
+			} else if ctx.Err() == nil {
+				n.log.Warn("remove orphaned pod; trying again", "uid", uid, "error", err)
+			}
+		}
+		if len(orphans) == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(orphanRetry):
+		}
+	}
+}
+
+// takeOrphans finds pods without a worker by their containers and directories: a
+// process that was killed while it made or removed one may have left any of them.
+func (n *Node) takeOrphans() map[types.UID][]runtime.State {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	orphans := n.found
 	n.found = map[types.UID][]runtime.State{}
-	for _, dir := range []string{n.paths.pods(), n.paths.sandboxes()} {
+	for _, dir := range []string{n.paths.pods(), n.paths.sandboxes(), n.paths.memory()} {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
 			if uid := types.UID(e.Name()); orphans[uid] == nil && n.workers[uid] == nil {
@@ -27,25 +62,18 @@ func (n *Node) removeOrphans(ctx context.Context) {
 			}
 		}
 	}
-	n.mu.Unlock()
-	for uid, states := range orphans {
-		ids := make([]string, len(states))
-		for i, st := range states {
-			ids[i] = st.ID
-		}
-		pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}}
-		if err := n.tearDown(ctx, pod, ids); err != nil && ctx.Err() == nil {
-			n.log.Warn("remove orphaned pod", "uid", uid, "error", err)
-			continue
-		}
-		_ = os.RemoveAll(n.paths.pod(uid))
+	return orphans
+}
+
+func (n *Node) removeOrphan(ctx context.Context, uid types.UID, states []runtime.State) error {
+	ids := make([]string, len(states))
+	for i, st := range states {
+		ids[i] = st.ID
 	}
-	n.unmountRoots(ctx, func(id string) bool {
-		uid, isVolume := imageVolumePod(id)
-		_, orphaned := orphans[uid]
-		return isVolume && orphaned
-	})
-	n.removeOrphanLogs()
+	if err := n.tearDown(ctx, &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}}, ids); err != nil {
+		return err
+	}
+	return os.RemoveAll(n.paths.pod(uid))
 }
 
 // ourRoot matches the ids that [containerID] makes; other roots in the store are

@@ -71,6 +71,10 @@ func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod, handler string) (
 	if err := n.kernel.unpin(dir); err != nil {
 		return nil, err
 	}
+	// First the directory: by it a pod is found that was deleted while nobody looked.
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("make sandbox: %w", err)
+	}
 	s := &sandbox{ID: newSandboxID(), BootID: n.host.BootID, Hostname: podHostname(pod, n.host.Hostname)}
 	if err := n.attach(ctx, pod, s); err != nil {
 		return nil, err

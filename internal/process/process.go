@@ -92,11 +92,13 @@ func (h Handle) Wait(ctx context.Context) error {
 
 // open returns a pidfd, or -1 when the process has ended.
 func (h Handle) open() (int, error) {
-	if h.PID <= 0 {
+	if !h.Alive() {
 		return -1, nil
 	}
 	fd, err := unix.PidfdOpen(h.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
+	// The number of a process that has gone may be a thread's now, which is refused
+	// with ENOENT, or EINVAL by older kernels.
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
 		return -1, nil
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 	"time"
 
@@ -68,4 +69,31 @@ func TestTheZeroHandleIsNoProcess(t *testing.T) {
 	if self.Alive() {
 		t.Error("a handle outlives a reboot")
 	}
+}
+
+// TestANumberThatIsAThreadNow: the kernel gives threads the numbers of processes
+// that have gone.
+func TestANumberThatIsAThreadNow(t *testing.T) {
+	entries, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		tid, err := strconv.Atoi(e.Name())
+		if err != nil || tid == os.Getpid() {
+			continue
+		}
+		h, err := Find(tid)
+		if err != nil {
+			continue // the thread has ended
+		}
+		if err := h.Wait(t.Context()); err != nil {
+			t.Errorf("wait for a number that is a thread's: %v", err)
+		}
+		if err := h.Signal(0); err != nil {
+			t.Errorf("signal a number that is a thread's: %v", err)
+		}
+		return
+	}
+	t.Skip("this process has one thread")
 }

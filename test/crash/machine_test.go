@@ -45,6 +45,9 @@ func machineMain(bootID string, command []string) error {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
+	if err := dropForeignMounts(); err != nil {
+		return err
+	}
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM)
 	go func() { <-term; os.Exit(0) }()
@@ -68,6 +71,21 @@ func machineMain(bootID string, command []string) error {
 			return err
 		}
 	}
+}
+
+// dropForeignMounts lets go of the mounts of other instances, which the new
+// namespace has copies of: they would live as long as the machine.
+func dropForeignMounts() error {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(table)) {
+		if point := strings.Fields(line)[4]; strings.HasPrefix(point, os.TempDir()+"/") {
+			_ = unix.Unmount(point, unix.MNT_DETACH) // it may have gone with another
+		}
+	}
+	return nil
 }
 
 // machine is an instance that has a computer for itself.

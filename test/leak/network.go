@@ -72,7 +72,7 @@ const mostSpares = 64
 // their pod's, and more than mostSpares are nobody's.
 func (i *inventory) spares(leases map[string]lease) map[string]netip.Addr {
 	out := map[string]netip.Addr{}
-	for _, pin := range names(filepath.Join(i.dir, "run/netns")) {
+	for _, pin := range names(filepath.Join(i.seen, "run/netns")) {
 		addr, unique, ok := strings.Cut(pin, "-v1-")
 		ip, err := netip.ParseAddr(addr)
 		l, leased := leases["gv"+unique]
@@ -110,6 +110,11 @@ func (i *inventory) rules() error {
 	}
 	seen := map[netip.Addr]bool{plan.PodCIDR.Masked().Addr(): true, plan.ServiceCIDR.Masked().Addr(): true}
 	seen[plan.PodCIDR.Masked().Addr().Next()] = true // the host's own
+	dns := plan.ServiceCIDR.Masked().Addr()
+	for range 10 {
+		dns = dns.Next()
+	}
+	seen[dns] = true // it has no Service
 	for _, text := range addresses.FindAllString(string(out), -1) {
 		ip, err := netip.ParseAddr(text)
 		if err != nil || seen[ip] || !plan.PodCIDR.Contains(ip) && !plan.ServiceCIDR.Contains(ip) {

@@ -13,17 +13,19 @@ import (
 // the long-lived ones among them hold open.
 func (i *inventory) processes() error {
 	table := processTable()
-	ours := map[int]bool{}
 	for pid, p := range table {
 		if i.inside[pid] || !i.mentions(p.args) {
 			continue
 		}
-		ours[pid] = true
+		i.ours[pid] = true
+		if len(p.args) > 1 && p.args[1] == "serve" {
+			i.seen = filepath.Join("/proc", strconv.Itoa(pid), "root", i.dir)
+		}
 		i.add(owned("process", strconv.Itoa(pid)+" "+strings.Join(p.args, " ")))
 		i.descriptors(pid, p)
 	}
 	for pid, p := range table {
-		if !ours[p.parent] || ours[pid] || p.state == "X" {
+		if p.parent == os.Getpid() || !i.ours[p.parent] || i.ours[pid] || p.state == "X" {
 			continue
 		}
 		name := strconv.Itoa(pid) + " (" + p.name + "), child of " + strconv.Itoa(p.parent)
@@ -134,12 +136,13 @@ func hierarchies() []string {
 	return points
 }
 
-// mounts finds the mounts below the directory in every mount namespace: a process
-// that kept its old root would hold them long after they went from the host's.
+// mounts finds the mounts below the directory in the host's mount namespace and in
+// those of the instance's processes: one that kept its old root would hold them long
+// after they went from the host's.
 func (i *inventory) mounts() error {
 	seen := map[string]bool{}
 	for _, name := range names("/proc") {
-		if _, err := strconv.Atoi(name); err != nil {
+		if pid, err := strconv.Atoi(name); err != nil || !i.ours[pid] && !i.inside[pid] {
 			continue
 		}
 		namespace, err := os.Readlink("/proc/" + name + "/ns/mnt")

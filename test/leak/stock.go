@@ -19,7 +19,7 @@ func stock(dir string) ([]Thing, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := inventory{dir: dir, name: instanceName(dir)}
+	i := inventory{dir: dir, seen: dir, name: instanceName(dir), ours: map[int]bool{os.Getpid(): true}}
 	steps := []func() error{i.groups, i.processes, i.mounts, i.links, i.rules, i.leases, i.directories}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -32,9 +32,11 @@ func stock(dir string) ([]Thing, error) {
 // inventory collects the things of one instance.
 type inventory struct {
 	dir    string
+	seen   string // dir as `gantry serve` sees it, which may have mounts of its own
 	name   string // of its control group, bridge and nftables table
 	things []Thing
 	inside map[int]bool // processes in its control groups
+	ours   map[int]bool // processes that were told of dir, and this one
 }
 
 func (i *inventory) add(t Thing) { i.things = append(i.things, t) }
@@ -53,7 +55,7 @@ type lease struct {
 }
 
 func (i *inventory) readLeases() (map[string]lease, error) {
-	dir := filepath.Join(i.dir, "run", "network")
+	dir := filepath.Join(i.seen, "run", "network")
 	out := map[string]lease{}
 	for _, name := range names(dir) {
 		data, err := os.ReadFile(filepath.Join(dir, name))
@@ -99,7 +101,7 @@ func (i *inventory) directories() error {
 		{"log directory", "logs/pods", true},
 		{"volume", "volumes", false},
 	} {
-		for _, name := range names(filepath.Join(i.dir, d.dir)) {
+		for _, name := range names(filepath.Join(i.seen, d.dir)) {
 			t := owned(d.kind, d.dir+"/"+name)
 			t.Kept = d.kept
 			if t.Owner != "" {
