@@ -4,6 +4,7 @@
 #   make demo     build, start Gantry and run the example shop behind the gateway
 #   make test     all tests: unit, API contract, end to end with real containers
 #   make bench    scale-out 1→50 and CPU per pod
+#   make bench-gateway   the gateway's CPU per request beside nginx and HAProxy
 #   make conformance-kubernetes   upstream's own end-to-end suite (long)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make fmt      format and vet
@@ -49,6 +50,10 @@ bin/kubectl:
 
 bench: build
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
+
+.PHONY: bench-gateway
+bench-gateway:
+	$(GO) test -run '^$$' -bench BesidePeers -benchtime 1x -timeout 30m ./services/gateway/proxy
 
 conformance-kubernetes: build
 	@test/conformance/run
