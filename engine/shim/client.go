@@ -58,14 +58,23 @@ func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 // call sends one request and reads the first reply. The connection stays open;
 // ending ctx cancels the request, until stop is called.
 func (c *Client) call(ctx context.Context, req protocol.Request, files ...*os.File) (conn *net.UnixConn, reply protocol.Reply, stop func() bool, err error) {
+	conn, reply, received, stop, err := c.callFiles(ctx, req, files...)
+	for _, f := range received {
+		f.Close()
+	}
+	return conn, reply, stop, err
+}
+
+// callFiles is call for a reply that descriptors may come with.
+func (c *Client) callFiles(ctx context.Context, req protocol.Request, files ...*os.File) (conn *net.UnixConn, reply protocol.Reply, received []*os.File, stop func() bool, err error) {
 	conn, err = c.dial(ctx)
 	if err != nil {
-		return nil, reply, nil, fmt.Errorf("reach the container shim: %w", err)
+		return nil, reply, nil, nil, fmt.Errorf("reach the container shim: %w", err)
 	}
 	stop = context.AfterFunc(ctx, func() { cancel(conn, req.Op) })
 	req.Version = protocol.Version
 	if err = protocol.Write(conn, req, files...); err == nil {
-		reply, err = receive(conn)
+		reply, received, err = receiveFiles(conn)
 	}
 	if err != nil {
 		stop()
@@ -74,7 +83,7 @@ func (c *Client) call(ctx context.Context, req protocol.Request, files ...*os.Fi
 			err = ctx.Err()
 		}
 	}
-	return conn, reply, stop, err
+	return conn, reply, received, stop, err
 }
 
 // cancel ends a request. A start is ended by closing only our half, so that its
@@ -90,20 +99,35 @@ func cancel(conn *net.UnixConn, op string) {
 
 // receive reads one reply and turns its error into one of ours.
 func receive(conn *net.UnixConn) (protocol.Reply, error) {
-	var reply protocol.Reply
-	if _, err := protocol.Read(conn, &reply); err != nil {
-		return reply, fmt.Errorf("hear from the container shim: %w", err)
+	reply, files, err := receiveFiles(conn)
+	for _, f := range files {
+		f.Close() // nobody expects one
 	}
+	return reply, err
+}
+
+// receiveFiles is receive for a reply that descriptors may come with.
+func receiveFiles(conn *net.UnixConn) (protocol.Reply, []*os.File, error) {
+	var reply protocol.Reply
+	files, err := protocol.Read(conn, &reply)
+	if err != nil {
+		return reply, nil, fmt.Errorf("hear from the container shim: %w", err)
+	}
+	return reply, files, refusal(reply)
+}
+
+// refusal is the error in a reply, or nil.
+func refusal(reply protocol.Reply) error {
 	if e := reply.Error; e != nil {
 		switch e.Code {
 		case protocol.CodeNotFound:
-			return reply, fmt.Errorf("%w (%w)", e, fs.ErrNotExist)
+			return fmt.Errorf("%w (%w)", e, fs.ErrNotExist)
 		case protocol.CodeExists:
-			return reply, fmt.Errorf("%w (%w)", e, fs.ErrExist)
+			return fmt.Errorf("%w (%w)", e, fs.ErrExist)
 		}
-		return reply, e
+		return e
 	}
-	return reply, nil
+	return nil
 }
 
 // do is call for requests with one reply that can be sent twice: when the shim
@@ -181,7 +205,11 @@ func (c *Client) Can(ctx context.Context, feature string) (bool, error) {
 
 // Process is a process that Exec started. Close ends it if it still runs.
 type Process struct {
-	PID  int
+	PID int
+	// Terminal is the master side of a launched process's terminal, or nil. The
+	// caller closes it.
+	Terminal *os.File
+
 	conn *net.UnixConn
 	stop func() bool
 }
@@ -226,11 +254,22 @@ func (c *Client) Exec(ctx context.Context, id string, exec protocol.Exec, f File
 	for _, l := range launch {
 		names, files = append(names, l.Name), append(files, l.File)
 	}
-	conn, reply, stop, err := c.call(ctx, protocol.Request{Op: protocol.OpExec, ID: id, Exec: &exec, Files: names}, files...)
+	conn, reply, received, stop, err := c.callFiles(ctx, protocol.Request{Op: protocol.OpExec, ID: id, Exec: &exec, Files: names}, files...)
 	if err != nil {
 		return nil, err
 	}
-	return &Process{PID: reply.PID, conn: conn, stop: stop}, nil
+	p := &Process{PID: reply.PID, conn: conn, stop: stop}
+	if len(received) > 0 {
+		p.Terminal, err = protocol.Pollable(received[0])
+	}
+	for _, f := range received {
+		f.Close()
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
 }
 
 // Attach connects files to the container's streams until detach is called or

@@ -49,6 +49,12 @@ func (t *Tree) Update(path string, r *specs.LinuxResources) error {
 	if err == nil {
 		err = t.write(path, settings)
 	}
+	if errors.Is(err, unix.EINVAL) {
+		// A limit of memory may not exceed the one of memory and swap: when both
+		// rise, the second comes first.
+		slices.Reverse(settings)
+		err = t.write(path, settings)
+	}
 	if err != nil {
 		return fmt.Errorf("update cgroup %s: %w", path, err)
 	}

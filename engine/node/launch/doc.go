@@ -2,9 +2,10 @@
 // process and gantry-init turns it into what an OCI specification describes.
 // See packages shim, recipe and initd for the three who do it.
 //
-// A [Launcher] takes a specs.Spec as runc does. Create makes the control group
-// and everything else up to the execution of the program, Start lets it run;
-// or CreateAndStart does both at once. Exec starts a further process inside.
+// A [Launcher] takes a specs.Spec as runc does. Prepare translates it; Start then
+// makes the control group and everything else and runs the program. Create does
+// the same up to the execution, for which it waits until Release. Exec starts a
+// further process inside; it needs the [Prepared.Door] of the container.
 // The caller owns the container's directory below DIR/containers, which the
 // shim uses, and afterwards ends the processes and removes the group (package
 // cgroup) and the directory.

@@ -68,58 +68,70 @@ type IO struct {
 	StdinOnce bool
 }
 
-// CreateAndStart starts a container and returns when its program has been
-// executed.
-func (l *Launcher) CreateAndStart(ctx context.Context, id string, spec *specs.Spec, io IO) (protocol.State, error) {
-	return l.create(ctx, id, spec, io, false)
+// Prepared is a container that can be started.
+type Prepared struct {
+	launcher *Launcher
+	id       string
+	t        translation
+	recipe   *recipe.Recipe
 }
 
-// Create makes a container up to the execution of its program. Its state is
-// protocol.Held until Start.
-func (l *Launcher) Create(ctx context.Context, id string, spec *specs.Spec, io IO) (protocol.State, error) {
-	return l.create(ctx, id, spec, io, true)
+// Prepare translates a specification. Nothing is made yet.
+func (l *Launcher) Prepare(id string, spec *specs.Spec) (*Prepared, error) {
+	p := &Prepared{launcher: l, id: id, t: translation{spec: spec, cgroups: l.cgroups, filters: &l.filters}}
+	var err error
+	if p.recipe, err = p.t.recipe(id); err != nil {
+		return nil, fmt.Errorf("start container %q: %w", id, err)
+	}
+	return p, nil
 }
 
-// Start lets a created container run its program.
-func (l *Launcher) Start(ctx context.Context, id string) error { return l.shim.Release(ctx, id) }
+// Start makes the container and returns when its program has been executed.
+func (p *Prepared) Start(ctx context.Context, io IO) (protocol.State, error) {
+	return p.start(ctx, io, false)
+}
 
-func (l *Launcher) create(ctx context.Context, id string, spec *specs.Spec, io IO, hold bool) (protocol.State, error) {
-	none := protocol.State{}
+// Create makes the container up to the execution of its program. Its state is
+// protocol.Held until [Launcher.Release].
+func (p *Prepared) Create(ctx context.Context, io IO) (protocol.State, error) {
+	return p.start(ctx, io, true)
+}
+
+// Release lets a created container run its program.
+func (l *Launcher) Release(ctx context.Context, id string) error { return l.shim.Release(ctx, id) }
+
+func (p *Prepared) start(ctx context.Context, io IO, hold bool) (protocol.State, error) {
+	l, spec := p.launcher, p.t.spec
 	if err := l.checkShim(ctx); err != nil {
-		return none, err
+		return protocol.State{}, err
 	}
-	t := translation{spec: spec, cgroups: l.cgroups, filters: &l.filters}
-	r, err := t.recipe(id)
-	if err != nil {
-		return none, fmt.Errorf("start container %q: %w", id, err)
-	}
-	r.Hold = hold
+	p.recipe.Hold = hold
 	group := spec.Linux.CgroupsPath
 	release := l.cgroups.Use(group)
 	defer release()
 	if err := l.cgroups.Create(group, spec.Linux.Resources); err != nil {
-		return none, fmt.Errorf("start container %q: %w", id, err)
+		return protocol.State{}, fmt.Errorf("start container %q: %w", p.id, err)
 	}
-	file, err := write(r)
+	file, err := write(p.recipe)
 	if err != nil {
-		return none, fmt.Errorf("start container %q: %w", id, err)
+		return protocol.State{}, fmt.Errorf("start container %q: %w", p.id, err)
 	}
 	defer file.Close()
 	start := protocol.Start{
-		Launch:    l.request(group, t.cloneFlags),
+		Launch:    l.request(group, p.t.cloneFlags),
 		LogPath:   io.LogPath,
 		Stdin:     io.Stdin,
 		StdinOnce: io.StdinOnce,
-		OwnerUID:  int(t.rootUID()),
-		OwnerGID:  int(t.rootGID()),
+		OwnerUID:  int(p.t.rootUID()),
+		OwnerGID:  int(p.t.rootGID()),
 		OOMFile:   l.cgroups.OOMFile(group),
 	}
 	start.Launch.Hold = hold
 	start.Launch.Terminal = spec.Process.Terminal
-	if !t.ownPIDs {
+	if !p.t.ownPIDs {
 		start.LeftoverFile = l.cgroups.ProcsFile(group)
 	}
-	return l.shim.Start(ctx, id, start, startTimeout, l.files(file)...)
+	return l.shim.Start(ctx, p.id, start, startTimeout, l.files(file)...)
 }
 
 func (l *Launcher) checkShim(ctx context.Context) error {

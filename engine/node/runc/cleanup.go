@@ -57,6 +57,9 @@ func Cleanup(ctx context.Context, config Config) error {
 	if err := d.cgroups.Remove(ctx, d.cgroups.Root()); err != nil {
 		return err
 	}
+	if err := unmountBundles(d.bundlesDir()); err != nil {
+		return err
+	}
 	return removeTree(d.stateDir())
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -85,6 +86,9 @@ func New(config Config) (*Driver, error) {
 			return nil, err
 		}
 	}
+	if err := mountBundles(d.bundlesDir()); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := d.shim.Ensure(ctx); err != nil {
@@ -137,7 +141,11 @@ func rootCgroup(dataDir string) string {
 
 func (d *Driver) containersDir() string { return filepath.Join(d.runDir, protocol.ContainersDir) }
 func (d *Driver) stateDir() string      { return filepath.Join(d.runDir, "runc") }
-func (d *Driver) dir(id string) string  { return filepath.Join(d.containersDir(), id) }
+func (d *Driver) bundlesDir() string    { return filepath.Join(d.runDir, "bundles") }
+func (d *Driver) bundle(id string) string {
+	return filepath.Join(d.bundlesDir(), id)
+}
+func (d *Driver) dir(id string) string { return filepath.Join(d.containersDir(), id) }
 
 func (d *Driver) shimPath() (string, error) {
 	if d.config.ShimPath != "" {
@@ -189,6 +197,7 @@ func (d *Driver) Start(ctx context.Context, c *runtime.Container) (runtime.State
 	r, err := d.prepare(c, binary)
 	if err != nil {
 		os.RemoveAll(d.dir(c.ID))
+		os.RemoveAll(d.bundle(c.ID))
 		return runtime.State{}, fmt.Errorf("start container %q: %w", c.ID, err)
 	}
 	state, err := d.run(ctx, c, r)
@@ -227,8 +236,7 @@ func (d *Driver) unclaim(id string) {
 	delete(d.busy, id)
 }
 
-// prepare writes what is to be known of a container, and for an OCI runtime the
-// bundle.
+// prepare writes what is to be known of a container.
 func (d *Driver) prepare(c *runtime.Container, binary string) (*record, error) {
 	spec, err := d.specs.Spec(c)
 	if err != nil {
@@ -243,10 +251,18 @@ func (d *Driver) prepare(c *runtime.Container, binary string) (*record, error) {
 		LogPath: c.LogPath,
 		Stdin:   c.Stdin,
 		TTY:     c.TTY,
-		Process: spec.Process,
-		spec:    spec,
 	}
-	if err := os.Mkdir(d.dir(c.ID), 0o711); err != nil {
+	file, text := bundleName, []byte(nil)
+	if binary == Builtin {
+		launcher, err := d.launcher()
+		if err != nil {
+			return nil, err
+		}
+		if r.prepared, err = launcher.Prepare(c.ID, spec); err != nil {
+			return nil, err
+		}
+		file, text = doorName, r.prepared.Door()
+	} else if text, err = json.Marshal(spec); err != nil {
 		return nil, err
 	}
 	if c.LogPath != "" {
@@ -254,25 +270,25 @@ func (d *Driver) prepare(c *runtime.Container, binary string) (*record, error) {
 			return nil, err
 		}
 	}
-	if binary != Builtin {
-		if err := writeJSON(filepath.Join(d.dir(c.ID), "config.json"), spec); err != nil {
-			return nil, err
-		}
+	if err := os.Mkdir(d.dir(c.ID), 0o711); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(d.bundle(c.ID), 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(d.bundle(c.ID), file), text, 0o600); err != nil {
+		return nil, err
 	}
 	return r, writeJSON(filepath.Join(d.dir(c.ID), recordName), r)
 }
 
 // run starts a container that was prepared.
 func (d *Driver) run(ctx context.Context, c *runtime.Container, r *record) (protocol.State, error) {
-	defer func() { r.spec = nil }()
 	if r.Runtime != Builtin {
 		return d.runOCI(ctx, c, r)
 	}
-	launcher, err := d.launcher()
-	if err != nil {
-		return protocol.State{}, fmt.Errorf("start container %q: %w", c.ID, err)
-	}
-	return launcher.CreateAndStart(ctx, c.ID, r.spec, launch.IO{LogPath: c.LogPath, Stdin: c.Stdin, StdinOnce: c.StdinOnce})
+	defer func() { r.prepared = nil }()
+	return r.prepared.Start(ctx, launch.IO{LogPath: c.LogPath, Stdin: c.Stdin, StdinOnce: c.StdinOnce})
 }
 
 // runOCI has the shim run the OCI runtime.
@@ -299,9 +315,13 @@ func (d *Driver) runOCI(ctx context.Context, c *runtime.Container, r *record) (p
 	if c.Namespaces.UserNS != nil {
 		start.OwnerUID, start.OwnerGID = int(c.Namespaces.UserNS.HostID), int(c.Namespaces.UserNS.HostID)
 	}
-	arguments := []string{"run", "--detach", "--bundle", d.dir(c.ID), "--pid-file", filepath.Join(d.dir(c.ID), pidName)}
+	arguments := []string{"run", "--detach", "--bundle", d.bundle(c.ID), "--pid-file", filepath.Join(d.dir(c.ID), pidName)}
 	if c.TTY {
 		start.Console = consoleName
+		// Runtimes take a relative name from the bundle, or from where they run.
+		if err := os.Symlink(filepath.Join("../..", protocol.ContainersDir, c.ID, consoleName), filepath.Join(d.bundle(c.ID), consoleName)); err != nil {
+			return protocol.State{}, fmt.Errorf("start container %q: %w", c.ID, err)
+		}
 		arguments = append(arguments, "--console-socket", consoleName)
 	}
 	logPath := filepath.Join(d.dir(c.ID), logName)

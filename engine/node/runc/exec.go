@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/gantryhq/gantry/engine/node/launch"
 	"github.com/gantryhq/gantry/engine/node/ocispec"
 	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/engine/shim"
@@ -45,34 +46,25 @@ func (d *Driver) exec(ctx context.Context, r *record, e runtime.Exec, s runtime.
 	if len(e.Args) == 0 {
 		return 0, errors.New("no command was given")
 	}
-	base := filepath.Join(d.dir(r.ID), d.execName())
-	files := execFiles{process: base + ".json", pid: base + ".pid", log: base + ".log", console: filepath.Base(base) + ".sock"}
-	defer files.remove(d.dir(r.ID))
-	process := execProcess(r, e, s.TTY)
+	var size *specs.Box
 	if s.TTY {
-		process.ConsoleSize = firstSize(ctx, s.Resize)
+		size = firstSize(ctx, s.Resize)
 	}
-	if err := writeJSON(files.process, process); err != nil {
-		return 0, err
-	}
-	pipes, err := openExecStreams(d.dir(r.ID), files.console, s)
+	pipes, err := openExecStreams(s)
 	if err != nil {
 		return 0, err
 	}
 	defer pipes.close()
-
-	command := append(d.runtimeCommand(r, files.log), "exec", "--detach", "--pid-file", files.pid, "--process", files.process)
-	if s.TTY {
-		command = append(command, "--console-socket", files.console)
+	enter := d.enterOCI
+	if r.Runtime == Builtin {
+		enter = d.enter
 	}
-	running, err := d.startExec(ctx, r, protocol.Exec{Command: append(command, r.ID), PIDFile: files.pid, Env: runtimeEnv(r.Runtime)}, pipes)
+	running, err := enter(ctx, r, e, size, pipes)
 	if err != nil {
-		return 0, explain(err, files.log)
-	}
-	defer running.Close()
-	if err := pipes.connect(s); err != nil {
 		return 0, err
 	}
+	defer running.Close()
+	pipes.connect(s)
 	code, err := running.Wait()
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
@@ -82,6 +74,72 @@ func (d *Driver) exec(ctx context.Context, r *record, e runtime.Exec, s runtime.
 	}
 	pipes.drain()
 	return code, nil
+}
+
+// enter has the launcher start a process.
+func (d *Driver) enter(ctx context.Context, r *record, e runtime.Exec, size *specs.Box, pipes *execStreams) (*shim.Process, error) {
+	launcher, err := d.launcher()
+	if err != nil {
+		return nil, err
+	}
+	door, err := os.ReadFile(filepath.Join(d.bundle(r.ID), doorName))
+	if err != nil {
+		return nil, err
+	}
+	wanted := launch.Exec{Args: e.Args, Env: e.Env, Cwd: e.Cwd, Terminal: pipes.tty}
+	if e.User != nil {
+		user := ocispec.User(*e.User)
+		wanted.User = &user
+	}
+	if size != nil {
+		wanted.Rows, wanted.Cols = size.Height, size.Width
+	}
+	running, err := launcher.Exec(ctx, r.ID, r.Cgroup, door, wanted, pipes.theirs)
+	pipes.closeTheirs()
+	if err != nil {
+		return nil, err
+	}
+	pipes.terminal = running.Terminal
+	return running, nil
+}
+
+// enterOCI has the OCI runtime start a process.
+func (d *Driver) enterOCI(ctx context.Context, r *record, e runtime.Exec, size *specs.Box, pipes *execStreams) (*shim.Process, error) {
+	base := filepath.Join(d.bundle(r.ID), d.execName())
+	files := execFiles{process: base + ".json", pid: base + ".pid", log: base + ".log"}
+	defer files.remove()
+	first, err := d.process(r)
+	if err != nil {
+		return nil, err
+	}
+	process := execProcess(first, e, pipes.tty)
+	process.ConsoleSize = size
+	if err := os.MkdirAll(d.bundle(r.ID), 0o700); err != nil { // an earlier release made none
+		return nil, err
+	}
+	if err := writeJSON(files.process, process); err != nil {
+		return nil, err
+	}
+	command := append(d.runtimeCommand(r, files.log), "exec", "--detach", "--pid-file", files.pid, "--process", files.process)
+	if pipes.tty {
+		console := filepath.Base(base) + ".sock"
+		if pipes.console, err = protocol.Listen(d.dir(r.ID), console); err != nil {
+			return nil, err
+		}
+		defer os.Remove(filepath.Join(d.dir(r.ID), console))
+		command = append(command, "--console-socket", console)
+	}
+	running, err := d.startExec(ctx, r, protocol.Exec{Command: append(command, r.ID), PIDFile: files.pid, Env: runtimeEnv(r.Runtime)}, pipes)
+	if err != nil {
+		return nil, explain(err, files.log)
+	}
+	if pipes.tty {
+		if err := pipes.acceptTerminal(); err != nil {
+			running.Close()
+			return nil, err
+		}
+	}
+	return running, nil
 }
 
 // startExec runs the OCI runtime; only this part counts against the bound.
@@ -98,8 +156,8 @@ func (d *Driver) startExec(ctx context.Context, r *record, e protocol.Exec, pipe
 }
 
 // execProcess is the container's first process with another command.
-func execProcess(r *record, e runtime.Exec, tty bool) *specs.Process {
-	p := *r.Process
+func execProcess(first *specs.Process, e runtime.Exec, tty bool) *specs.Process {
+	p := *first
 	p.Args = e.Args
 	p.Env = append(append([]string{}, p.Env...), e.Env...)
 	p.Terminal = tty
@@ -133,16 +191,17 @@ func firstSize(ctx context.Context, sizes <-chan runtime.Size) *specs.Box {
 	return nil
 }
 
-type execFiles struct{ process, pid, log, console string }
+type execFiles struct{ process, pid, log string }
 
-func (f execFiles) remove(dir string) {
-	for _, path := range []string{f.process, f.pid, f.log, filepath.Join(dir, f.console)} {
+func (f execFiles) remove() {
+	for _, path := range []string{f.process, f.pid, f.log} {
 		os.Remove(path)
 	}
 }
 
 // execStreams are both ends of an exec's streams.
 type execStreams struct {
+	tty            bool
 	theirs         shim.Files
 	stdin          *os.File // our ends, or nil
 	stdout, stderr *os.File
@@ -153,13 +212,12 @@ type execStreams struct {
 	ended  chan struct{}  // closed when the process has ended
 }
 
-func openExecStreams(dir, console string, s runtime.Streams) (*execStreams, error) {
-	x := &execStreams{ended: make(chan struct{})}
-	var err error
+func openExecStreams(s runtime.Streams) (*execStreams, error) {
+	x := &execStreams{tty: s.TTY, ended: make(chan struct{})}
 	if s.TTY {
-		x.console, err = protocol.Listen(dir, console)
-		return x, err
+		return x, nil
 	}
+	var err error
 	open := func(wanted bool, reader, writer **os.File) {
 		if wanted && err == nil {
 			*reader, *writer, err = os.Pipe()
@@ -175,11 +233,8 @@ func openExecStreams(dir, console string, s runtime.Streams) (*execStreams, erro
 }
 
 // connect begins to copy once the process runs.
-func (x *execStreams) connect(s runtime.Streams) error {
-	if x.console != nil {
-		if err := x.acceptTerminal(); err != nil {
-			return err
-		}
+func (x *execStreams) connect(s runtime.Streams) {
+	if x.terminal != nil {
 		x.stdin, x.stdout = x.terminal, x.terminal
 		go x.resize(s.Resize)
 	}
@@ -195,7 +250,6 @@ func (x *execStreams) connect(s runtime.Streams) error {
 	}
 	x.copyOut(x.stdout, s.Stdout)
 	x.copyOut(x.stderr, s.Stderr)
-	return nil
 }
 
 func (x *execStreams) acceptTerminal() (err error) {
@@ -288,7 +342,7 @@ func (x *execStreams) closeTheirs() {
 
 func (x *execStreams) close() {
 	x.closeTheirs()
-	for _, f := range []*os.File{x.stdin, x.stdout, x.stderr} {
+	for _, f := range []*os.File{x.stdin, x.stdout, x.stderr, x.terminal} {
 		if f != nil {
 			f.Close()
 		}

@@ -131,6 +131,9 @@ func (d *Driver) destroy(ctx context.Context, r *record) error {
 			return err
 		}
 	}
+	if err := removeTree(d.bundle(r.ID)); err != nil {
+		return err
+	}
 	return removeTree(d.dir(r.ID))
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/gantryhq/gantry/engine/node/launch"
 	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/engine/shim/protocol"
 )
@@ -24,6 +25,12 @@ const (
 	consoleName = "console.sock"
 )
 
+// Files in a container's directory in memory: they hold secrets.
+const (
+	bundleName = "config.json" // for an OCI runtime
+	doorName   = "door"        // for the launcher, see package launch
+)
+
 // record is what the driver must remember about a container.
 type record struct {
 	ID      string            `json:"id"`
@@ -34,10 +41,11 @@ type record struct {
 	LogPath string            `json:"logPath,omitempty"`
 	Stdin   bool              `json:"stdin,omitempty"`
 	TTY     bool              `json:"tty,omitempty"`
-	// Process is the first process, whose identity and limits execs inherit.
-	Process *specs.Process `json:"process"`
+	// Process is the first process of a container that an earlier release has
+	// started; later ones have it in memory only.
+	Process *specs.Process `json:"process,omitempty"`
 
-	spec *specs.Spec // until it has been started
+	prepared *launch.Prepared // until it has been started
 }
 
 func (r *record) state(s protocol.State) runtime.State {
@@ -102,7 +110,7 @@ func (d *Driver) readRecord(id string) (*record, error) {
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, err
 	}
-	if r.ID != id || r.Process == nil {
+	if r.ID != id {
 		return nil, errors.New("the record is of another container")
 	}
 	return r, nil

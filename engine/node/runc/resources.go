@@ -24,6 +24,9 @@ func (d *Driver) Update(ctx context.Context, id string, limits runtime.Resources
 	if err != nil {
 		return fmt.Errorf("update container %q: %w", id, err)
 	}
+	if r.Runtime == Builtin {
+		return d.cgroups.Update(r.Cgroup, resources)
+	}
 	resources.Devices, resources.HugepageLimits = nil, nil // runc can change neither
 	text, err := json.Marshal(resources)
 	if err != nil {

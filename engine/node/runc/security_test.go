@@ -215,8 +215,10 @@ func TestRefusalsExplainThemselves(t *testing.T) {
 
 func TestMissingRuntimeNamesTheRemedy(t *testing.T) {
 	h := newHost(t)
-	h.driver.config.Handlers = map[string]string{"": "no-such-runc"}
-	_, err := h.driver.Start(h.context(), h.container("true"))
+	h.driver.config.Handlers = map[string]string{"runc": "no-such-runc"}
+	c := h.container("true")
+	c.Handler = "runc"
+	_, err := h.driver.Start(h.context(), c)
 	if err == nil || !strings.Contains(err.Error(), "apt-get install") {
 		t.Errorf("error %v", err)
 	}

@@ -176,8 +176,9 @@ func TestContainersSurviveTheShim(t *testing.T) {
 	unix.Kill(pid, unix.SIGKILL)
 	delivered := map[string]runtime.State{}
 	for len(delivered) < 2 {
-		s := <-events
-		delivered[s.ID] = s
+		if s := <-events; !s.Running {
+			delivered[s.ID] = s
+		}
 	}
 	if s := delivered[old.ID]; s.ExitCode != 4 {
 		t.Errorf("the exit from before the shim's death: %+v", s)

@@ -49,13 +49,20 @@ func (r rootDir) link(l recipe.Setting) error {
 }
 
 // terminal opens a terminal of the container's own, sends its master side to
-// the shim and makes it the standard streams and /dev/console.
-func (r rootDir) terminal(p *recipe.Process) error {
+// the shim and makes it the standard streams, and the first one /dev/console.
+func (r rootDir) terminal(p *recipe.Process, first bool) error {
 	master, err := r.open("/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY, unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(master)
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(master, &fs); err != nil {
+		return err
+	}
+	if fs.Type != unix.DEVPTS_SUPER_MAGIC {
+		return text("/dev/pts is not a file system of terminals")
+	}
 	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
 		return err
 	}
@@ -73,8 +80,10 @@ func (r rootDir) terminal(p *recipe.Process) error {
 	if err := sendFile(recipe.MessageTerminal, master); err != nil {
 		return err
 	}
-	if err := r.console(int(slave)); err != nil {
-		return fail("mount", "/dev/console", err)
+	if first {
+		if err := r.console(int(slave)); err != nil {
+			return fail("mount", "/dev/console", err)
+		}
 	}
 	for fd := range 3 {
 		if err := unix.Dup3(int(slave), fd, 0); err != nil {

@@ -3,6 +3,7 @@ package initd
 import (
 	"runtime"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,9 @@ const (
 // nothing of the host.
 func enter(r *recipe.Recipe) error {
 	if err := begin(r); err != nil {
+		return err
+	}
+	if err := fromOutside(r); err != nil {
 		return err
 	}
 	if err := ownStreams(r); err != nil {
@@ -68,6 +72,49 @@ func enter(r *recipe.Recipe) error {
 	runtime.KeepAlive(joins)
 	runtime.KeepAlive(program)
 	return err
+}
+
+// fromOutside does what looks into the container's files.
+func fromOutside(r *recipe.Recipe) error {
+	pid, err := targetPID()
+	if err != nil {
+		return fail("find the container's process", "", err)
+	}
+	fd, err := unix.Open("/proc/"+pid+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail("open the container's root", "", err)
+	}
+	defer unix.Close(fd)
+	// The number may have gone to another process only if this one has ended.
+	if err := unix.PidfdSendSignal(recipe.TargetFD, 0, nil, 0); err != nil {
+		return fail("find the container's process", "", err)
+	}
+	root := rootDir{fd}
+	root.home(&r.Process)
+	if r.Process.Terminal {
+		return fail("open a terminal", "", root.terminal(&r.Process, false))
+	}
+	return nil
+}
+
+// targetPID is the pid of the process that TargetFD stands for.
+func targetPID() (string, error) {
+	fd, err := unix.Open("/proc/self/fdinfo/"+strconv.Itoa(recipe.TargetFD), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 4096)
+	n, err := unix.Read(fd, b)
+	if err != nil {
+		return "", err
+	}
+	for _, line := range strings.Split(string(b[:n]), "\n") {
+		if pid, ok := strings.CutPrefix(line, "Pid:\t"); ok && pid != "-1" && pid != "0" {
+			return pid, nil
+		}
+	}
+	return "", unix.ESRCH
 }
 
 // fork makes the two copies. In them nothing of the Go runtime works any more:

@@ -31,7 +31,7 @@ func buildRoot(r *recipe.Recipe) error {
 		}
 	}
 	if r.Process.Terminal {
-		if err := root.terminal(&r.Process); err != nil {
+		if err := root.terminal(&r.Process, true); err != nil {
 			return fail("open a terminal", "", err)
 		}
 	}
@@ -40,6 +40,7 @@ func buildRoot(r *recipe.Recipe) error {
 			return fail("set sysctl "+s.Name+" to", s.Value, err)
 		}
 	}
+	root.home(&r.Process)
 	if err := root.protect(r); err != nil {
 		return err
 	}

@@ -121,7 +121,7 @@ func (s *Server) exec(conn *net.UnixConn, req *protocol.Request, files map[strin
 	if req.Exec.Launch != nil {
 		enter = s.enter
 	}
-	pid, exit, err := enter(conn, c, req, stdio, files)
+	pid, exit, terminal, err := enter(conn, c, req, stdio, files)
 	closeStdio()
 	if err != nil {
 		return err
@@ -130,7 +130,11 @@ func (s *Server) exec(conn *net.UnixConn, req *protocol.Request, files map[strin
 	if err == nil {
 		defer unix.Close(pidfd)
 	}
-	if err := protocol.Write(conn, protocol.Reply{PID: pid}); err != nil {
+	reply := protocol.Write(conn, protocol.Reply{PID: pid}, terminal...)
+	for _, f := range terminal {
+		f.Close()
+	}
+	if reply != nil {
 		return nil
 	}
 	select {
@@ -146,27 +150,31 @@ func (s *Server) exec(conn *net.UnixConn, req *protocol.Request, files map[strin
 }
 
 // enter launches the process of an exec.
-func (s *Server) enter(conn *net.UnixConn, c *container, req *protocol.Request, stdio [3]*os.File, files map[string]*os.File) (pid int, exit <-chan int, err error) {
+func (s *Server) enter(conn *net.UnixConn, c *container, req *protocol.Request, stdio [3]*os.File, files map[string]*os.File) (pid int, exit <-chan int, terminal []*os.File, err error) {
 	target, err := c.process()
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, nil, err
 	}
 	defer target.Close()
 	born, err := s.launch(conn, req.Exec.Launch, stdio, files, target, req.Timeout)
 	if err != nil {
-		return 0, nil, protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
+		return 0, nil, nil, protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
 	}
 	defer born.end()
-	return born.process, born.exited(), nil
+	if born.terminal != nil {
+		terminal = []*os.File{born.terminal}
+	}
+	return born.process, born.exited(), terminal, nil
 }
 
 // enterByCommand has a command start the process of an exec.
-func (s *Server) enterByCommand(conn *net.UnixConn, c *container, req *protocol.Request, stdio [3]*os.File, _ map[string]*os.File) (pid int, exit <-chan int, err error) {
+func (s *Server) enterByCommand(conn *net.UnixConn, c *container, req *protocol.Request, stdio [3]*os.File, _ map[string]*os.File) (pid int, exit <-chan int, terminal []*os.File, err error) {
 	result, err := s.run(conn, command{argv: req.Exec.Command, env: req.Exec.Env, dir: c.dir, stdio: stdio, timeout: req.Timeout})
 	if err != nil {
-		return 0, nil, protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
+		return 0, nil, nil, protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
 	}
-	return s.born(c, req, result)
+	pid, exit, err = s.born(c, req, result)
+	return pid, exit, nil, err
 }
 
 // born claims the process that an exec's command has started.
