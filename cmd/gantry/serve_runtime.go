@@ -25,12 +25,12 @@ func (in *server) openDriver() (runtime.Driver, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	handlers := slices.Sorted(maps.Keys(programs))
+	handlers := append([]string{runc.Builtin}, slices.Sorted(maps.Keys(programs))...)
 	if !slices.Contains(handlers, in.runtime) {
 		return nil, nil, hint.Wrap(fmt.Errorf("--runtime %s: no such runtime is installed, there are %q", in.runtime, handlers),
 			"install it, or name its program with --oci-runtime %s=PATH", in.runtime)
 	}
-	driver, err := runc.New(runc.Config{DataDir: in.dataDir, Handlers: programs})
+	driver, err := runc.New(runc.Config{DataDir: in.dataDir, Default: in.runtime, Handlers: programs})
 	return driver, handlers, err
 }
 

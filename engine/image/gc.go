@@ -107,6 +107,7 @@ func (s *Store) freedSince(ctx context.Context, before Usage) (int64, error) {
 // image, lease or root refers to.
 func (s *Store) collect(ctx context.Context) error {
 	ctx = s.context(ctx)
+	s.described.Clear()
 	if err := errors.Join(s.emptyTrash(), s.releaseHolds(ctx)); err != nil {
 		return fmt.Errorf("collect image content: %w", err)
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"sort"
 	"strings"
 	"time"
@@ -94,8 +96,56 @@ func (s *Store) get(ctx context.Context, name string) (*Image, error) {
 	return s.describe(ctx, rec)
 }
 
-// describe reads manifest and configuration of a record.
+// describe reads manifest and configuration of a record. What a digest stands for
+// does not change, so they are read again only when the manifest's file is not
+// the one that was read.
 func (s *Store) describe(ctx context.Context, rec images.Image) (*Image, error) {
+	known, ok := s.described.Load(rec.Target.Digest)
+	file, err := os.Stat(s.blob(rec.Target.Digest))
+	if !ok || err != nil || !known.(*description).from.same(file) {
+		img, err := s.readImage(ctx, rec)
+		if err != nil {
+			return nil, err
+		}
+		known = &description{img, versionOf(file)}
+		if file != nil {
+			s.described.Store(rec.Target.Digest, known)
+		}
+	}
+	img := *known.(*description).image
+	img.Name, img.UpdatedAt, img.target = rec.Name, rec.UpdatedAt, rec.Target
+	img.LastUsed = s.used.last(rec.Target.Digest, rec.UpdatedAt)
+	return &img, nil
+}
+
+// description is what an image is under any name.
+type description struct {
+	image *Image
+	from  fileVersion
+}
+
+// fileVersion tells a file from the one that was there before.
+type fileVersion struct {
+	size     int64
+	modified time.Time
+}
+
+func versionOf(f fs.FileInfo) fileVersion {
+	if f == nil {
+		return fileVersion{}
+	}
+	return fileVersion{f.Size(), f.ModTime()}
+}
+
+func (v fileVersion) same(f fs.FileInfo) bool { return v == versionOf(f) }
+
+// blob is the file of a piece of content, in the layout of containerd's store.
+func (s *Store) blob(d digest.Digest) string {
+	return filepath.Join(s.dir, "content", "blobs", d.Algorithm().String(), d.Encoded())
+}
+
+// readImage reads what does not depend on an image's name.
+func (s *Store) readImage(ctx context.Context, rec images.Image) (*Image, error) {
 	manifest, err := images.Manifest(ctx, s.content, rec.Target, s.platform)
 	if err != nil {
 		return nil, fmt.Errorf("read manifest of image %q: %w", rec.Name, err)
@@ -104,15 +154,7 @@ func (s *Store) describe(ctx context.Context, rec images.Image) (*Image, error) 
 	if err != nil {
 		return nil, fmt.Errorf("read configuration of image %q: %w", rec.Name, err)
 	}
-	img := &Image{
-		Name:      rec.Name,
-		Digest:    rec.Target.Digest.String(),
-		ID:        manifest.Config.Digest.String(),
-		UpdatedAt: rec.UpdatedAt,
-		LastUsed:  s.used.last(rec.Target.Digest, rec.UpdatedAt),
-		Size:      manifest.Config.Size,
-		target:    rec.Target,
-	}
+	img := &Image{Digest: rec.Target.Digest.String(), ID: manifest.Config.Digest.String(), Size: manifest.Config.Size}
 	for _, l := range manifest.Layers {
 		img.Size += l.Size
 	}

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,14 +69,11 @@ func (r rootRecord) write(dir string) error {
 
 // discard makes a root's directory nobody's; the collector deletes the files.
 func (s *Store) discard(id string) error {
-	dir := s.rootDir(id)
-	trash, err := os.MkdirTemp(filepath.Join(s.dir, "trash"), id+"-")
-	if err != nil {
-		return err
-	}
-	err = os.Rename(dir, filepath.Join(trash, "root"))
+	var unique [8]byte
+	_, _ = rand.Read(unique[:]) // never fails
+	err := os.Rename(s.rootDir(id), filepath.Join(s.dir, "trash", fmt.Sprintf("%s-%x", id, unique)))
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.Remove(trash)
+		return nil
 	}
 	if err == nil {
 		s.collector.kick()

@@ -80,6 +80,7 @@ type Store struct {
 	locks     keyedLock    // layers, blobs and container ids being worked on
 	held      sync.Map     // chain id to []string: the layers of each hold in force
 	holding   sync.RWMutex // read-locked while a root is made on a hold
+	described sync.Map     // digest to *description; emptied by collect
 	used      useTimes
 	collector *collector
 }
