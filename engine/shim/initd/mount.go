@@ -164,7 +164,7 @@ func (r rootDir) protect(rec *recipe.Recipe) error {
 	if len(rec.MaskedPaths) == 0 {
 		return nil
 	}
-	null, err := unix.Open("/dev/null", unix.O_PATH|unix.O_CLOEXEC, 0)
+	null, err := r.null()
 	if err != nil {
 		return fail("open", "/dev/null", err)
 	}
@@ -179,6 +179,25 @@ func (r rootDir) protect(rec *recipe.Recipe) error {
 		unix.Close(empty)
 	}
 	return nil
+}
+
+// null opens the container's null device. It is not the host's, which root in the
+// container would own under the names of the masked files, and could change.
+func (r rootDir) null() (int, error) {
+	fd, err := r.open("/dev/null", unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
+	if err != nil {
+		return fd, err
+	}
+	var info unix.Stat_t
+	if err := unix.Fstat(fd, &info); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	if info.Mode&unix.S_IFMT != unix.S_IFCHR || info.Rdev != unix.Mkdev(1, 3) {
+		unix.Close(fd)
+		return -1, text("it is not the null device")
+	}
+	return fd, nil
 }
 
 func missing(err error) bool { return err == unix.ENOENT || err == unix.ENOTDIR }
