@@ -56,18 +56,32 @@ func TestMain(m *testing.M) {
 
 // host is a machine with one driver on a data directory of its own.
 type host struct {
-	t      testing.TB
-	dir    string
-	shim   string
-	driver *Driver
-	roots  int
-	ids    int
-	mu     sync.Mutex
+	t    testing.TB
+	dir  string
+	shim string
+	// handler starts containers that name none.
+	handler string
+	driver  *Driver
+	roots   int
+	ids     int
+	mu      sync.Mutex
 }
 
-// newHost gives a driver, and checks at the end that nothing is left of its
+// handlers are the ways of starting a container, of which the same is expected.
+var handlers = []string{Builtin, "runc"}
+
+// eachHandler runs a test with every way of starting containers.
+func eachHandler(t *testing.T, test func(t *testing.T, h *host)) {
+	for _, handler := range handlers {
+		t.Run(handler, func(t *testing.T) { test(t, newHostOf(t, handler)) })
+	}
+}
+
+func newHost(t testing.TB) *host { return newHostOf(t, "runc") }
+
+// newHostOf gives a driver, and checks at the end that nothing is left of its
 // containers once they are removed.
-func newHost(t testing.TB) *host {
+func newHostOf(t testing.TB, handler string) *host {
 	t.Helper()
 	testenv.NeedContainers(t)
 	testenv.NeedProgram(t, "busybox", "busybox-static")
@@ -82,14 +96,14 @@ func newHost(t testing.TB) *host {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t, dir: dir, shim: shim}
+	h := &host{t: t, dir: dir, shim: shim, handler: handler}
 	h.open()
 	t.Cleanup(h.close)
 	return h
 }
 
 func (h *host) config() Config {
-	return Config{DataDir: h.dir, ShimPath: h.shim, InitPath: initPath(h.shim), Default: os.Getenv("GANTRY_TEST_HANDLER"), Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, nil))}
+	return Config{DataDir: h.dir, ShimPath: h.shim, InitPath: initPath(h.shim), Default: h.handler, Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, nil))}
 }
 
 func initPath(shim string) string { return filepath.Join(filepath.Dir(shim), "gantry-init") }
