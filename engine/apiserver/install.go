@@ -22,8 +22,6 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
-
-	"github.com/gantryhq/gantry/engine/apiserver/objects"
 )
 
 // Limits of upstream's API server.
@@ -36,8 +34,8 @@ const (
 // apiGroups serves the built-in groups and their discovery documents.
 type apiGroups struct {
 	container *restful.Container
-	untracked *restful.Container // the same storage without field management, see untrackedWrites
-	roots     map[string]bool    // paths that belong to the container: /api/v1, /apis/apps, ...
+	roots     map[string]bool // paths that belong to the container: /api/v1, /apis/apps, ...
+	calls     componentCalls
 	served    map[schema.GroupVersion]map[string]rest.Storage
 
 	legacy, groups         aggregated.ResourceManager // aggregated discovery of /api and /apis
@@ -45,6 +43,7 @@ type apiGroups struct {
 	groupList              discovery.GroupManager
 
 	serializer runtime.NegotiatedSerializer
+	components runtime.NegotiatedSerializer // for requests of this process
 	admission  admission.Interface
 	authorizer authorizer.Authorizer
 	equivalent runtime.EquivalentResourceRegistry
@@ -53,7 +52,8 @@ type apiGroups struct {
 func newAPIGroups(serializer runtime.NegotiatedSerializer, address string, admit admission.Interface, authz authorizer.Authorizer) *apiGroups {
 	g := &apiGroups{
 		container:  restful.NewContainer(),
-		untracked:  restful.NewContainer(),
+		calls:      componentCalls{},
+		components: newComponentSerializer(),
 		roots:      map[string]bool{},
 		served:     map[schema.GroupVersion]map[string]rest.Storage{},
 		legacy:     aggregated.NewResourceManager("api"),
@@ -65,7 +65,6 @@ func newAPIGroups(serializer runtime.NegotiatedSerializer, address string, admit
 	}
 	g.container.Router(restful.CurlyRouter{})
 	g.container.ServiceErrorHandler(refuseAsStatus(serializer))
-	g.untracked.Router(restful.CurlyRouter{})
 	addresses := discovery.DefaultAddresses{DefaultAddress: address}
 	root := discovery.NewRootAPIsHandler(addresses, serializer)
 	g.groupList = root
@@ -139,40 +138,16 @@ func (g *apiGroups) installVersion(info *genericapiserver.APIGroupInfo, gv schem
 		version.Serializer = info.NegotiatedSerializer // a scheme of its own
 	}
 	resources, _, err := version.InstallREST(g.container)
-	if err != nil || untrackedWrites[gv] == nil {
-		return resources, err
+	if err != nil {
+		return nil, err
 	}
-	fast := *version
-	fast.Creater = knownCreater{version.Creater}
-	fast.Storage = map[string]rest.Storage{}
-	for resource := range untrackedWrites[gv] {
-		fast.Storage[resource] = storage[resource]
-		parent, _, _ := strings.Cut(resource, "/")
-		fast.Storage[parent] = storage[parent] // which the installer insists on
-	}
-	_, _, err = fast.InstallREST(g.untracked)
-	return resources, err
-}
-
-// knownCreater makes field management take every object for an old one without a record, which
-// it leaves alone. Only server-side apply depends on the difference, and never comes this way.
-type knownCreater struct{ runtime.ObjectCreater }
-
-// New implements runtime.ObjectCreater.
-func (c knownCreater) New(kind schema.GroupVersionKind) (runtime.Object, error) {
-	obj, err := c.ObjectCreater.New(kind)
-	if err == nil {
-		if o, err := meta.Accessor(obj); err == nil {
-			o.SetUID("unrecorded")
-		}
-	}
-	return obj, err
+	return resources, g.calls.add(version, g.components)
 }
 
 // dispatch answers a request for a built-in group.
 func (g *apiGroups) dispatch(w http.ResponseWriter, r *http.Request) {
-	if untracked(r) {
-		g.untracked.Dispatch(w, r.WithContext(objects.Untracked(r.Context())))
+	if h := g.calls.find(r); h != nil {
+		h.ServeHTTP(w, r)
 		return
 	}
 	g.container.Dispatch(w, r)

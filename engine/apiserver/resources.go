@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"net/http"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -25,7 +24,6 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
@@ -110,35 +108,4 @@ func relaxed(gr schema.GroupResource) func(context.Context) bool {
 		info, ok := request.RequestInfoFrom(ctx)
 		return ok && info.Resource == gr.Resource && subresources.Has(info.Subresource)
 	}
-}
-
-// untrackedWrites lists what in-process components write often and nobody applies: their writes
-// are not recorded in managedFields, which would take a third of their CPU time. Objects without
-// a record behave as upstream's do: the record begins with the first server-side apply.
-var untrackedWrites = map[schema.GroupVersion]map[string]bool{
-	corev1.SchemeGroupVersion: {
-		"pods": true, "pods/status": true, "pods/binding": true, "nodes": true, "nodes/status": true, "endpoints": true, "events": true,
-	},
-	appsv1.SchemeGroupVersion: {
-		"replicasets": true, "replicasets/status": true, "deployments/status": true, "statefulsets/status": true, "daemonsets/status": true,
-	},
-	coordinationv1.SchemeGroupVersion: {"leases": true},
-	discoveryv1.SchemeGroupVersion:    {"endpointslices": true},
-	eventsv1.SchemeGroupVersion:       {"events": true},
-}
-
-// untracked tells whether a request's write is not to be recorded.
-func untracked(r *http.Request) bool {
-	if _, ok := inproc.UserFrom(r.Context()); !ok || r.Method == http.MethodGet || r.Header.Get("Content-Type") == string(types.ApplyYAMLPatchType) {
-		return false
-	}
-	info, ok := request.RequestInfoFrom(r.Context())
-	if !ok || !info.IsResourceRequest {
-		return false
-	}
-	resource := info.Resource
-	if info.Subresource != "" {
-		resource += "/" + info.Subresource
-	}
-	return untrackedWrites[schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}][resource]
 }

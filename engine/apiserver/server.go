@@ -197,8 +197,10 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 }
 
 // ClientConfig returns a client configuration that calls the API in this process as the given
-// user: no socket, protobuf, no rate limit. Clients of custom resources must set ContentType to
-// application/json. Groups are taken as they are, plus system:authenticated.
+// user: no socket, no rate limit, and, for what components read most, the objects themselves
+// instead of their encoding. As everywhere, objects from informers must not be changed: here
+// all informers of the process share them. Clients of custom resources must set ContentType to
+// application/json, clients with codecs other than client-go's AcceptContentTypes too. Groups are taken as they are, plus system:authenticated.
 func (s *Server) ClientConfig(name string, groups ...string) *rest.Config {
 	identity := &user.DefaultInfo{Name: name, Groups: append([]string{user.AllAuthenticated}, groups...)}
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.fromProcess.ServeHTTP(w, r) })
@@ -207,7 +209,7 @@ func (s *Server) ClientConfig(name string, groups ...string) *rest.Config {
 		Transport: inproc.New(h, identity),
 		QPS:       -1,
 		ContentConfig: rest.ContentConfig{
-			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
+			AcceptContentTypes: inproc.MediaType + "," + runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
 			ContentType:        runtime.ContentTypeProtobuf,
 		},
 	}

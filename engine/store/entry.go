@@ -44,6 +44,7 @@ type Entry struct {
 	sum    uint32 // checksum of the record on disk
 	codecs *codecs
 	object atomic.Pointer[any]
+	forms  forms
 	cold   atomic.Bool // nobody asked for the object since the last look
 }
 
@@ -80,8 +81,11 @@ func (e *Entry) decode(revision uint64) (any, error) {
 	return object, nil
 }
 
-// forget drops the decoded form; Object makes it again when asked.
-func (e *Entry) forget() { e.object.Store(nil) }
+// forget drops the decoded value and its forms, which are made again when asked for.
+func (e *Entry) forget() {
+	e.object.Store(nil)
+	e.forms.forget()
+}
 
 // cool forgets the decoded form if nobody has asked for it since the last call.
 func (e *Entry) cool() {

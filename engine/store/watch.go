@@ -19,6 +19,7 @@ type Event struct {
 
 	at      time.Time
 	deleted atomic.Pointer[any] // Object of a deletion
+	forms   forms               // of deleted
 }
 
 // Object returns the decoded value after the change; for a deletion, the last
@@ -43,6 +44,7 @@ func (ev *Event) Object() (any, error) {
 // forget drops decoded values that only this event needs.
 func (ev *Event) forget() {
 	ev.deleted.Store(nil)
+	ev.forms.forget()
 	if ev.Prev != nil {
 		ev.Prev.forget()
 	}

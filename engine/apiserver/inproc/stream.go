@@ -20,12 +20,17 @@ type streamWriter struct {
 	once    sync.Once
 	ctx     context.Context
 	pipe    *pipe
+	events  *eventQueue // used instead of pipe when events are handed over
 	release func() bool // stops watching the request's context
 }
 
 func newStreamWriter(ctx context.Context) *streamWriter {
-	w := &streamWriter{header: http.Header{}, started: make(chan struct{}), ctx: ctx, pipe: newPipe()}
-	w.release = context.AfterFunc(ctx, func() { w.pipe.abort(ctx.Err()) })
+	w := &streamWriter{header: http.Header{}, started: make(chan struct{}), pipe: newPipe(), events: newEventQueue()}
+	w.ctx = context.WithValue(ctx, eventsKey{}, w.events)
+	w.release = context.AfterFunc(ctx, func() {
+		w.pipe.abort(ctx.Err())
+		w.events.abort(ctx.Err())
+	})
 	return w
 }
 
@@ -60,16 +65,18 @@ func (w *streamWriter) finish(err error) {
 			w.failure = err
 			close(w.started)
 		})
-		w.pipe.closeWrite(err)
-		return
+	} else {
+		w.WriteHeader(http.StatusOK)
+		err = io.EOF
 	}
-	w.WriteHeader(http.StatusOK)
-	w.pipe.closeWrite(io.EOF)
+	w.pipe.closeWrite(err)
+	w.events.close(err)
 }
 
 // streamBody is the reader's side; closing it ends the handler's context.
 type streamBody struct {
 	pipe   *pipe
+	events *eventQueue
 	cancel context.CancelFunc
 }
 
@@ -77,6 +84,7 @@ func (b *streamBody) Read(p []byte) (int, error) { return b.pipe.read(p) }
 
 func (b *streamBody) Close() error {
 	b.pipe.abort(http.ErrBodyReadAfterClose)
+	b.events.abort(http.ErrBodyReadAfterClose)
 	b.cancel()
 	return nil
 }

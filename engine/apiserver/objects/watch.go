@@ -24,6 +24,7 @@ type stream struct {
 	pred    storage.SelectionPredicate
 	all     bool // the predicate selects everything
 	out     chan watch.Event
+	direct  *Direct // or nil
 	ctx     context.Context
 	cancel  context.CancelFunc
 }
@@ -45,7 +46,7 @@ func (s *Storage) Watch(ctx context.Context, key string, opts storage.ListOption
 		return nil, err
 	}
 	initial := opts.SendInitialEvents != nil && *opts.SendInitialEvents || opts.SendInitialEvents == nil && since == 0
-	w := &stream{storage: s, pred: opts.Predicate, all: opts.Predicate.Empty(), out: make(chan watch.Event, 16)}
+	w := &stream{storage: s, pred: opts.Predicate, all: opts.Predicate.Empty(), out: make(chan watch.Event, 16), direct: directFrom(ctx)}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 
 	var view *store.View
@@ -84,7 +85,11 @@ func (w *stream) fail(err error) {
 	w.send(watch.Event{Type: watch.Error, Object: &st})
 }
 
+// send passes an event on, whose object is in the form that the watch wants.
 func (w *stream) send(ev watch.Event) bool {
+	if w.direct != nil {
+		return w.direct.Send(ev)
+	}
 	select {
 	case w.out <- ev:
 		return true
@@ -142,9 +147,16 @@ func (w *stream) sendPresent(view *store.View, prefix string) bool {
 			ok = w.send(corrupt(e.Key, err))
 			return ok
 		}
-		if w.matches(obj) {
-			ok = w.send(watch.Event{Type: watch.Added, Object: shallow(obj)})
+		if !w.matches(obj) {
+			return true
 		}
+		if w.direct != nil {
+			if obj, err = w.direct.of(e.Form); err != nil {
+				ok = w.send(corrupt(e.Key, err))
+				return ok
+			}
+		}
+		ok = w.send(watch.Event{Type: watch.Added, Object: shallow(obj)})
 		return ok
 	})
 	return ok
@@ -161,10 +173,25 @@ func (w *stream) matches(obj runtime.Object) bool {
 // pass translates one change for this watch's selector and sends it.
 func (w *stream) pass(ev *store.Event) bool {
 	out, ok, err := w.translate(ev)
+	if ok && err == nil && w.direct != nil {
+		out.Object, err = w.inVersion(ev, out)
+	}
 	if err != nil {
 		return w.send(corrupt(ev.Key, err))
 	}
 	return !ok || w.send(out)
+}
+
+// inVersion answers the object of an event in the version that a direct watch wants.
+func (w *stream) inVersion(ev *store.Event, out watch.Event) (runtime.Object, error) {
+	if out.Type == watch.Deleted && ev.Entry != nil { // it only ceased to match
+		return w.direct.version(out.Object)
+	}
+	obj, err := w.direct.of(ev.Form)
+	if err != nil {
+		return nil, err
+	}
+	return shallow(obj), nil
 }
 
 // translate answers what a change means to this watch: an object that starts to match is added,
@@ -221,6 +248,12 @@ func (w *stream) bookmark(revision uint64, endOfInitial bool) bool {
 	if endOfInitial {
 		if err := storage.AnnotateInitialEventsEndBookmark(obj); err != nil {
 			return true
+		}
+	}
+	if w.direct != nil {
+		var err error
+		if obj, err = w.direct.version(obj); err != nil {
+			return w.send(corrupt("bookmark", err))
 		}
 	}
 	return w.send(watch.Event{Type: watch.Bookmark, Object: obj})
