@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -324,45 +323,4 @@ func TestFullDiskDropsLinesAndSaysSo(t *testing.T) {
 			t.Errorf("log %q", out[:min(len(out), 300)])
 		}
 	})
-}
-
-// BenchmarkStart measures starts with ten at a time. CPU counts the driver, the
-// shim, the OCI runtime and the containers.
-func BenchmarkStart(b *testing.B) {
-	h := newHost(b)
-	containers := make([]*runtime.Container, b.N)
-	for i := range containers {
-		containers[i] = h.container("exec sleep 1000")
-		containers[i].Resources = runtime.Resources{MemoryLimit: 64 << 20, CPUShares: 128}
-	}
-	debug.FreeOSMemory()
-	before := cpuSeconds(b, h.shimPID())
-	b.ResetTimer()
-	h.each(containers, func(c *runtime.Container) error { _, err := h.driver.Start(h.context(), c); return err })
-	b.StopTimer()
-	used := cpuSeconds(b, h.shimPID()) - before
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "starts/s")
-	b.ReportMetric(used*1000/float64(b.N), "cpu-ms/start")
-	b.ReportMetric(float64(h.shimMemory()), "shim-KB")
-}
-
-// cpuSeconds is what this process and the shim with its ended children have used.
-func cpuSeconds(t testing.TB, shim int) float64 {
-	t.Helper()
-	var self unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &self); err != nil {
-		t.Fatal(err)
-	}
-	total := time.Duration(self.Utime.Nano() + self.Stime.Nano()).Seconds()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", shim))
-	if err != nil {
-		t.Fatal(err)
-	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	for _, field := range fields[11:15] { // utime, stime, cutime, cstime in ticks of 10 ms
-		var ticks int
-		fmt.Sscan(field, &ticks)
-		total += float64(ticks) / 100
-	}
-	return total
 }
