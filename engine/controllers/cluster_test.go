@@ -33,6 +33,8 @@ type cluster struct {
 	dataDir string
 	// answer, when set, sees each request of a controller first.
 	answer func(*http.Request) *http.Response
+	// seen, when set, is told about each request of a controller and of the node.
+	seen func(component string, r *http.Request)
 	// stop ends everything and returns when it has ended. It is called after
 	// the test, too.
 	stop func()
@@ -85,22 +87,31 @@ func startCluster(t testing.TB, options ...func(*cluster)) *cluster {
 	case <-time.After(60 * time.Second):
 		t.Fatal("controllers are not ready after a minute")
 	}
-	startNode(t, ctx, c.Interface)
+	startNode(t, ctx, kubernetes.NewForConfigOrDie(c.watched("node", c.api.ClientConfig("tester", "system:masters"))))
 	return c
 }
 
 func (c *cluster) clientConfig(component string) *rest.Config {
 	user, groups := controllers.Identity(component)
-	config := c.api.ClientConfig(user, groups...)
-	if c.answer != nil {
-		inner := config.Transport
-		config.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+	return c.watched(component, c.api.ClientConfig(user, groups...))
+}
+
+func (c *cluster) watched(component string, config *rest.Config) *rest.Config {
+	if c.answer == nil && c.seen == nil {
+		return config
+	}
+	inner := config.Transport
+	config.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if c.seen != nil {
+			c.seen(component, r)
+		}
+		if c.answer != nil {
 			if response := c.answer(r); response != nil {
 				return response, nil
 			}
-			return inner.RoundTrip(r)
-		})
-	}
+		}
+		return inner.RoundTrip(r)
+	})
 	return config
 }
 

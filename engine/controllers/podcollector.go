@@ -104,26 +104,26 @@ func (c *podCollector) givenUp(now time.Time) sets.Set[string] {
 
 // collectable picks the pods to delete.
 func collectable(pods []*corev1.Pod, keep int, gone sets.Set[string]) []*corev1.Pod {
-	var picked, finished []*corev1.Pod
+	var picked, ended []*corev1.Pod
 	for _, p := range pods {
 		switch {
 		case gone.Has(p.Spec.NodeName), p.Spec.NodeName == "" && p.DeletionTimestamp != nil:
 			picked = append(picked, p)
-		case p.DeletionTimestamp == nil && (p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed):
-			finished = append(finished, p)
+		case p.DeletionTimestamp == nil && finished(p):
+			ended = append(ended, p)
 		}
 	}
-	slices.SortFunc(finished, func(a, b *corev1.Pod) int {
+	slices.SortFunc(ended, func(a, b *corev1.Pod) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 	})
-	return append(picked, finished[:max(0, len(finished)-keep)]...)
+	return append(picked, ended[:max(0, len(ended)-keep)]...)
 }
 
 // delete removes a pod at once; one that had not finished is marked as failed
 // first, so that a Job counts it.
 func (c *podCollector) delete(ctx context.Context, pod *corev1.Pod) error {
 	pods := c.client.CoreV1().Pods(pod.Namespace)
-	if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+	if !finished(pod) {
 		_, err := pods.Patch(ctx, pod.Name, types.StrategicMergePatchType, []byte(`{"status":{"phase":"Failed"}}`), metav1.PatchOptions{}, "status")
 		if err != nil && !apierrors.IsNotFound(err) {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime/pprof"
 	"sync"
 
 	"github.com/go-logr/logr"
@@ -42,26 +43,33 @@ func (c *Controllers) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var runs []run
+	runs := map[string]run{}
 	for _, one := range all() {
 		r, err := one.new(klog.NewContext(ctx, klog.FromContext(ctx).WithName(one.name)), e)
 		if err != nil {
 			return fmt.Errorf("set up %s: %w", one.name, err)
 		}
-		runs = append(runs, r)
+		runs[one.name] = r
 	}
 	defer e.shutdown()
 	defer cancel()
-	if err := e.start(ctx); err != nil {
+	labelled(ctx, "informers", func(ctx context.Context) { err = e.start(ctx) })
+	if err != nil {
 		return err
 	}
 	var working sync.WaitGroup
-	for _, r := range runs {
-		working.Go(func() { r(ctx) })
+	for name, r := range runs {
+		working.Go(func() { labelled(ctx, name, r) })
 	}
 	close(c.ready)
 	working.Wait()
 	return nil
+}
+
+// labelled runs r so that a CPU profile tells what it cost, together with what
+// the API did for it: labels go on to the goroutines that it starts.
+func labelled(ctx context.Context, component string, r run) {
+	pprof.Do(ctx, pprof.Labels("component", component), r)
 }
 
 // setFeatures turns off what only costs here. The StaleController gates make

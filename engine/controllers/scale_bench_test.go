@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +14,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/gantryhq/gantry/test/timeline"
 )
 
 // BenchmarkScale measures what the control plane costs when a deployment
@@ -21,6 +24,35 @@ import (
 // no container is in these numbers, but its API calls are.
 func BenchmarkScale(b *testing.B) {
 	c := startCluster(b)
+	line := c.scalable(b)
+	for _, step := range []struct{ from, to int }{{1, 50}, {50, 51}, {50, 1}, {2, 200}} {
+		title := fmt.Sprintf("%dto%d", step.from, step.to)
+		b.Run(title, func(b *testing.B) {
+			var cpu time.Duration
+			var took []time.Duration
+			var stages [][]timeline.Row
+			pods := max(step.to-step.from, step.from-step.to)
+			for b.Loop() {
+				c.scaled(b, line, step.from)
+				settle(b.Context(), b)
+				before := processCPU()
+				took = append(took, c.scaled(b, line, step.to))
+				stages = append(stages, line.Rows())
+				settle(b.Context(), b) // what follows, such as events and status, counts as CPU but not as time
+				cpu += processCPU() - before
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "median-ms")
+			b.ReportMetric(float64(cpu.Microseconds())/1000/float64(b.N*pods), "cpu-ms/pod")
+			b.ReportMetric(0, "ns/op")
+			timeline.PrintMedian(os.Stderr, "\n"+title, stages)
+		})
+	}
+}
+
+// scalable makes the deployment "web" with its service, and follows it.
+func (c *cluster) scalable(b *testing.B) *timeline.Timeline {
+	b.Helper()
 	c.namespace(b, "bench")
 	c.deployment(b, "bench", "web", 1)
 	if _, err := c.CoreV1().Services("bench").Create(b.Context(), &corev1.Service{
@@ -29,52 +61,26 @@ func BenchmarkScale(b *testing.B) {
 	}, metav1.CreateOptions{}); err != nil {
 		b.Fatal(err)
 	}
-	for _, step := range []struct{ from, to int }{{1, 50}, {50, 51}, {50, 1}, {2, 200}} {
-		b.Run(fmt.Sprintf("%dto%d", step.from, step.to), func(b *testing.B) {
-			var cpu time.Duration
-			pods := max(step.to-step.from, step.from-step.to)
-			for b.Loop() {
-				b.StopTimer()
-				c.scaled(b, step.from)
-				settle(b.Context(), b)
-				before := processCPU()
-				b.StartTimer()
-				c.scaled(b, step.to)
-				b.StopTimer()
-				settle(b.Context(), b) // what follows, such as events and status, counts as CPU but not as time
-				cpu += processCPU() - before
-				b.StartTimer()
-			}
-			b.ReportMetric(float64(b.Elapsed().Microseconds())/1000/float64(b.N), "ms")
-			b.ReportMetric(float64(cpu.Microseconds())/1000/float64(b.N*pods), "cpu-ms/pod")
-			b.ReportMetric(0, "ns/op")
-		})
-	}
-}
-
-// scaled returns when the deployment has n pods and all are endpoints.
-func (c *cluster) scaled(b *testing.B, n int) {
-	b.Helper()
-	w, err := c.DiscoveryV1().EndpointSlices("bench").Watch(b.Context(), metav1.ListOptions{})
+	line, err := timeline.Follow(b.Context(), c, "bench", "web")
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer w.Stop()
+	return line
+}
+
+// scaled answers how long it took until the deployment has n pods and all are
+// endpoints.
+func (c *cluster) scaled(b *testing.B, line *timeline.Timeline, n int) time.Duration {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	defer cancel()
+	line.Begin()
+	began := time.Now()
 	c.scale(b, "bench", "web", n)
-	deadline := time.After(time.Minute)
-	for c.readyEndpoints(b, "bench", "web") != n {
-		select {
-		case <-w.ResultChan():
-		case <-deadline:
-			b.Fatalf("%d endpoints after a minute, want %d", c.readyEndpoints(b, "bench", "web"), n)
-		}
+	if err := line.Wait(ctx, n); err != nil {
+		b.Fatal(err)
 	}
-	eventually(b, "replicas", func() string {
-		if got := len(c.pods(b, "bench", "app=web")); got != n {
-			return fmt.Sprintf("%d pods, want %d", got, n)
-		}
-		return ""
-	})
+	return time.Since(began)
 }
 
 // settle waits until the process has been nearly idle for a while.

@@ -2,9 +2,13 @@ package controllers
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/controller/cronjob"
@@ -45,8 +49,41 @@ func newReplicaSet(ctx context.Context, e *environment) (run, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := replicaset.NewReplicaSetController(ctx, e.informers.Apps().V1().ReplicaSets(), e.informers.Core().V1().Pods(), client, replicaset.BurstReplicas)
+	pods := pacedPods{e.informers.Core().V1().Pods(), pace{haste: replicaSetHaste, shortest: 10 * time.Millisecond, longest: 80 * time.Millisecond}}
+	c := replicaset.NewReplicaSetController(ctx, e.informers.Apps().V1().ReplicaSets(), pods, client, replicaset.BurstReplicas)
 	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
+}
+
+// replicaSetHaste lets a ReplicaSet know at once when it may have to make a pod
+// or has lost one, and in its own time when only numbers in its status change.
+func replicaSetHaste(old, cur *corev1.Pod) haste {
+	switch {
+	case old == nil:
+		return whenever // it has made it itself
+	case cur == nil:
+		if old.DeletionTimestamp == nil {
+			return soon
+		}
+		return whenever // it has been told when that was asked for
+	case !maps.Equal(old.Labels, cur.Labels), owner(old) != owner(cur), !finished(old) && finished(cur):
+		return now
+	case old.DeletionTimestamp == nil && cur.DeletionTimestamp != nil:
+		return soon
+	case ready(old) != ready(cur):
+		return later
+	}
+	return whenever
+}
+
+func owner(pod *corev1.Pod) types.UID {
+	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+		return ref.UID
+	}
+	return ""
+}
+
+func finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
 func newReplication(ctx context.Context, e *environment) (run, error) {
