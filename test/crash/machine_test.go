@@ -105,6 +105,8 @@ func startMachine(t *testing.T, o instance.Options) *machine {
 		c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID}
 		return c
 	}
+	// Ranges that no instance takes by itself while this one's bridge is away.
+	o.Args = append(o.Args, "--pod-cidr=10.145.0.0/16", "--service-cidr=10.146.0.0/16")
 	m.Instance = instance.Start(t, o)
 	return m
 }

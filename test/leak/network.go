@@ -31,7 +31,7 @@ func (i *inventory) links() error {
 		return err
 	}
 	spares := i.spares(leases)
-	all, err := netlink.LinkList()
+	all, err := uninterrupted(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -49,7 +49,9 @@ func (i *inventory) links() error {
 		}
 		i.add(Thing{Kind: "bridge port", Name: a.Name + " of " + owner, Owner: owner})
 	}
-	neighbours, err := netlink.NeighList(bridge.Attrs().Index, netlink.FAMILY_V4)
+	neighbours, err := uninterrupted(func() ([]netlink.Neigh, error) {
+		return netlink.NeighList(bridge.Attrs().Index, netlink.FAMILY_V4)
+	})
 	if err != nil {
 		return fmt.Errorf("list neighbours: %w", err)
 	}
@@ -62,6 +64,16 @@ func (i *inventory) links() error {
 		}
 	}
 	return nil
+}
+
+// uninterrupted repeats a list during which something changed.
+func uninterrupted[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 50 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return all, err
 }
 
 // mostSpares is how many network namespaces an instance keeps ready at most.
