@@ -175,6 +175,9 @@ func (t *translation) devices() error {
 		if err != nil {
 			return err
 		}
+		if d.Path == "/dev/ptmx" {
+			continue // a link to the container's own terminals takes its place
+		}
 		same := func(o recipe.Device) bool { return o.Path == d.Path }
 		t.out.Devices = append(slices.DeleteFunc(t.out.Devices, same), d)
 	}

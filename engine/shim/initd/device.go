@@ -130,6 +130,43 @@ func ownStreams(r *recipe.Recipe) error {
 	return nil
 }
 
+// isNull says whether a stream is a null device.
+func isNull(fd int) (bool, error) {
+	var info unix.Stat_t
+	if err := unix.Fstat(fd, &info); err != nil {
+		return false, fail("look at stream", strconv.Itoa(fd), err)
+	}
+	return info.Mode&unix.S_IFMT == unix.S_IFCHR && info.Rdev == unix.Mkdev(1, 3), nil
+}
+
+// ownNull replaces the host's null device among the streams by the container's:
+// root in the container would own the host's and could change its mode.
+func (r rootDir) ownNull() error {
+	for fd := range 3 {
+		null, err := isNull(fd)
+		if err != nil {
+			return err
+		}
+		if !null {
+			continue
+		}
+		own, err := r.open("/dev/null", unix.O_RDWR|unix.O_NOCTTY, unix.RESOLVE_NO_SYMLINKS)
+		if err == nil {
+			if null, err = isNull(own); err == nil && !null {
+				err = text("it is not the null device")
+			}
+			if err == nil {
+				err = unix.Dup3(own, fd, 0)
+			}
+			unix.Close(own)
+		}
+		if err != nil {
+			return fail("open", "/dev/null", err)
+		}
+	}
+	return nil
+}
+
 // outside is the host's number of an id of the container.
 func outside(m []recipe.IDMap, id uint64) uint64 {
 	for _, e := range m {

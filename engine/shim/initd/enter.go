@@ -50,6 +50,9 @@ func enter(r *recipe.Recipe) error {
 	}
 	var none [8]byte
 	program.add(fatal, "accept signals", "", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, program.hold(none[:]), 0, 8)
+	if err := program.ownNull(); err != nil {
+		return err
+	}
 	program.process(r)
 	program.execute(&r.Process)
 

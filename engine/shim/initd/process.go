@@ -174,6 +174,22 @@ func (p *plan) process(r *recipe.Recipe) {
 	p.identity(proc)
 }
 
+// ownNull is rootDir.ownNull for a process that enters a container.
+func (p *plan) ownNull() error {
+	for fd := range 3 {
+		null, err := isNull(fd)
+		if err != nil {
+			return err
+		}
+		if null {
+			const flags = unix.O_RDWR | unix.O_NOCTTY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+			p.add(fatal, "open", "/dev/null", unix.SYS_OPENAT, cwdFD, p.cstring("/dev/null"), flags)
+			p.add(chained, "open", "/dev/null", unix.SYS_DUP3, 0, uintptr(fd), 0)
+		}
+	}
+	return nil
+}
+
 // label sets what a security module executes the program as.
 func (p *plan) label(what, path, name, value string) {
 	p.add(fatal, what, name, unix.SYS_OPENAT, cwdFD, p.cstring(path), unix.O_WRONLY|unix.O_CLOEXEC, 0)

@@ -30,6 +30,9 @@ func buildRoot(r *recipe.Recipe) error {
 			return fail("make link", l.Name, err)
 		}
 	}
+	if err := root.ownNull(); err != nil {
+		return err
+	}
 	if r.Process.Terminal {
 		if err := root.terminal(&r.Process, true); err != nil {
 			return fail("open a terminal", "", err)
