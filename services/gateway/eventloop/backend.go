@@ -39,6 +39,9 @@ type backendConn struct {
 // connect sends the client's request to a backend, over a parked connection if
 // there is one.
 func (l *loop) connect(to *Backend, c *client) {
+	if c.exchangeLimit != 0 || c.timeouts.Attempt > 0 {
+		c.limitAttempt()
+	}
 	for list := l.idle[to]; len(list) > 0; list = l.idle[to] {
 		b := list[len(list)-1]
 		l.idle[to] = list[:len(list)-1]
@@ -236,6 +239,9 @@ func (b *backendConn) answer(p []byte, h *http1.Head) {
 		return
 	}
 	b.state = answering
+	if c.limit != c.exchangeLimit {
+		c.limitTo(c.exchangeLimit) // the attempt was in time
+	}
 	b.last = b.last || h.Close || h.Len+used < len(p)
 	c.status = h.Status
 	c.last = c.last || b.body.untilEnd || c.port.closing.Load()

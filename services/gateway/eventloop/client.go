@@ -46,6 +46,11 @@ type client struct {
 	last     bool // the connection ends with this exchange
 	status   int  // of the response; 0 before its head
 	sent     int64
+
+	timeouts      Timeouts
+	exchangeLimit int64 // when the exchange is given up; 0 is never
+	limit         int64 // when it or the attempt is
+	timer         int   // place in the loop's timers, counted from 1
 }
 
 // begin takes the connection in.
@@ -253,6 +258,9 @@ func (c *client) start(b []byte, h *http1.Head) {
 		c.forgetIn()
 	}
 	c.progress()
+	if c.timeouts = exchange.Timeouts(); c.timeouts.Exchange > 0 {
+		c.exchangeLimit = c.loop.now + int64(c.timeouts.Exchange)
+	}
 	c.attempt()
 }
 
@@ -348,6 +356,10 @@ func (c *client) endExchange() {
 	if c.exchange != nil {
 		c.exchange.End(c.status, c.sent)
 		c.exchange = nil
+		c.exchangeLimit = 0
+		if c.limit != 0 {
+			c.limitTo(0)
+		}
 	}
 	if c.held != nil {
 		c.loop.drop(c.held)

@@ -88,6 +88,8 @@ type Exchange interface {
 	Next() *Backend
 	// AppendRequest appends the head that backends get, without its empty line.
 	AppendRequest(dst []byte, r *Request) []byte
+	// Timeouts limit the exchange from now on.
+	Timeouts() Timeouts
 	// Repeatable tells whether the request may reach a second backend although
 	// the first one may have acted on it.
 	Repeatable() bool
@@ -107,6 +109,7 @@ type Failure int
 const (
 	NoBackend   Failure = iota // Next had none to begin with
 	Unreachable                // none that was tried answered
+	TimedOut                   // none answered within the Timeouts
 )
 
 // Backend is one address that requests are sent to. Connections to it are kept

@@ -27,6 +27,7 @@ type everything struct {
 	begun    int
 	ended    []int // statuses
 	refused  []int
+	timeouts Timeouts
 }
 
 func (p *everything) Begin(r *Request) Exchange {
@@ -84,6 +85,19 @@ func (a *attempt) AppendRequest(b []byte, r *Request) []byte {
 }
 
 func (a *attempt) Repeatable() bool { return a.repeatable }
+
+func (a *attempt) Timeouts() Timeouts {
+	a.policy.mu.Lock()
+	defer a.policy.mu.Unlock()
+	return a.policy.timeouts
+}
+
+// limit sets the timeouts of the exchanges to come.
+func (p *everything) limit(t Timeouts) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.timeouts = t
+}
 
 func (a *attempt) AppendResponse(b, raw []byte, h *http1.Head) []byte {
 	return h.AppendFields(http1.AppendStatus(b, raw), raw)

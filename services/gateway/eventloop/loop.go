@@ -57,6 +57,7 @@ type loop struct {
 	req    http1.Head
 	resp   http1.Head
 
+	timers   timers
 	pauses   int // listening sockets that are paused
 	draining bool
 	quit     bool
@@ -158,6 +159,7 @@ func (l *loop) run() {
 				s.watcher.ready(e.Events)
 			}
 		}
+		l.giveUp()
 		if l.now-l.swept >= int64(tick) {
 			l.sweep()
 		}
@@ -178,6 +180,10 @@ func (l *loop) wait(events []unix.EpollEvent) int {
 	timeout := -1
 	if l.clients.Load() > 0 || len(l.idle) > 0 || l.draining || l.pauses > 0 {
 		timeout = int(tick / time.Millisecond)
+	}
+	if len(l.timers) > 0 {
+		until := (l.timers[0].limit - l.now + int64(time.Millisecond) - 1) / int64(time.Millisecond)
+		timeout = min(timeout, int(max(until, 0)))
 	}
 	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll),
 		uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(timeout), 0, 0)

@@ -205,6 +205,36 @@ func TestOnlyWhatIsSafeIsSentTwice(t *testing.T) {
 	}
 }
 
+func TestAnExchangeIsGivenUpInTime(t *testing.T) {
+	for name, limits := range map[string]Timeouts{"exchange": {Exchange: 30 * time.Millisecond}, "attempt": {Attempt: 30 * time.Millisecond, Exchange: time.Minute}} {
+		address, accept := scripted(t)
+		f := newFront(t, Config{}, &Port{}, address)
+		f.policy.limit(limits)
+		w := f.dial(get)
+		accept().hears("GET")
+		if r, body := w.response("GET"); r.StatusCode != 502 || body != fmt.Sprint(int(TimedOut)) {
+			t.Errorf("%s: %d %q", name, r.StatusCode, body)
+		}
+		w.ends()
+	}
+	// What is answered in time goes on, and the limit of one exchange is not the next one's.
+	f := newFront(t, Config{}, &Port{}, served(t, echo))
+	f.policy.limit(Timeouts{Attempt: time.Minute, Exchange: time.Hour})
+	w := f.dial("")
+	for range 3 {
+		w.say(get)
+		w.response("GET")
+	}
+	left := make(chan int)
+	f.policy.balanced(t)
+	for _, l := range f.loops {
+		l.post(func() { left <- len(l.timers) })
+		if n := <-left; n != 0 {
+			t.Errorf("%d timers are left", n)
+		}
+	}
+}
+
 func TestABackendThatRefusesConnectionsIsPassedOver(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

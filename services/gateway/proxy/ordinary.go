@@ -154,7 +154,7 @@ func (x *ordinaryExchange) judge(r *eventloop.Request) bool {
 
 // isOrdinary tells whether the event loop can carry a rule's requests.
 func isOrdinary(r *route.Rule) bool {
-	if r.Invalid != "" || r.Redirect != nil || r.RequestTimeout > 0 || r.BackendTimeout > 0 {
+	if r.Invalid != "" || r.Redirect != nil {
 		return false
 	}
 	plain := func(f *route.Filters) bool {
@@ -212,6 +212,11 @@ func (x *ordinaryExchange) release() {
 		x.endpoint.inFlight.Add(-1)
 		x.endpoint = nil
 	}
+}
+
+// Timeouts implements eventloop.Exchange.
+func (x *ordinaryExchange) Timeouts() eventloop.Timeouts {
+	return eventloop.Timeouts{Exchange: x.rule.RequestTimeout, Attempt: x.rule.BackendTimeout}
 }
 
 // Repeatable implements eventloop.Exchange.
@@ -303,7 +308,10 @@ func (x *ordinaryExchange) AppendResponse(b, raw []byte, h *http1.Head) []byte {
 // AppendFailure implements eventloop.Exchange.
 func (x *ordinaryExchange) AppendFailure(b []byte, f eventloop.Failure) []byte {
 	status, detail, more := http.StatusBadGateway, "the backend could not be reached or broke the connection", ""
-	if f == eventloop.NoBackend {
+	switch f {
+	case eventloop.TimedOut:
+		status, detail = http.StatusGatewayTimeout, "the backend did not answer in time"
+	case eventloop.NoBackend:
 		status, more = http.StatusServiceUnavailable, "Retry-After: 1\r\n"
 		detail = fmt.Sprintf("Service %s has no endpoint that is ready", x.backend.Service)
 	}
