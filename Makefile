@@ -3,8 +3,9 @@
 #   make build    build bin/gantry (with the shim and the init embedded)
 #   make demo     build, start Gantry and run the example shop behind the gateway
 #   make test     all tests: unit, API contract, end to end with real containers
-#   make bench    scale-out 1→50 and CPU per pod
+#   make bench    scale-out 1→50→0 and 1→200, CPU and memory per pod; beside Docker Swarm where docker.io is installed
 #   make bench-gateway   the gateway's CPU per request beside nginx and HAProxy
+#   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
 #   make conformance-kubernetes   upstream's own end-to-end suite (long)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make fmt      format and vet
@@ -16,7 +17,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 EMBEDDED := engine/shim/embedded/gantry-shim engine/shim/embedded/gantry-init
 export CGO_ENABLED := 0
 
-.PHONY: help build demo test bench conformance-kubernetes generate fmt install clean setup
+.PHONY: help build demo test bench contract-upstream conformance-kubernetes generate fmt install clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -54,6 +55,9 @@ bench: build
 .PHONY: bench-gateway
 bench-gateway:
 	$(GO) test -run '^$$' -bench BesidePeers -benchtime 1x -timeout 30m ./services/gateway/proxy
+
+contract-upstream: build bin/kubectl
+	PATH="$(CURDIR)/bin:$$PATH" GANTRY_PROGRAM="$(CURDIR)/bin/gantry" test/contract/upstream/run
 
 conformance-kubernetes: build
 	@test/conformance/run

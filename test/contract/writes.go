@@ -245,6 +245,7 @@ func scale(s *teller) {
 		s.Errorf("scale is %+v", current)
 	}
 	current.Spec.Replicas = 4
+	current.ResourceVersion = "" // a controller may have written the status meanwhile
 	_, err = deployments.UpdateScale(s.ctx, "web", current, metav1.UpdateOptions{})
 	s.must(err)
 	patched := &autoscalingv1.Scale{}
