@@ -39,9 +39,6 @@ func enter(r *recipe.Recipe) error {
 	if err := ownStreams(r); err != nil {
 		return err
 	}
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fail("hide the memory", "", err)
-	}
 	joins, program := &plan{}, &plan{}
 	joins.add(fatal, "enter the container's namespaces", "", unix.SYS_SETNS, recipe.TargetFD, uintptr(r.Namespaces))
 	if name := r.Process.Keyring; name != "" {

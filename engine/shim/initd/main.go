@@ -44,6 +44,11 @@ func Main() {
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		exit(fail("close descriptors", "", err))
 	}
+	// Containers that share a pid namespace see this process, at the end with
+	// their own rights: they must not look into it before it is the program.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		exit(fail("hide the memory", "", err))
+	}
 	r, err := load()
 	if err != nil {
 		exit(err)
