@@ -111,6 +111,9 @@ func receiveFiles(conn *net.UnixConn) (protocol.Reply, []*os.File, error) {
 	var reply protocol.Reply
 	files, err := protocol.Read(conn, &reply)
 	if err != nil {
+		if disconnected(err) {
+			return reply, nil, fmt.Errorf("the shim was killed in the middle of it: %w", err)
+		}
 		return reply, nil, fmt.Errorf("hear from the container shim: %w", err)
 	}
 	return reply, files, refusal(reply)
