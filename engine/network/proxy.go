@@ -17,7 +17,8 @@ import (
 // them. An owner is a service or a pod with host ports; when two want the same
 // frontend the first keeps it until it lets go.
 type proxy struct {
-	table *nat.Table
+	table  *nat.Table
+	offers offers
 
 	mu      sync.Mutex // guards following; held while the kernel is changed
 	started bool       // the first Replace is done
@@ -175,8 +176,10 @@ func (n *Network) followServices(ctx context.Context, c *catalog.Catalog) error 
 func (n *Network) syncServices(c *catalog.Catalog) ([]staleUDP, error) {
 	changes := map[string]map[nat.Frontend]nat.Target{}
 	keys := n.dirty.take()
+	served := make(map[catalog.Key]*catalog.Service, len(keys))
 	for _, k := range keys {
 		s := c.Get(k)
+		served[k] = s
 		want, err := frontends(s, n.plan.DNS())
 		if err = errors.Join(err, n.withoutTakenPorts(s, want)); err != nil {
 			slog.Warn("part of a service is unreachable", "service", k.String(), "err", err)
@@ -188,6 +191,7 @@ func (n *Network) syncServices(c *catalog.Catalog) ([]staleUDP, error) {
 		return nil, fmt.Errorf("change service addresses: %w", err)
 	}
 	for _, k := range keys {
+		n.proxy.offers.set(k, served[k])
 		n.balancers.add(k)
 	}
 	return stale, nil

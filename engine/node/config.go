@@ -75,6 +75,8 @@ type Network interface {
 	Attach(ctx context.Context, pod network.Pod) (network.Attachment, error)
 	Detach(ctx context.Context, podUID string) error
 	DNS() netip.Addr // the cluster DNS service
+	// Withdrawn tells when services send no new connections to an address any more.
+	Withdrawn(ip netip.Addr) (gone <-chan struct{}, offered bool)
 }
 
 var _ Network = (*network.Network)(nil)

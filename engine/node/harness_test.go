@@ -248,6 +248,8 @@ type fakeNetwork struct {
 	dir string
 	mu  sync.Mutex
 	ips map[string]netip.Addr
+	// withdrawn, when not nil, is closed when no service offers a pod's address any more.
+	withdrawn chan struct{}
 }
 
 func (f *fakeNetwork) Attach(_ context.Context, p network.Pod) (network.Attachment, error) {
@@ -269,7 +271,12 @@ func (f *fakeNetwork) Detach(_ context.Context, uid string) error {
 	return nil
 }
 func (f *fakeNetwork) DNS() netip.Addr { return netip.MustParseAddr("10.96.0.10") }
-func (f *fakeNetwork) attached() int   { f.mu.Lock(); defer f.mu.Unlock(); return len(f.ips) }
+func (f *fakeNetwork) Withdrawn(netip.Addr) (<-chan struct{}, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.withdrawn, f.withdrawn != nil
+}
+func (f *fakeNetwork) attached() int { f.mu.Lock(); defer f.mu.Unlock(); return len(f.ips) }
 
 // noKernel makes directories where the real one makes mounts.
 type noKernel struct{}

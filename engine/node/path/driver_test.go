@@ -112,5 +112,6 @@ type loopback struct{}
 func (loopback) Attach(context.Context, network.Pod) (network.Attachment, error) {
 	return network.Attachment{NetNS: "/proc/self/ns/net", IP: netip.MustParseAddr("127.0.0.1")}, nil
 }
-func (loopback) Detach(context.Context, string) error { return nil }
-func (loopback) DNS() netip.Addr                      { return netip.MustParseAddr("10.96.0.10") }
+func (loopback) Detach(context.Context, string) error         { return nil }
+func (loopback) Withdrawn(netip.Addr) (<-chan struct{}, bool) { return nil, false }
+func (loopback) DNS() netip.Addr                              { return netip.MustParseAddr("10.96.0.10") }
