@@ -122,9 +122,8 @@ func (c *Config) complete() error {
 func heavyWork() int { return 2 * runtime.NumCPU() }
 
 const (
-	leaseDuration    = 40 * time.Second
-	leaseEvery       = 10 * time.Second
-	nodeStatusEvery  = 5 * time.Minute
-	pressureEvery    = 10 * time.Second
-	logRotationEvery = 10 * time.Second
+	leaseDuration   = 40 * time.Second
+	leaseEvery      = 10 * time.Second
+	nodeStatusEvery = 5 * time.Minute
+	pressureEvery   = 10 * time.Second
 )

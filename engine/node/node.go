@@ -141,7 +141,6 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { n.keepLease(ctx); return nil })
 	group.Go(func() error { n.keepStatus(ctx); return nil })
 	group.Go(func() error { n.watchPressure(ctx); return nil })
-	group.Go(func() error { n.rotateLogs(ctx); return nil })
 	// Every pod has its worker now, and what already ran has been taken over.
 	if cache.WaitForCacheSync(ctx.Done(), pods) {
 		close(n.ready)

@@ -3,7 +3,6 @@ package logs
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -79,39 +78,5 @@ func TestFollowEndsWithTheContainer(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("following did not end with the container")
-	}
-}
-
-func TestRotateKeepsWithinBounds(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "0.log")
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	for i := range 10 {
-		if err := os.WriteFile(path, make([]byte, MaxBytes), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		reopen := func() error { return os.WriteFile(path, nil, 0o600) }
-		if err := Rotate(path, now.Add(time.Duration(i)*time.Hour), reopen); err != nil {
-			t.Fatal(err)
-		}
-	}
-	files, _ := filepath.Glob(path + "*")
-	if len(files) != MaxFiles {
-		t.Errorf("%d files, want %d: %v", len(files), MaxFiles, files)
-	}
-	if info, err := os.Stat(path); err != nil || info.Size() != 0 {
-		t.Errorf("the current file: %v, %v", info, err)
-	}
-}
-
-func TestRotateUndoesWhatTheWriterDoesNotFollow(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "0.log")
-	if err := os.WriteFile(path, make([]byte, MaxBytes), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := Rotate(path, time.Now(), func() error { return errors.New("no") }); err == nil {
-		t.Error("the failed reopen was not told")
-	}
-	if info, err := os.Stat(path); err != nil || info.Size() != MaxBytes {
-		t.Errorf("the log is not where the writer has it: %v, %v", info, err)
 	}
 }

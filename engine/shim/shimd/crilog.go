@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -25,6 +27,7 @@ type criLog struct {
 
 	mu       sync.Mutex
 	file     *os.File // nil until it could be opened
+	size     int64    // of file
 	triedAt  time.Time
 	pending  map[string][]byte // stream: text since the last newline
 	out      []byte            // entries of the current write
@@ -51,7 +54,33 @@ func (l *criLog) open() {
 		l.dropNote = err.Error()
 		return
 	}
-	l.file = f
+	l.file, l.size = f, 0
+	if info, err := f.Stat(); err == nil {
+		l.size = info.Size()
+	}
+}
+
+// The log of one run of a container is at most logFiles files of logBytes. It is the
+// writer that keeps it so: whoever looked from time to time would find what a flood
+// has written in between.
+const (
+	logBytes = 10 << 20
+	logFiles = 5
+)
+
+// rotate puts a file that is full aside and begins another. Holds l.mu.
+func (l *criLog) rotate() {
+	old, _ := filepath.Glob(l.path + ".*") // the pattern is sound
+	slices.Sort(old)                       // by time
+	for ; len(old) > logFiles-2; old = old[1:] {
+		os.Remove(old[0])
+	}
+	l.closeFile()
+	if err := os.Rename(l.path, l.path+"."+time.Now().UTC().Format("20060102-150405.000000")); err != nil {
+		l.dropNote = err.Error() // and the file goes on
+	}
+	l.triedAt = time.Time{}
+	l.open()
 }
 
 // reopen makes the next entry go to a new file of the same name.
@@ -151,6 +180,9 @@ func (l *criLog) flush() {
 	if l.file != nil && l.dropped == 0 && len(out) > 0 {
 		out = l.put(out)
 	}
+	if l.file != nil && l.size >= logBytes {
+		l.rotate()
+	}
 	l.dropped += bytes.Count(out, []byte{'\n'})
 }
 
@@ -158,6 +190,7 @@ func (l *criLog) flush() {
 // the file ends with a whole entry.
 func (l *criLog) put(entries []byte) (rest []byte) {
 	n, err := l.file.Write(entries)
+	l.size += int64(n)
 	if err == nil {
 		return nil
 	}
@@ -165,6 +198,7 @@ func (l *criLog) put(entries []byte) (rest []byte) {
 	whole := bytes.LastIndexByte(entries[:n], '\n') + 1
 	if info, statErr := l.file.Stat(); whole < n && statErr == nil {
 		l.file.Truncate(info.Size() - int64(n-whole))
+		l.size -= int64(n - whole)
 	}
 	return entries[whole:]
 }

@@ -76,6 +76,35 @@ func TestAMissingLogDirectoryIsCountedAndSaid(t *testing.T) {
 	}
 }
 
+// TestAFloodStaysWithinItsBounds: nobody but the writer keeps the log small.
+func TestAFloodStaysWithinItsBounds(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "0.log")
+	if err := os.WriteFile(path, []byte(strings.Repeat("x", logBytes-1)), 0o640); err != nil {
+		t.Fatal(err) // of an earlier shim
+	}
+	l := openLog(path)
+	line := strings.Repeat("y", 1000) + "\n"
+	for range 8 * logBytes / len(line) {
+		l.write("stdout", []byte(line))
+	}
+	l.write("stdout", []byte("last\n"))
+	l.close()
+	files, err := filepath.Glob(path + "*")
+	if err != nil || len(files) != logFiles {
+		t.Fatalf("%d files, want %d: %v (%v)", len(files), logFiles, files, err)
+	}
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil || info.Size() > logBytes+maxLine {
+			t.Errorf("%s has %d bytes (%v)", f, info.Size(), err)
+		}
+	}
+	if got := entries(t, path); got[len(got)-1] != "stdout F last" {
+		t.Errorf("the newest line is %q", got[len(got)-1])
+	}
+}
+
 func BenchmarkLog(b *testing.B) {
 	l := openLog(filepath.Join(b.TempDir(), "0.log"))
 	line := []byte(strings.Repeat("a line of a hundred bytes or so, as a web server may write for a request it has served...........\n", 100))
