@@ -1,19 +1,27 @@
 // Package footprint keeps Gantry's own memory small.
 //
-// A process of a large program touches far more of its executable while it
-// starts (package initialisers, tables of every linked library) than it ever
-// does again. Trim hands those pages back once the process is ready: the heap
-// that start-up left unused, and the clean pages of the executable, which the
-// kernel reads again from the page cache if they are ever needed. It costs a
-// millisecond or two and changes nothing that the program can observe.
+// Two things make a process of a large program bigger than its work. While it
+// starts, it touches far more of its executable (package initialisers, tables of
+// every linked library) than it ever does again: Trim hands those pages back, the
+// clean pages of the executable, which the kernel reads again from the page cache
+// if they are ever needed. And the garbage collector trades memory for processor
+// time all the time, where this program needs the one at some times and the other
+// at others: in a burst the heap may grow by a fixed allowance before it is
+// collected, and as soon as the process is idle, all that is given back
+// (docs/decisions/0015-collect-when-idle.md).
+//
+// Nothing here changes what a program can observe but its speed. An operator who
+// sets GOGC or GOMEMLIMIT chooses for himself. Any process of ours may use it.
 package footprint
 
 import (
 	"bufio"
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"time"
@@ -34,34 +42,122 @@ func Starting() {
 	}
 }
 
-// gcPercent trades a little CPU for memory: the heaps here are small and live
-// long, so that collections are rare and cheap.
-const gcPercent = 50
+// The collector runs when the heap has grown by allowance beyond what was in use
+// after the last time, within the bounds of these percentages of that; the
+// allowance is smaller on a small machine.
+const (
+	allowance        = 96 << 20
+	shareOfMachine   = 32
+	leastPercent     = 50
+	mostPercent      = 400
+	percentTolerance = 10 // smaller changes are not worth stopping the world for
+)
 
-// Limit makes the collector run at a smaller heap growth than Go's default,
-// unless the operator chose one with GOGC.
-func Limit() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+// percent is the growth, in percent of the live heap, to collect after.
+func percent(live, machine uint64) int {
+	if live == 0 {
+		return mostPercent
+	}
+	return int(min(max(min(allowance, machine/shareOfMachine)*100/live, leastPercent), mostPercent))
+}
+
+// Limit ends what Starting began: from now on the heap may grow by the allowance
+// between collections.
+func Limit() { (&pacing{}).adjust() }
+
+// pacing sets how far the heap may grow.
+type pacing struct{ percent int }
+
+func (p *pacing) adjust() {
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	want := percent(read(liveHeap), machineMemory())
+	if want >= p.percent+percentTolerance || want <= p.percent-percentTolerance {
+		debug.SetGCPercent(want)
+		p.percent = want
 	}
 }
 
+// What the runtime tells about the heap.
 const (
-	// breath is how often KeepSmall looks whether the process has become idle.
-	breath = 20 * time.Second
-	// idle is the processor time within a breath below which it is idle.
-	idle = breath / 50
+	liveHeap    = "/gc/heap/live:bytes"                // in use after the last collection
+	currentHeap = "/memory/classes/heap/objects:bytes" // and what has come since, used or not
 )
 
-// KeepSmall trims now and, until ctx ends, whenever the process is idle: the
-// pages of the executable each time, because the kernel maps more of them than
-// are used; the heap only after there was work, because that takes a collection.
+func read(metric string) uint64 {
+	sample := []metrics.Sample{{Name: metric}}
+	metrics.Read(sample)
+	if sample[0].Value.Kind() != metrics.KindUint64 {
+		return 0
+	}
+	return sample[0].Value.Uint64()
+}
+
+func machineMemory() uint64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return math.MaxUint64 // cannot happen; then the allowance alone counts
+	}
+	return uint64(info.Totalram) * uint64(info.Unit)
+}
+
+const (
+	// breath is how often KeepSmall looks at the process.
+	breath = time.Second
+	// idleShare is the share of one processor below which the process is idle.
+	// Probing some hundred pods once a second takes half of it.
+	idleShare = 0.2
+	// rest is how many idle breaths follow work before memory is given back, and
+	// pause how many lie between two times: who adds ten replicas one by one does
+	// not have to wait for it ten times.
+	rest, pause = 3, 10
+	// worthwhile is by how much the heap must have grown since the last time, so
+	// that a collection pays.
+	worthwhile = 16 << 20
+	// tidy is how many idle breaths lie between two times that pages of the
+	// executable are given back: the kernel maps more of them than are used.
+	tidy = 20
+)
+
+// watcher decides what to give back.
+type watcher struct {
+	used  time.Duration // processor time at the last breath
+	calm  int           // idle breaths since the last work
+	since int           // breaths since memory was last given back
+	heap  uint64        // its size then
+}
+
+// breathe answers what to do now, given the processor time used so far, the time
+// since the last breath and the size of the heap.
+func (w *watcher) breathe(used, since time.Duration, heap uint64) (giveBack, tidyUp bool) {
+	idle := float64(used-w.used) < idleShare*float64(since)
+	w.used = used
+	w.since++
+	if !idle {
+		w.calm = 0
+		return false, false
+	}
+	w.calm++
+	w.heap = min(w.heap, heap) // the collector has run meanwhile
+	return w.calm >= rest && w.since >= pause && heap > w.heap+worthwhile, w.calm%tidy == 0
+}
+
+// gaveBack notes that memory has been given back, at the expense of some
+// processor time.
+func (w *watcher) gaveBack(used time.Duration, heap uint64) {
+	w.used, w.heap, w.since = used, heap, 0
+}
+
+// KeepSmall trims now and, until ctx ends, whenever the process is idle, and
+// keeps the allowance of the heap up with what is in use.
 func KeepSmall(ctx context.Context) error {
 	if err := Trim(); err != nil {
 		return err
 	}
-	used := processorTime()
-	trimmed, tick := used, time.NewTicker(breath)
+	w, p, last := &watcher{used: processorTime(), heap: read(currentHeap), since: pause}, &pacing{}, time.Now()
+	p.adjust()
+	tick := time.NewTicker(breath)
 	defer tick.Stop()
 	for {
 		select {
@@ -69,17 +165,18 @@ func KeepSmall(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		now := processorTime()
-		if now-used < idle {
-			if now-trimmed > 2*idle {
-				debug.FreeOSMemory()
-				trimmed = processorTime()
-			}
+		giveBack, tidyUp := w.breathe(processorTime(), time.Since(last), read(currentHeap))
+		last = time.Now()
+		if giveBack {
+			debug.FreeOSMemory()
+			w.gaveBack(processorTime(), read(currentHeap))
+		}
+		p.adjust()
+		if giveBack || tidyUp {
 			if err := releaseExecutable(); err != nil {
 				return err
 			}
 		}
-		used = now
 	}
 }
 

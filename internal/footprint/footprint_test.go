@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestTrimGivesBackPagesOfTheExecutable(t *testing.T) {
@@ -36,6 +37,61 @@ func TestOnlyReadOnlyPrivateMappingsOfTheFileAreGivenBack(t *testing.T) {
 		}
 		if ok && (start == 0 || length == 0) {
 			t.Errorf("%q: start %x length %x", line, start, length)
+		}
+	}
+}
+
+// TestMemoryIsGivenBackAfterWork plays a burst and what follows it, breath by breath.
+func TestMemoryIsGivenBackAfterWork(t *testing.T) {
+	const mb = 1 << 20
+	const burst, idle = 900 * time.Millisecond, 40 * time.Millisecond
+	w := &watcher{heap: 40 * mb, since: pause}
+	for i, c := range []struct {
+		busy     time.Duration // processor time within each breath
+		breaths  int
+		heap     uint64
+		giveBack bool // at the last of them
+	}{
+		{burst, 1, 120 * mb, false},
+		{idle, rest - 1, 121 * mb, false},
+		{burst, 1, 140 * mb, false},
+		{idle, rest - 1, 140 * mb, false},
+		{idle, 1, 140 * mb, true},
+		{burst, 1, 130 * mb, false},
+		{idle, pause - 2, 130 * mb, false}, // not again so soon
+		{idle, 1, 130 * mb, true},
+		{idle, 2 * pause, 60 * mb, false}, // the idle process allocates a little
+		{idle, 1, 62 * mb, true},
+		{idle, 2 * pause, 30 * mb, false}, // the collector has run by itself
+		{idle, 1, 47 * mb, true},
+	} {
+		for breath := range c.breaths {
+			giveBack, _ := w.breathe(w.used+c.busy, time.Second, c.heap)
+			if want := c.giveBack && breath == c.breaths-1; giveBack != want {
+				t.Errorf("step %d, breath %d: gives back: %v, want %v", i, breath, giveBack, want)
+			}
+			if giveBack {
+				w.gaveBack(w.used, 45*mb)
+			}
+		}
+	}
+}
+
+func TestTheHeapMayGrowByTheAllowance(t *testing.T) {
+	const mb, gb = 1 << 20, 1 << 30
+	for _, c := range []struct {
+		live, machine uint64
+		want          int
+	}{
+		{48 * mb, 24 * gb, 200},
+		{96 * mb, 24 * gb, 100},
+		{400 * mb, 24 * gb, leastPercent}, // not less than this, or a large heap is collected all the time
+		{4 * mb, 24 * gb, mostPercent},    // a small process stays small
+		{48 * mb, gb, 66},                 // a small machine has little to lend
+		{0, 24 * gb, mostPercent},         // not collected yet
+	} {
+		if got := percent(c.live, c.machine); got != c.want {
+			t.Errorf("%d MB live on a machine of %d MB: grow by %d %%, want %d %%", c.live/mb, c.machine/mb, got, c.want)
 		}
 	}
 }
