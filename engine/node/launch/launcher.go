@@ -29,12 +29,13 @@ type Launcher struct {
 	shim    *shim.Client
 	cgroups *cgroup.Tree
 	program *os.File // gantry-init, sealed
+	pad     *os.File // the mount namespace that containers begin in
 	filters filters
 }
 
-// New prepares a launcher. Executable is gantry-init's file, "" means the
-// embedded one.
-func New(client *shim.Client, cgroups *cgroup.Tree, executable string) (*Launcher, error) {
+// New prepares a launcher. Dir is a directory that stays as it is, executable is
+// gantry-init's file, "" means the embedded one.
+func New(client *shim.Client, cgroups *cgroup.Tree, dir, executable string) (*Launcher, error) {
 	if err := checkKernel(); err != nil {
 		return nil, err
 	}
@@ -49,7 +50,12 @@ func New(client *shim.Client, cgroups *cgroup.Tree, executable string) (*Launche
 	if err != nil {
 		return nil, err
 	}
-	return &Launcher{shim: client, cgroups: cgroups, program: program, filters: newFilters()}, nil
+	pad, err := newPad(dir)
+	if err != nil {
+		program.Close()
+		return nil, err
+	}
+	return &Launcher{shim: client, cgroups: cgroups, program: program, pad: pad, filters: newFilters()}, nil
 }
 
 // checkKernel asks for the newest system call that the init needs.
@@ -112,6 +118,11 @@ func (p *Prepared) start(ctx context.Context, io IO, hold bool) (protocol.State,
 	if err := l.cgroups.Create(group, spec.Linux.Resources); err != nil {
 		return protocol.State{}, fmt.Errorf("start container %q: %w", p.id, err)
 	}
+	attached, err := p.t.attach(l.pad)
+	if err != nil {
+		return protocol.State{}, fmt.Errorf("start container %q: %w", p.id, err)
+	}
+	defer attached.close()
 	file, err := write(p.recipe)
 	if err != nil {
 		return protocol.State{}, fmt.Errorf("start container %q: %w", p.id, err)
@@ -131,7 +142,7 @@ func (p *Prepared) start(ctx context.Context, io IO, hold bool) (protocol.State,
 	if !p.t.ownPIDs {
 		start.LeftoverFile = l.cgroups.ProcsFile(group)
 	}
-	return l.shim.Start(ctx, p.id, start, startTimeout, l.files(file)...)
+	return l.shim.Start(ctx, p.id, start, startTimeout, append(l.files(file), attached.named()...)...)
 }
 
 func (l *Launcher) checkShim(ctx context.Context) error {

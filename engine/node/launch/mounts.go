@@ -59,6 +59,12 @@ func (t *translation) mount(m *specs.Mount) error {
 		return errors.New("id-mapped mounts are not known to gantry's own launcher: use the RuntimeClass handler runc")
 	}
 	out := recipe.Mount{Target: path.Clean(m.Destination), FS: m.Type, Source: m.Source}
+	if slices.Contains(m.Options, "rbind") {
+		if t.recursive == nil {
+			t.recursive = map[int]bool{}
+		}
+		t.recursive[len(t.out.Mounts)] = true
+	}
 	if err := options(&out, m.Options); err != nil {
 		return err
 	}
@@ -99,9 +105,7 @@ func options(out *recipe.Mount, list []string) error {
 			continue
 		}
 		switch option {
-		case "bind", "defaults":
-		case "rbind":
-			out.Recursive = true
+		case "bind", "rbind", "defaults":
 		case "tmpcopyup", "idmap", "ridmap":
 			return fmt.Errorf("option %q is not known to gantry's own launcher: use the RuntimeClass handler runc", option)
 		default:

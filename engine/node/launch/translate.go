@@ -26,6 +26,7 @@ type translation struct {
 	cloneFlags uint64 // for the shim
 	kinds      uint64 // of namespaces that are not the host's
 	ownPIDs    bool
+	recursive  map[int]bool // mounts that bring along what is mounted below their source
 }
 
 // namespaceFlags are the clone flags of the specification's namespaces.
@@ -134,7 +135,7 @@ func (t *translation) namespaces() error {
 		t.out.SecondStage = create
 		return nil
 	}
-	t.cloneFlags = create
+	t.cloneFlags = create &^ unix.CLONE_NEWNS // the init makes it, from the pad
 	return nil
 }
 

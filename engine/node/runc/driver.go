@@ -128,7 +128,7 @@ func newDriver(config Config) (*Driver, error) {
 		return nil, err
 	}
 	d.shim = shim.New(d.runDir, d.shimPath)
-	d.launcher = sync.OnceValues(func() (*launch.Launcher, error) { return launch.New(d.shim, d.cgroups, config.InitPath) })
+	d.launcher = sync.OnceValues(func() (*launch.Launcher, error) { return launch.New(d.shim, d.cgroups, d.runDir, config.InitPath) })
 	return d, nil
 }
 

@@ -9,12 +9,10 @@ import (
 	"github.com/gantryhq/gantry/engine/shim/recipe"
 )
 
-// device makes a device file, or binds the host's where a user namespace may
-// make none.
-func (r rootDir) device(d *recipe.Device, bind bool) error {
-	if bind {
-		err := r.mount(&recipe.Mount{Source: d.Path, Target: d.Path})
-		return err
+// device makes a device file, or mounts the host's.
+func (r rootDir) device(d *recipe.Device) error {
+	if d.File != 0 {
+		return r.mount(&recipe.Mount{Source: d.Path, File: d.File, Target: d.Path})
 	}
 	above, name := split(d.Path)
 	parent, err := r.make(above, true)

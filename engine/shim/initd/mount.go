@@ -14,9 +14,6 @@ func (r rootDir) mount(m *recipe.Mount) error {
 		return r.remount(m)
 	}
 	tree, directory, err := detached(m)
-	if err == unix.ENOENT && m.Optional {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
@@ -84,22 +81,13 @@ func (r rootDir) target(m *recipe.Mount, directory bool) (int, error) {
 	return r.open(m.Target, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
 }
 
-// detached makes a mount that is not anywhere yet.
+// detached is a mount that is not anywhere yet.
 func detached(m *recipe.Mount) (fd int, directory bool, err error) {
 	if m.FS != "" {
 		fd, err = fileSystem(m)
 		return fd, true, err
 	}
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-	if m.Recursive {
-		flags |= unix.AT_RECURSIVE
-	}
-	if fd, err = unix.OpenTree(unix.AT_FDCWD, m.Source, flags); err != nil {
-		if err == unix.ENOENT && m.Optional {
-			return -1, false, err
-		}
-		return -1, false, fail("open mount source", m.Source, err)
-	}
+	fd = descriptor(m.File)
 	directory, err = isDirectory(fd)
 	return fd, directory, fail("look at mount source", m.Source, err)
 }

@@ -19,9 +19,8 @@ func buildRoot(r *recipe.Recipe) error {
 			return err
 		}
 	}
-	userNS := r.SecondStage&unix.CLONE_NEWUSER != 0
 	for i := range r.Devices {
-		if err := root.device(&r.Devices[i], userNS); err != nil {
+		if err := root.device(&r.Devices[i]); err != nil {
 			return fail("make device", r.Devices[i].Path, err)
 		}
 	}
@@ -55,41 +54,11 @@ func buildRoot(r *recipe.Recipe) error {
 	return root.enter(r)
 }
 
-// openRoot gives the root a mount of its own, on top of its directory.
+// openRoot mounts the root directory.
 func openRoot(r *recipe.Recipe) (rootDir, error) {
-	propagation := uintptr(r.RootPropagation)
-	if propagation == 0 {
-		// Mounts of the host go on to arrive, those made here stay.
-		propagation = unix.MS_SLAVE | unix.MS_REC
-	}
-	if err := unix.Mount("", "/", "", propagation, ""); err != nil {
-		return rootDir{}, fail("separate mounts from the host's", "", err)
-	}
-	if err := privateParent(r.Root); err != nil {
-		return rootDir{}, fail("separate the root directory's mount", r.Root, err)
-	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, r.Root, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
-	if err != nil {
-		return rootDir{}, fail("open root directory", r.Root, err)
-	}
-	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, r.Root, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return rootDir{}, fail("mount root directory", r.Root, err)
-	}
-	return rootDir{fd}, nil
-}
-
-// privateParent keeps what is mounted on path from being copied to the host,
-// and pivot_root from refusing. The mount is the nearest above path.
-func privateParent(path string) error {
-	for {
-		err := unix.Mount("", path, "", unix.MS_PRIVATE, "")
-		if err != unix.EINVAL || path == "/" { // EINVAL: nothing is mounted just here
-			return err
-		}
-		if path = path[:strings.LastIndexByte(path, '/')]; path == "" {
-			path = "/"
-		}
-	}
+	fd := descriptor(r.RootFile)
+	err := unix.MoveMount(fd, "", unix.AT_FDCWD, "/root", unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return rootDir{fd}, fail("mount root directory", r.Root, err)
 }
 
 func (r rootDir) sysctl(s recipe.Setting) error {
@@ -106,7 +75,7 @@ func (r rootDir) sysctl(s recipe.Setting) error {
 	return err
 }
 
-// enter makes the root the root of this process and lets go of the host's.
+// enter makes the root the root of this process and lets go of the one before.
 func (r rootDir) enter(rec *recipe.Recipe) error {
 	if rec.ReadonlyRoot {
 		if err := setattr(r.fd, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
@@ -119,12 +88,9 @@ func (r rootDir) enter(rec *recipe.Recipe) error {
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fail("change root", rec.Root, err)
 	}
-	// The host's root is now mounted on top of the new one, and "." is in it.
-	if err := unix.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fail("separate mounts from the host's", "", err)
-	}
+	// The old root is now mounted on top of the new one, and "." is in it.
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fail("let go of the host's root", "", err)
+		return fail("let go of the old root", "", err)
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return fail("enter root", "", err)

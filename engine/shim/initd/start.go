@@ -48,21 +48,31 @@ func begin(r *recipe.Recipe) error {
 		}
 	}
 	for _, j := range r.Joins {
-		if err := join(j); err != nil {
-			return err
+		if err := unix.Setns(descriptor(j.File), int(j.Kind)); err != nil {
+			return fail("join namespace", j.Path, err)
 		}
 	}
-	return nil
+	if r.Enter {
+		return nil
+	}
+	return leaveHost(r)
 }
 
-func join(j recipe.Join) error {
-	fd, err := unix.Open(j.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// leaveHost goes where nothing of the host is to be seen, and for a container
+// that has only one stage makes its mount namespace there.
+func leaveHost(r *recipe.Recipe) error {
+	err := unix.Unshare(unix.CLONE_FS) // a mount namespace is joined alone
 	if err == nil {
-		err = unix.Setns(fd, int(j.Kind))
-		unix.Close(fd)
+		err = unix.Setns(descriptor(r.Pad), unix.CLONE_NEWNS)
 	}
-	return fail("join namespace", j.Path, err)
+	if err == nil && r.SecondStage == 0 {
+		err = unix.Unshare(unix.CLONE_NEWNS)
+	}
+	return fail("make a mount namespace", "", err)
 }
+
+// descriptor is where a file of the recipe is open.
+func descriptor(f recipe.File) int { return recipe.FilesFD + int(f) - 1 }
 
 func names(r *recipe.Recipe) error {
 	if r.Hostname != "" {
@@ -104,9 +114,13 @@ func firstStage(r *recipe.Recipe) error {
 		// capabilities in it.
 		attr.Credential = &syscall.Credential{NoSetGroups: true}
 	}
+	files := []uintptr{0, 1, 2, recipe.ControlFD, recipe.RecipeFD}
+	for n := range r.Files {
+		files = append(files, uintptr(descriptor(n+1)))
+	}
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"gantry-init"}, &syscall.ProcAttr{
 		Env:   append(syscall.Environ(), recipe.StageEnv+"=2"),
-		Files: []uintptr{0, 1, 2, recipe.ControlFD, recipe.RecipeFD},
+		Files: files,
 		Sys:   attr,
 	})
 	if err != nil {

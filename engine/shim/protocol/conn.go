@@ -17,8 +17,8 @@ import (
 // maxMessage bounds one message; a list of ten thousand containers is 3 MB.
 const maxMessage = 64 << 20
 
-// maxFiles is the largest number of descriptors in one message.
-const maxFiles = 8
+// maxFiles is the largest number of descriptors in one message: the kernel's.
+const maxFiles = 253
 
 // Write sends one message: four bytes of length, most significant first, then
 // JSON. Files travel as SCM_RIGHTS with its first byte and stay the caller's.

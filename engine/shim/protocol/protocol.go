@@ -39,6 +39,8 @@ const (
 	OpList     = "list"     // reply: States
 	OpEvents   = "events"   // replies: States, for ever
 	OpForget   = "forget"   // reply when the container exited and the shim let go of it
+	OpKeep     = "keep"     // reply: none but the acknowledgement; Files are kept for later clients
+	OpKept     = "kept"     // reply: Files, those of the request's that are kept
 	OpShutdown = "shutdown" // reply, then the shim exits; refused while containers run
 )
 
@@ -49,7 +51,7 @@ type Request struct {
 	Version int      `json:"version"`
 	Op      string   `json:"op"`
 	ID      string   `json:"id,omitempty"`
-	Files   []string `json:"files,omitempty"` // "stdin", "stdout", "stderr", "init", "recipe"
+	Files   []string `json:"files,omitempty"` // "stdin", "stdout", "stderr", "init", "recipe"; any name for keep
 
 	Start  *Start `json:"start,omitempty"`
 	Exec   *Exec  `json:"exec,omitempty"`
@@ -66,6 +68,8 @@ const FeatureLaunch = "launch"
 const (
 	FileInit   = "init"
 	FileRecipe = "recipe"
+	// FileAttached and a number from 0 are the files that the recipe speaks of.
+	FileAttached = "attached-"
 )
 
 // Launch makes the shim clone a container's process by itself. It executes the
@@ -139,6 +143,8 @@ type Reply struct {
 	ExitCode *int    `json:"exitCode,omitempty"`
 	State    *State  `json:"state,omitempty"`
 	States   []State `json:"states,omitempty"`
+	// Files names the descriptors that come with the reply to kept.
+	Files []string `json:"files,omitempty"`
 	// Features are what a shim can do beyond its version, in the reply to hello.
 	Features []string `json:"features,omitempty"`
 }

@@ -8,7 +8,13 @@ const (
 	ControlFD = 3 // a SOCK_SEQPACKET socket, see the messages below
 	RecipeFD  = 4 // a file that holds the encoded recipe
 	TargetFD  = 5 // a pidfd of the container's first process, to enter it
+	FilesFD   = 5 // otherwise the first of the files that the recipe numbers
 )
+
+// A File is the number of an open file that comes with a recipe, counted from
+// 1. What a container uses of the host is opened by the program that writes the
+// recipe: the init itself never looks around there.
+type File = uint64
 
 // StageEnv is the environment variable that tells gantry-init its stage: "2"
 // in a process that a first stage has started, absent otherwise.
@@ -40,10 +46,17 @@ type Recipe struct {
 	// of a new user namespace cannot join namespaces of the host any more.
 	SecondStage    uint64
 	UIDMap, GIDMap []IDMap
+	// Files is how many files come with the recipe.
+	Files uint64
+	// Pad is a mount namespace with nothing in it but /proc, /sys and an empty
+	// /root, to build the container's in a copy of: copying the host's takes the
+	// longer the more pods there are.
+	Pad File
 	// CgroupNamespace makes a new one, once the process is in its groups.
 	CgroupNamespace bool
 
-	Root            string
+	Root            string // for errors
+	RootFile        File   // the root directory as a mount that is nowhere yet
 	RootPropagation uint64 // MS_* flags, 0 is slave
 	ReadonlyRoot    bool
 	Hostname        string // "" leaves the name as it is
@@ -63,7 +76,8 @@ type Recipe struct {
 // Join is an existing namespace.
 type Join struct {
 	Kind uint64 // clone flag
-	Path string
+	Path string // for errors
+	File File
 }
 
 // IDMap is one line of a user namespace's map.
@@ -72,14 +86,14 @@ type IDMap struct{ Inside, Outside, Length uint64 }
 // Setting is a name with a value.
 type Setting struct{ Name, Value string }
 
-// Mount is a file system or a bind mount. The target is resolved inside the
+// Mount is a file system, or a mount that is nowhere yet. The target is resolved inside the
 // root, and made when it is missing.
 type Mount struct {
 	Target      string
-	FS          string // type of the file system; "" binds Source
+	FS          string // type of the file system; "" mounts File
 	Source      string
+	File        File
 	Options     []string // of the file system: "name" or "name=value"
-	Recursive   bool     // bind what is mounted below Source too
 	Set, Clear  uint64   // MOUNT_ATTR_*
 	RSet        uint64   // the same for everything mounted below
 	RClear      uint64
@@ -89,13 +103,13 @@ type Mount struct {
 	NoLinks bool
 	// Remount only changes the flags of what is mounted on the target.
 	Remount bool
-	// Optional leaves the mount out when Source does not exist.
-	Optional bool
 }
 
-// Device is a device file to make. In a user namespace it is bound from the host.
+// Device is a device file to make; or, where a user namespace may make none, to
+// mount.
 type Device struct {
 	Path         string
+	File         File   // 0 makes one
 	Mode         uint64 // type and permissions
 	Major, Minor uint64
 	UID, GID     uint64

@@ -26,7 +26,7 @@ var initEnv = []string{"GOMAXPROCS=1", "GOGC=off"}
 
 // highFD is above every descriptor that a child is given, so that giving them
 // does not cover the program that it executes.
-const highFD = 64
+const highFD = 300
 
 // newborn is a process that has been launched or is being so.
 type newborn struct {
@@ -94,6 +94,9 @@ func (s *Server) clone(l *protocol.Launch, stdio [3]*os.File, files map[string]*
 	attr.Files = append(attr.Files, uintptr(pair[1]), recipeFile.Fd())
 	if target != nil {
 		attr.Files = append(attr.Files, target.Fd())
+	}
+	for i := 0; files[protocol.FileAttached+strconv.Itoa(i)] != nil; i++ {
+		attr.Files = append(attr.Files, files[protocol.FileAttached+strconv.Itoa(i)].Fd())
 	}
 	if l.CgroupDir != "" {
 		group, err := unix.Open(l.CgroupDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
