@@ -18,6 +18,7 @@ import (
 	"github.com/gantryhq/gantry/engine/image"
 	"github.com/gantryhq/gantry/engine/network"
 	"github.com/gantryhq/gantry/engine/node"
+	"github.com/gantryhq/gantry/engine/shim"
 	"github.com/gantryhq/gantry/engine/store"
 )
 
@@ -55,6 +56,7 @@ func startNetwork(ctx context.Context, in *server) (err error) {
 	in.network, err = network.Open(network.Config{
 		Client: in.api.ClientConfig("system:gantry:network"), DataDir: in.dataDir,
 		PodCIDR: in.plan.PodCIDR, ServiceCIDR: in.plan.ServiceCIDR,
+		Keeper: shim.New(filepath.Join(in.dataDir, "run"), nil), // asked only while it runs
 	})
 	if err != nil {
 		return err

@@ -35,6 +35,7 @@ type cluster struct {
 	net     *Network
 	api     *fake.Clientset
 	dataDir string
+	keeper  *drawer // or nil
 	stop    func()
 }
 
@@ -66,7 +67,11 @@ func (c *cluster) start() {
 	if err := os.WriteFile(resolv, nil, 0o600); err != nil {
 		c.t.Fatal(err)
 	}
-	n, err := Open(Config{DataDir: c.dataDir, ResolvConf: resolv})
+	cfg := Config{DataDir: c.dataDir, ResolvConf: resolv}
+	if c.keeper != nil {
+		cfg.Keeper = c.keeper
+	}
+	n, err := Open(cfg)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -7,14 +7,12 @@ import (
 	"net/netip"
 	"path/filepath"
 	"runtime"
-	"syscall"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/gantryhq/gantry/engine/network/catalog"
-	"github.com/gantryhq/gantry/engine/network/dns"
 	"github.com/gantryhq/gantry/engine/network/nat"
 )
 
@@ -31,6 +29,9 @@ type Config struct {
 	ClusterDomain string     // "" is cluster.local
 	NodeIP        netip.Addr // zero is the source address of the default route
 	ResolvConf    string     // upstream resolvers; "" is /etc/resolv.conf
+
+	// Keeper holds the sockets of cluster DNS while this process is replaced; or nil.
+	Keeper Keeper
 }
 
 // Network is the pods' network of one instance.
@@ -158,14 +159,23 @@ func (n *Network) Run(ctx context.Context) error {
 		return errors.New("run network: no client is configured")
 	}
 	cat := catalog.New(n.client, n.dirty.add)
-	server, err := n.openDNS(cat)
+	server, err := n.openDNS(ctx, cat)
 	if err != nil {
 		return fmt.Errorf("start cluster DNS: %w", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return cat.Run(ctx) })
 	g.Go(func() error { return n.enforcer.run(ctx) })
-	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error { return n.keepDNS(ctx, server) })
+	g.Go(func() error {
+		// Earlier it would say that services do not exist which are only not known yet.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-cat.Synced():
+			return server.Run(ctx)
+		}
+	})
 	g.Go(func() error { return n.sweeper.run(ctx) })
 	g.Go(func() error { return n.followBridgeFilter(ctx) })
 	g.Go(func() error {
@@ -196,31 +206,6 @@ func (n *Network) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return n.publishLoadBalancers(ctx, cat) })
 	return g.Wait()
-}
-
-// openDNS binds the DNS address. Where another resolver of this host has taken port 53 of
-// every address, it binds a free port and has the packets translated to it.
-func (n *Network) openDNS(cat *catalog.Catalog) (*dns.Server, error) {
-	const port = 53
-	cfg := dns.Config{
-		Listen: netip.AddrPortFrom(n.plan.DNS(), port), Domain: n.cfg.ClusterDomain, Catalog: cat,
-		PodCIDR: n.plan.PodCIDR, ServiceCIDR: n.plan.ServiceCIDR,
-		NamespaceOf: n.leases.namespaceOf, ResolvConf: n.cfg.ResolvConf,
-	}
-	server, err := dns.New(cfg)
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return server, err
-	}
-	cfg.Listen = netip.AddrPortFrom(n.plan.DNS(), 0)
-	if server, err = dns.New(cfg); err != nil {
-		return nil, err
-	}
-	at := nat.Target{Backends: []netip.AddrPort{netip.AddrPortFrom(n.plan.DNS(), server.Port())}}
-	_, err = n.proxy.apply(map[string]map[nat.Frontend]nat.Target{"cluster DNS": {
-		{Addr: n.plan.DNS(), Protocol: nat.UDP, Port: port}: at,
-		{Addr: n.plan.DNS(), Protocol: nat.TCP, Port: port}: at,
-	}})
-	return server, err
 }
 
 // Ready is closed when services and DNS have everything that existed when Run

@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,6 +42,8 @@ type Config struct {
 	// NamespaceOf returns the namespace of the pod with this address, or "".
 	NamespaceOf func(netip.Addr) string
 	ResolvConf  string // upstream resolvers
+	// UDP and TCP are bound sockets of a predecessor, instead of Listen; or nil.
+	UDP, TCP *os.File
 
 	upstreamPort string // "" is 53; for tests
 	tcpClients   int    // 0 is maxTCPClients; for tests
@@ -53,34 +56,83 @@ type Server struct {
 	forward *forwarder
 	udp     net.PacketConn
 	tcp     net.Listener
+
+	tcpQueue *net.TCPListener // what tcp takes from
 }
 
-// New binds the address. Nothing is answered before Run.
+// New binds the address, or takes over the predecessor's sockets. Nothing is answered
+// before Run: what is asked earlier waits in the sockets.
 func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, zone: dns.CanonicalName(cfg.Domain)}
-	// While serve is replaced by its successor both are bound for a moment.
-	lc := net.ListenConfig{Control: reusePort}
-	var err error
-	if s.udp, err = lc.ListenPacket(context.Background(), "udp4", cfg.Listen.String()); err != nil {
-		return nil, fmt.Errorf("listen for DNS on %s: %w", cfg.Listen, err)
-	}
-	tcp, err := lc.Listen(context.Background(), "tcp4", s.udp.LocalAddr().String())
+	tcp, err := s.listen()
 	if err != nil {
-		s.udp.Close()
 		return nil, fmt.Errorf("listen for DNS on %s: %w", cfg.Listen, err)
 	}
+	s.tcpQueue = tcp.(*net.TCPListener)
 	s.tcp = netutil.LimitListener(tcp, cmp.Or(cfg.tcpClients, maxTCPClients))
 	s.forward = newForwarder(cfg.ResolvConf, cmp.Or(cfg.upstreamPort, "53"), cfg.Listen.Addr())
 	return s, nil
+}
+
+// listen opens the UDP socket and returns the TCP one.
+func (s *Server) listen() (tcp net.Listener, err error) {
+	if s.cfg.UDP != nil && s.cfg.TCP != nil {
+		if s.udp, err = net.FilePacketConn(s.cfg.UDP); err == nil {
+			tcp, err = net.FileListener(s.cfg.TCP)
+		}
+	} else {
+		// While serve is replaced by its successor both are bound for a moment.
+		lc := net.ListenConfig{Control: reusePort}
+		if s.udp, err = lc.ListenPacket(context.Background(), "udp4", s.cfg.Listen.String()); err == nil {
+			tcp, err = lc.Listen(context.Background(), "tcp4", s.udp.LocalAddr().String())
+		}
+	}
+	if err != nil && s.udp != nil {
+		s.udp.Close()
+	}
+	return tcp, err
+}
+
+// Sockets returns duplicates of the sockets, for a successor; the caller closes them.
+func (s *Server) Sockets() (udp, tcp *os.File, err error) {
+	if udp, err = duplicate(s.udp.(*net.UDPConn)); err != nil {
+		return nil, nil, err
+	}
+	if tcp, err = duplicate(s.tcpQueue); err != nil {
+		udp.Close()
+		return nil, nil, err
+	}
+	return udp, tcp, nil
+}
+
+// duplicate differs from the socket's own File method in that sending the result to
+// another process does not make the socket block its readers.
+func duplicate(socket syscall.Conn) (*os.File, error) {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("duplicate DNS socket: %w", err)
+	}
+	var dup int
+	var derr error
+	err = raw.Control(func(fd uintptr) { dup, derr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3) })
+	if err := errors.Join(err, derr); err != nil {
+		return nil, fmt.Errorf("duplicate DNS socket: %w", err)
+	}
+	return os.NewFile(uintptr(dup), "DNS socket"), nil
 }
 
 func reusePort(_, _ string, c syscall.RawConn) error {
 	var err error
 	cerr := c.Control(func(fd uintptr) {
 		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		// Room for what is asked during a restart; best effort.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queueBytes)
 	})
 	return errors.Join(cerr, err)
 }
+
+// queueBytes holds some thousand queries.
+const queueBytes = 4 << 20
 
 // Port returns the bound port.
 func (s *Server) Port() uint16 { return uint16(s.tcp.Addr().(*net.TCPAddr).Port) }

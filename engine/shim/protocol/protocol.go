@@ -38,7 +38,7 @@ const (
 	OpRelease  = "release"  // reply: none but the acknowledgement; a held start goes on
 	OpList     = "list"     // reply: States
 	OpEvents   = "events"   // replies: States, for ever
-	OpForget   = "forget"   // reply when the container exited and the shim let go of it
+	OpForget   = "forget"   // sends Signal if there is one; reply when the container exited and the shim let go of it
 	OpKeep     = "keep"     // reply: none but the acknowledgement; Files are kept for later clients
 	OpKept     = "kept"     // reply: Files, those of the request's that are kept
 	OpShutdown = "shutdown" // reply, then the shim exits; refused while containers run
@@ -107,6 +107,9 @@ type Start struct {
 	Stdin   bool   `json:"stdin,omitempty"`
 	// StdinOnce closes stdin when the first attached client closes its own.
 	StdinOnce bool `json:"stdinOnce,omitempty"`
+	// PipeDir is where the named pipes are made, the container's directory if it
+	// is "". In memory they cost less.
+	PipeDir string `json:"pipeDir,omitempty"`
 	// OwnerUID and OwnerGID own the pipes: root inside the container.
 	OwnerUID int `json:"ownerUID,omitempty"`
 	OwnerGID int `json:"ownerGID,omitempty"`

@@ -29,6 +29,7 @@ type Server struct {
 	reaper *reaper
 	oomV2  oomV2
 	stop   chan struct{}
+	keeper keeper
 
 	mu          sync.Mutex
 	containers  map[string]*container
@@ -234,6 +235,10 @@ func (s *Server) dispatch(conn *net.UnixConn, req *protocol.Request, files map[s
 		return s.events(conn)
 	case protocol.OpForget:
 		return acknowledge(conn, s.forget(req))
+	case protocol.OpKeep:
+		return acknowledge(conn, s.keeper.keep(files))
+	case protocol.OpKept:
+		return s.keeper.kept(conn, req.Files)
 	case protocol.OpShutdown:
 		return acknowledge(conn, s.shutdown())
 	}

@@ -1,0 +1,81 @@
+package restart
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Outcome is how the requests of one kind went.
+type Outcome struct {
+	Kind     string
+	Times    []time.Duration // of the requests that succeeded
+	Failures []string        // when and why
+}
+
+// load sends requests at a fixed rate, whether or not earlier ones were answered, as
+// clients that know nothing of each other do.
+type load struct {
+	kind    string
+	rate    int // per second
+	request func(context.Context) error
+}
+
+// requestTimeout is the patience of a client.
+const requestTimeout = 10 * time.Second
+
+// run sends until ctx ends and waits for the answers to what was sent.
+func (l load) run(ctx context.Context) *Outcome {
+	out := &Outcome{Kind: l.kind}
+	var mu sync.Mutex
+	var running sync.WaitGroup
+	one := func() {
+		began := time.Now()
+		request, cancel := context.WithTimeout(context.Background(), requestTimeout)
+		defer cancel()
+		err := l.request(request)
+		took := time.Since(began)
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			out.Failures = append(out.Failures, fmt.Sprintf("%s after %v: %v", began.Format("15:04:05.000"), took.Round(time.Millisecond), err))
+			return
+		}
+		out.Times = append(out.Times, took)
+	}
+	began, sent := time.Now(), 0
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			running.Wait()
+			return out
+		case <-tick.C:
+			for due := int(time.Since(began).Seconds() * float64(l.rate)); sent < due; sent++ {
+				running.Go(one)
+			}
+		}
+	}
+}
+
+// requests is how many were sent.
+func (o *Outcome) requests() int { return len(o.Times) + len(o.Failures) }
+
+// quantile is the time that this part of the successful requests took at most.
+func (o *Outcome) quantile(part float64) time.Duration {
+	if len(o.Times) == 0 {
+		return 0
+	}
+	slices.Sort(o.Times)
+	return o.Times[min(int(part*float64(len(o.Times))), len(o.Times)-1)]
+}
+
+// slower counts the requests that took longer.
+func (o *Outcome) slower(than time.Duration) int {
+	slices.Sort(o.Times)
+	at, _ := slices.BinarySearch(o.Times, than)
+	return len(o.Times) - at
+}

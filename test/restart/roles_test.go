@@ -1,0 +1,108 @@
+package restart
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// The test program is also what runs in the pods, mounted from the host: it is static
+// and needs nothing of an image.
+const (
+	roleEnv    = "GANTRY_RESTART_ROLE"
+	roleServer = "server"
+	roleClient = "client"
+
+	serviceEnv = "GANTRY_RESTART_SERVICE" // address of the service
+	rateEnv    = "GANTRY_RESTART_RATE"    // requests per second on each way
+
+	mountPath  = "/restart"
+	resultFile = "outcome.json"
+	stopFile   = "stop"
+
+	lookedUp = "web.default.svc.cluster.local"
+)
+
+func TestMain(m *testing.M) {
+	var err error
+	switch role := os.Getenv(roleEnv); role {
+	case "":
+		os.Exit(m.Run())
+	case roleServer:
+		err = serve()
+	case roleClient:
+		err = useService()
+	default:
+		err = fmt.Errorf("%s=%q is no role", roleEnv, role)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// serve is the web server.
+func serve() error {
+	l, err := net.Listen("tcp4", ":8080")
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go answerAll(c)
+	}
+}
+
+// useService is the client inside the cluster: requests to the service's address, each
+// on a connection of its own, and lookups of the service's name. It works until there
+// is a file that says stop, and leaves the outcomes in another.
+func useService() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	web := &asker{addr: os.Getenv(serviceEnv), host: "web", fresh: true}
+	rate, err := strconv.Atoi(os.Getenv(rateEnv))
+	if err != nil {
+		return err
+	}
+	resolver := &net.Resolver{PreferGo: true}
+	loads := []load{
+		{"service address", rate, web.ask},
+		{"cluster DNS", lookupRate, func(ctx context.Context) error {
+			addrs, err := resolver.LookupNetIP(ctx, "ip4", lookedUp+".")
+			if err == nil && len(addrs) != 1 {
+				err = fmt.Errorf("%d addresses", len(addrs))
+			}
+			return err
+		}},
+	}
+	outcomes := make([]*Outcome, len(loads))
+	var running sync.WaitGroup
+	for i, l := range loads {
+		running.Go(func() { outcomes[i] = l.run(ctx) })
+	}
+	for tick := time.NewTicker(20 * time.Millisecond); ; {
+		<-tick.C
+		if _, err := os.Stat(filepath.Join(mountPath, stopFile)); err == nil {
+			break
+		}
+	}
+	cancel()
+	running.Wait()
+	data, err := json.Marshal(outcomes)
+	if err != nil {
+		return err
+	}
+	partial := filepath.Join(mountPath, "."+resultFile)
+	return errors.Join(os.WriteFile(partial, data, 0o644), os.Rename(partial, filepath.Join(mountPath, resultFile)))
+}
