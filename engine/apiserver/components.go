@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apiserver/pkg/audit"
 	genericapi "k8s.io/apiserver/pkg/endpoints"
 	"k8s.io/apiserver/pkg/endpoints/handlers"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -192,25 +194,39 @@ func componentScope(version *genericapi.APIGroupVersion, resource string, storag
 	return scope, err
 }
 
-// find answers the handler of a component's request, or nil when it goes the way of all others.
-func (c componentCalls) find(r *http.Request) http.Handler {
-	if _, ok := inproc.UserFrom(r.Context()); !ok {
+// find answers the handler of a component's request and what must be said in its context, or
+// nil when it goes the way of all others.
+func (c componentCalls) find(r *http.Request, info *request.RequestInfo) http.Handler {
+	if !info.IsResourceRequest || strings.HasPrefix(info.Path, "/"+info.APIPrefix+"/watch/") {
 		return nil
 	}
-	info, ok := request.RequestInfoFrom(r.Context())
-	if !ok || !info.IsResourceRequest || strings.HasPrefix(info.Path, "/"+info.APIPrefix+"/watch/") {
+	if info.Verb == "patch" && r.Header.Get("Content-Type") == string(types.ApplyYAMLPatchType) {
 		return nil
 	}
-	verb := info.Verb
-	if verb == "patch" && r.Header.Get("Content-Type") == string(types.ApplyYAMLPatchType) {
-		return nil
-	}
-	h := c[componentCall{schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}, info.Resource, info.Subresource, verb}]
-	if h == nil || r.Method == http.MethodGet {
-		return h
-	}
+	return c[componentCall{schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}, info.Resource, info.Subresource, info.Verb}]
+}
+
+// components answers requests of this process's components: those of componentAccess directly,
+// all others, and those that are refused, by way of general.
+func (s *Server) components(general http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.ServeHTTP(w, r.WithContext(objects.Untracked(r.Context())))
+		ctx := r.Context()
+		who, known := inproc.UserFrom(ctx)
+		info, err := requestInfo.NewRequestInfo(r)
+		if !known || err != nil || r.Header.Get(authenticationv1.ImpersonateUserHeader) != "" {
+			general.ServeHTTP(w, r)
+			return
+		}
+		h := s.groups.calls.find(r, info)
+		if h == nil || !s.grants.allow(ctx, who, info) {
+			general.ServeHTTP(w, r)
+			return
+		}
+		ctx = request.WithUser(request.WithRequestInfo(audit.WithAuditContext(ctx), info), who)
+		if r.Method != http.MethodGet {
+			ctx = objects.Untracked(ctx)
+		}
+		h.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 

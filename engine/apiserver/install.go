@@ -144,15 +144,6 @@ func (g *apiGroups) installVersion(info *genericapiserver.APIGroupInfo, gv schem
 	return resources, g.calls.add(version, g.components)
 }
 
-// dispatch answers a request for a built-in group.
-func (g *apiGroups) dispatch(w http.ResponseWriter, r *http.Request) {
-	if h := g.calls.find(r); h != nil {
-		h.ServeHTTP(w, r)
-		return
-	}
-	g.container.Dispatch(w, r)
-}
-
 // owns tells whether a path belongs to a built-in group.
 func (g *apiGroups) owns(path string) bool {
 	if g.roots[path] {

@@ -21,10 +21,10 @@ import (
 // newAuthorizer is RBAC with upstream's evaluator over the roles and bindings in the store. The
 // rules that hold for a request are those of the moment it is made: a binding takes effect with
 // the answer to its creation.
-func newAuthorizer(s *store.Store) (authorizer.Authorizer, authorizer.RuleResolver) {
+func newAuthorizer(s *store.Store) (authorizer.Authorizer, authorizer.RuleResolver, *roles) {
 	r := &roles{store: s}
 	evaluator := upstreamrbac.New(r, r, r, r)
-	return union.New(authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup), evaluator), evaluator
+	return union.New(authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup), evaluator), evaluator, r
 }
 
 // rbacPrefixes are where the objects that authorization depends on are stored.

@@ -49,6 +49,7 @@ type Server struct {
 	crdPaths  *crdDiscovery
 	who       authenticator.Request
 	may       authorizer.Authorizer
+	grants    *decisions
 	mux       *mux.PathRecorderMux
 	client    kubernetes.Interface // of ownConfig
 	informers informers.SharedInformerFactory
@@ -94,8 +95,8 @@ func (s *Server) startDefinitions(ctx context.Context) error { return s.crds.sta
 func (s *Server) assemble(ctx context.Context) error {
 	var err error
 	codecs := newSerializer()
-	may, rules := newAuthorizer(s.cfg.Store)
-	s.may = may
+	may, rules, roles := newAuthorizer(s.cfg.Store)
+	s.may, s.grants = may, newDecisions(may, roles)
 	s.chain = &chain{serializer: codecs, authorizer: may, inFlight: new(utilwaitgroup.SafeWaitGroup)}
 	if s.client, err = kubernetes.NewForConfig(s.ownConfig()); err != nil {
 		return err
@@ -142,7 +143,7 @@ func (s *Server) assemble(ctx context.Context) error {
 	s.mux = mux.NewPathRecorderMux("gantry")
 	s.installPaths()
 	s.fromNetwork = s.chain.network(http.HandlerFunc(s.route), s.who)
-	s.fromProcess = s.chain.inProcess(http.HandlerFunc(s.route))
+	s.fromProcess = s.components(s.chain.inProcess(http.HandlerFunc(s.route)))
 	return nil
 }
 
@@ -190,7 +191,7 @@ func newSerializer() serializer.CodecFactory {
 // route sends an authorized request to what serves its path.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	if s.groups.owns(r.URL.Path) {
-		s.groups.dispatch(w, r)
+		s.groups.container.Dispatch(w, r)
 		return
 	}
 	s.mux.ServeHTTP(w, r)
