@@ -310,6 +310,13 @@ func (c *Client) Forget(ctx context.Context, id string, timeout time.Duration) e
 	return err
 }
 
+// End kills a container's first process, waits for its end and makes the shim let
+// go of it. The shim must have protocol.FeatureLaunch.
+func (c *Client) End(ctx context.Context, id string, timeout time.Duration) error {
+	_, err := c.do(ctx, protocol.Request{Op: protocol.OpForget, ID: id, Signal: int(unix.SIGKILL), Timeout: timeout})
+	return err
+}
+
 // List returns all containers the shim knows.
 func (c *Client) List(ctx context.Context) ([]protocol.State, error) {
 	reply, err := c.do(ctx, protocol.Request{Op: protocol.OpList})

@@ -25,7 +25,8 @@ type Tree struct {
 	unified string // mount point of a pure v2 host, else ""
 	// v1 maps controllers to mount points; "name=..." and "" (a v2 mount
 	// beside v1) are hierarchies without a controller of their own.
-	v1 map[string]string
+	v1     map[string]string
+	mounts []string // of v1, each once
 
 	parents *parents
 	filters filters // guarded by parents.mu
@@ -65,6 +66,7 @@ func Find(root string) (*Tree, error) {
 	if t.unified != "" {
 		t.v1 = nil
 	}
+	t.mounts = t.hierarchies()
 	if !t.Has("memory") || !t.Has("cpu") {
 		return nil, errors.New("no control groups with cpu and memory are mounted at /sys/fs/cgroup: boot with cgroup v2, or mount the v1 controllers")
 	}
@@ -102,15 +104,24 @@ func (t *Tree) Dirs(path string) []string {
 	if t.unified != "" {
 		return []string{filepath.Join(t.unified, path)}
 	}
+	dirs := make([]string, len(t.mounts))
+	for i, mount := range t.mounts {
+		dirs[i] = filepath.Join(mount, path)
+	}
+	return dirs
+}
+
+// hierarchies returns where v1 hierarchies are mounted, each once.
+func (t *Tree) hierarchies() []string {
 	seen := map[string]bool{}
-	var dirs []string
+	var mounts []string
 	for _, mount := range t.v1 {
 		if real, err := filepath.EvalSymlinks(mount); err == nil && !seen[real] {
 			seen[real] = true
-			dirs = append(dirs, filepath.Join(real, path))
+			mounts = append(mounts, real)
 		}
 	}
-	return dirs
+	return mounts
 }
 
 // OOMFile is the file that counts kills for lack of memory.

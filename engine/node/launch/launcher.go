@@ -72,6 +72,9 @@ type IO struct {
 	LogPath   string // in the CRI format; "" discards the output
 	Stdin     bool
 	StdinOnce bool
+	// PipeDir is a directory for the named pipes of the streams, best in memory;
+	// "" is the container's.
+	PipeDir string
 }
 
 // Prepared is a container that can be started.
@@ -133,6 +136,7 @@ func (p *Prepared) start(ctx context.Context, io IO, hold bool) (protocol.State,
 		LogPath:   io.LogPath,
 		Stdin:     io.Stdin,
 		StdinOnce: io.StdinOnce,
+		PipeDir:   io.PipeDir,
 		OwnerUID:  int(p.t.rootUID()),
 		OwnerGID:  int(p.t.rootGID()),
 		OOMFile:   l.cgroups.OOMFile(group),

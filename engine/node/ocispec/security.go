@@ -35,11 +35,12 @@ type baseline struct {
 	rlimits       []specs.POSIXRlimit
 	lowestOOM     int // lowest oom_score_adj this process may set
 	loadAppArmor  func() error
+	profiles      *sync.Map // default seccomp profiles by capabilities
 }
 
 // newBaseline takes containerd's defaults and what this process is allowed.
 func newBaseline() (baseline, error) {
-	b := baseline{}
+	b := baseline{profiles: &sync.Map{}}
 	ctx := namespaces.WithNamespace(context.Background(), "gantry")
 	spec, err := oci.GenerateSpec(ctx, nil, &containers.Container{ID: "default"})
 	if err != nil {
@@ -133,7 +134,7 @@ func (b *baseline) secure(s *specs.Spec, sec *runtime.Security) error {
 	switch {
 	case sec.Privileged || sec.SeccompUnconfined:
 	case sec.SeccompProfile == "":
-		s.Linux.Seccomp = withoutX32(seccomp.DefaultProfile(s))
+		s.Linux.Seccomp = b.defaultSeccomp(s)
 	default:
 		text, err := os.ReadFile(sec.SeccompProfile)
 		if err != nil {
@@ -145,6 +146,17 @@ func (b *baseline) secure(s *specs.Spec, sec *runtime.Security) error {
 		}
 	}
 	return nil
+}
+
+// defaultSeccomp is containerd's default profile. It depends on the capabilities
+// only, so containers with the same share one, which nobody may change.
+func (b *baseline) defaultSeccomp(s *specs.Spec) *specs.LinuxSeccomp {
+	key := strings.Join(s.Process.Capabilities.Bounding, " ")
+	if known, ok := b.profiles.Load(key); ok {
+		return known.(*specs.LinuxSeccomp)
+	}
+	profile, _ := b.profiles.LoadOrStore(key, withoutX32(seccomp.DefaultProfile(s)))
+	return profile.(*specs.LinuxSeccomp)
 }
 
 // withoutX32 takes the x32 ABI out of a profile, so that its calls are refused.

@@ -88,8 +88,8 @@ func (b *Builder) Spec(c *runtime.Container) (*specs.Spec, error) {
 }
 
 func hostname(c *runtime.Container) string {
-	if c.Namespaces.UTS == runtime.Host {
-		return "" // it would rename the host
+	if c.Namespaces.UTS != "" {
+		return "" // a namespace that is joined has its name: the host's, or the pod's
 	}
 	return c.Hostname
 }

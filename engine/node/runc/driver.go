@@ -251,6 +251,7 @@ func (d *Driver) prepare(c *runtime.Container, binary string) (*record, error) {
 		LogPath: c.LogPath,
 		Stdin:   c.Stdin,
 		TTY:     c.TTY,
+		OwnPIDs: c.Namespaces.PID == "",
 	}
 	file, text := bundleName, []byte(nil)
 	if binary == Builtin {
@@ -288,7 +289,7 @@ func (d *Driver) run(ctx context.Context, c *runtime.Container, r *record) (prot
 		return d.runOCI(ctx, c, r)
 	}
 	defer func() { r.prepared = nil }()
-	return r.prepared.Start(ctx, launch.IO{LogPath: c.LogPath, Stdin: c.Stdin, StdinOnce: c.StdinOnce})
+	return r.prepared.Start(ctx, launch.IO{LogPath: c.LogPath, Stdin: c.Stdin, StdinOnce: c.StdinOnce, PipeDir: d.bundle(c.ID)})
 }
 
 // runOCI has the shim run the OCI runtime.

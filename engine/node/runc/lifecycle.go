@@ -20,6 +20,10 @@ import (
 // removeTimeout bounds the removal of what a failed or interrupted start left.
 const removeTimeout = 30 * time.Second
 
+// endTimeout is how long the end of a first process is waited for before its
+// whole group is looked at.
+const endTimeout = 5 * time.Second
+
 // List returns all containers. It also removes what interrupted starts left; what
 // cannot be removed is logged, and tried again by the next List.
 func (d *Driver) List(ctx context.Context) ([]runtime.State, error) {
@@ -131,14 +135,35 @@ func (d *Driver) destroy(ctx context.Context, r *record) error {
 			return err
 		}
 	}
-	if err := removeTree(d.bundle(r.ID)); err != nil {
+	if err := removeFiles(d.bundle(r.ID), doorName, "stdout", "stderr"); err != nil {
 		return err
 	}
-	return removeTree(d.dir(r.ID))
+	return removeFiles(d.dir(r.ID), recordName, "shim.json", "exit.json")
+}
+
+// removeFiles removes a directory in which there are mostly these files only,
+// without looking.
+func removeFiles(dir string, names ...string) error {
+	for _, name := range names {
+		_ = unix.Unlink(filepath.Join(dir, name))
+	}
+	if err := unix.Rmdir(dir); err == nil || err == unix.ENOENT {
+		return nil
+	}
+	return removeTree(dir)
 }
 
 // end kills a container's processes and makes the shim forget it.
 func (d *Driver) end(ctx context.Context, r *record) error {
+	if r.Runtime == Builtin && r.OwnPIDs {
+		// With the first process the kernel ends all others, before anyone hears
+		// that it has ended. What a start left that did not get so far is found
+		// when its group cannot be removed.
+		if err := d.shim.End(ctx, r.ID, endTimeout); err == nil {
+			return nil
+		}
+		// It is unknown to the shim, or does not end: the thorough way tells.
+	}
 	if err := d.killGroup(ctx, r); err != nil {
 		return err
 	}

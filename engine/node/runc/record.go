@@ -41,6 +41,9 @@ type record struct {
 	LogPath string            `json:"logPath,omitempty"`
 	Stdin   bool              `json:"stdin,omitempty"`
 	TTY     bool              `json:"tty,omitempty"`
+	// OwnPIDs means that all processes are in a pid namespace that ends with the
+	// first one.
+	OwnPIDs bool `json:"ownPIDs,omitempty"`
 	// Process is the first process of a container that an earlier release has
 	// started; later ones have it in memory only.
 	Process *specs.Process `json:"process,omitempty"`

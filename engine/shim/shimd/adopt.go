@@ -91,7 +91,7 @@ func (c *container) reconnect(r record) {
 		return
 	}
 	for _, stream := range []string{stdoutFIFO, stderrFIFO} {
-		f, err := openFIFO(c.path(stream), unix.O_RDONLY)
+		f, err := openFIFO(filepath.Join(c.pipeDir(r.PipeDir), stream), unix.O_RDONLY)
 		if err != nil {
 			c.server.logf("container %s: %v", c.id, err)
 			continue
@@ -101,7 +101,7 @@ func (c *container) reconnect(r record) {
 	if r.Stdin {
 		c.state.Message = "its standard input came to an end: the shim was killed while the container ran"
 		// Refused when the container has closed its side since.
-		c.stdin, _ = openFIFO(c.path(stdinFIFO), unix.O_WRONLY)
+		c.stdin, _ = openFIFO(filepath.Join(c.pipeDir(r.PipeDir), stdinFIFO), unix.O_WRONLY)
 	}
 }
 

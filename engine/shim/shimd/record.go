@@ -38,6 +38,7 @@ type record struct {
 	StdinOnce  bool      `json:"stdinOnce,omitempty"`
 	OOMFile    string    `json:"oomFile,omitempty"`
 	Leftover   string    `json:"leftoverFile,omitempty"`
+	PipeDir    string    `json:"pipeDir,omitempty"`
 }
 
 // writeJSON replaces a file in one step. It does not wait for the disk: the
@@ -52,6 +53,15 @@ func writeJSON(path string, v any) error {
 		return err
 	}
 	return os.Rename(temp, path)
+}
+
+// writeJSONDirectly writes a new file. Whoever is killed in between leaves a part.
+func writeJSONDirectly(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, b, 0o600)
 }
 
 // readJSON reads a file into v and reports whether it was there.

@@ -67,7 +67,12 @@ func (s *Server) forget(req *protocol.Request) error {
 		timeout = defaultForgetTimeout
 	}
 	limit := time.After(timeout)
-	for _, done := range []<-chan struct{}{c.settled, c.exited} {
+	for i, done := range []<-chan struct{}{c.settled, c.exited} {
+		if i == 1 && req.Signal != 0 {
+			if err := c.signal(req.Signal); err != nil {
+				return err
+			}
+		}
 		select {
 		case <-done:
 		case <-limit:

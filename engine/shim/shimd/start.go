@@ -122,8 +122,10 @@ func (c *container) begun(pid int, phase string, start *protocol.Start, streams 
 		StdinOnce:  start.StdinOnce,
 		OOMFile:    start.OOMFile,
 		Leftover:   start.LeftoverFile,
+		PipeDir:    start.PipeDir,
 	}
-	if err := writeJSON(c.path(recordFile), r); err != nil {
+	// Not in one step: a start whose record is not whole has not happened.
+	if err := writeJSONDirectly(c.path(recordFile), r); err != nil {
 		return err
 	}
 	c.log = openLog(r.LogPath)
@@ -145,6 +147,14 @@ func (c *container) connect(streams *streams) {
 	if streams.stderr != nil {
 		c.follow(streams.stderr, stderrFIFO)
 	}
+}
+
+// pipeDir is where a container's named pipes are.
+func (c *container) pipeDir(dir string) string {
+	if dir == "" {
+		return c.dir
+	}
+	return dir
 }
 
 func (c *container) path(name string) string {
@@ -175,7 +185,7 @@ func (c *container) openStreams(req *protocol.Start) (*streams, error) {
 		st.outputPath = c.path(outputFile)
 		err = st.openTerminal(c.dir, req.Console)
 	default:
-		err = st.openPipes(c.dir, req)
+		err = st.openPipes(c.pipeDir(req.PipeDir), req)
 	}
 	if err != nil {
 		st.closeChild()
@@ -225,14 +235,20 @@ func (st *streams) openPipes(dir string, req *protocol.Start) (err error) {
 
 func openPipe(dir, name string, req *protocol.Start, childMode, shimMode int) (child, ours *os.File, err error) {
 	path := filepath.Join(dir, name)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
+	err = unix.Mkfifo(path, 0o600)
+	if err == unix.EEXIST {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, err
+		}
+		err = unix.Mkfifo(path, 0o600)
 	}
-	if err := unix.Mkfifo(path, 0o600); err != nil {
+	if err != nil {
 		return nil, nil, &os.PathError{Op: "mkfifo", Path: path, Err: err}
 	}
-	if err := os.Chown(path, req.OwnerUID, req.OwnerGID); err != nil {
-		return nil, nil, err
+	if req.OwnerUID != 0 || req.OwnerGID != 0 {
+		if err := os.Chown(path, req.OwnerUID, req.OwnerGID); err != nil {
+			return nil, nil, err
+		}
 	}
 	fd, err := unix.Open(path, childMode|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
