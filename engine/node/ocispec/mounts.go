@@ -56,8 +56,9 @@ func (b *Builder) systemMounts(c *runtime.Container) []specs.Mount {
 	}
 	foreign := c.Namespaces.UserNS != nil
 	if foreign && c.Namespaces.IPC != "" {
-		// Only the owner of an IPC namespace may mount its queues.
-		system[3] = specs.Mount{Destination: "/dev/mqueue", Type: "bind", Source: "/dev/mqueue", Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
+		// Only the owner of an IPC namespace may mount its queues. The host's are not
+		// the pod's: the directory is left out, the system calls work without it.
+		system = slices.Delete(system, 3, 4)
 	}
 	if foreign && c.Namespaces.Net != "" {
 		// And only the owner of a network namespace its sysfs.
