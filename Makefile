@@ -6,6 +6,7 @@
 #   make bench    scale-out 1→50→0 and 1→200, CPU and memory per pod; beside Docker Swarm where docker.io is installed
 #   make bench-gateway   the gateway's CPU per request beside nginx and HAProxy
 #   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
+#   make restarts 100 restarts under 1,000 requests a second on each way (long)
 #   make conformance-kubernetes   upstream's own end-to-end suite (long)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make fmt      format and vet
@@ -17,7 +18,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 EMBEDDED := engine/shim/embedded/gantry-shim engine/shim/embedded/gantry-init
 export CGO_ENABLED := 0
 
-.PHONY: help build demo test bench contract-upstream conformance-kubernetes generate fmt install clean setup
+.PHONY: help build demo test bench contract-upstream restarts conformance-kubernetes generate fmt install clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -58,6 +59,9 @@ bench-gateway:
 
 contract-upstream: build bin/kubectl
 	PATH="$(CURDIR)/bin:$$PATH" GANTRY_PROGRAM="$(CURDIR)/bin/gantry" test/contract/upstream/run
+
+restarts: build
+	GANTRY_RESTARTS=100 GANTRY_RESTART_RATE=1000 $(GO) test -run TestRestartsUnderTraffic -count 1 -v -timeout 60m ./test/restart
 
 conformance-kubernetes: build
 	@test/conformance/run
