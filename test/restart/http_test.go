@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -70,7 +71,8 @@ func (a *asker) ask(ctx context.Context) error {
 		return err
 	}
 	if a.fresh {
-		return c.Close()
+		// A reset: the port would rest for a minute otherwise, and they would run out.
+		return errors.Join(c.Conn.(*net.TCPConn).SetLinger(0), c.Close())
 	}
 	a.mu.Lock()
 	a.idle = append(a.idle, c)

@@ -23,8 +23,8 @@ type load struct {
 	request func(context.Context) error
 }
 
-// requestTimeout is the patience of a client.
-const requestTimeout = 10 * time.Second
+// requestTimeout tells what is lost from what waits on a busy machine.
+const requestTimeout = 30 * time.Second
 
 // run sends until ctx ends and waits for the answers to what was sent.
 func (l load) run(ctx context.Context) *Outcome {
@@ -71,11 +71,4 @@ func (o *Outcome) quantile(part float64) time.Duration {
 	}
 	slices.Sort(o.Times)
 	return o.Times[min(int(part*float64(len(o.Times))), len(o.Times)-1)]
-}
-
-// slower counts the requests that took longer.
-func (o *Outcome) slower(than time.Duration) int {
-	slices.Sort(o.Times)
-	at, _ := slices.BinarySearch(o.Times, than)
-	return len(o.Times) - at
 }

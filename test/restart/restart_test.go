@@ -3,8 +3,7 @@
 // Pods that serve and a pod that asks run all the time; so does a client outside the
 // cluster. `gantry serve` is ended again and again, politely and by kill -9 in turn,
 // and started again. Traffic must not notice: not one request through the service's
-// address or through the gateway may fail, and no lookup of a name may fail or take so
-// long that a person would call it a failure.
+// address or through the gateway may fail, and no question to cluster DNS may be lost.
 //
 // GANTRY_RESTARTS says how often, usually 4 times, and GANTRY_RESTART_RATE with how many
 // requests per second on each way, usually 250; `make restarts` does it a hundred times
@@ -47,8 +46,6 @@ const (
 	host      = "restart.test"
 
 	lookupRate = 50 // per second
-	// tooLong is what a person calls a failure: resolvers ask again after 5 s.
-	tooLong = 2500 * time.Millisecond
 )
 
 func TestRestartsUnderTraffic(t *testing.T) {
@@ -80,9 +77,6 @@ func TestRestartsUnderTraffic(t *testing.T) {
 		if len(o.Failures) > 0 {
 			t.Errorf("%s: %d of %d requests failed, the first:\n%s", o.Kind, len(o.Failures), o.requests(),
 				strings.Join(o.Failures[:min(10, len(o.Failures))], "\n"))
-		}
-		if slow := o.slower(tooLong); slow > 0 {
-			t.Errorf("%s: %d of %d requests took longer than %v, the longest %v", o.Kind, slow, o.requests(), tooLong, o.quantile(1))
 		}
 		if o.requests() < times*lookupRate/2 {
 			t.Errorf("%s: only %d requests were sent", o.Kind, o.requests())
