@@ -37,9 +37,9 @@ func (c *candidate) fingerprints(t *testing.T) map[string][32]byte {
 	return all
 }
 
-// broken fails the test, but for the reference: that runc 1.1 makes directories of
-// mount targets and links of /dev through links of the image is known, and nothing
-// of ours to mend.
+// broken fails the test, but for the reference, where it is nothing of ours to
+// mend: runc 1.1 makes mount targets and the links of /dev through links of the
+// image, and shows more to a container that may trace.
 func (c *candidate) broken(t *testing.T, format string, args ...any) {
 	t.Helper()
 	if c.name == candidates[0] {
@@ -85,10 +85,10 @@ func TestAContainerMayNotRunTheRuntime(t *testing.T) {
 }
 
 // A container watches every process that enters it: what it gets to see must not
-// be the host's, and writing to it must fail.
+// be the host's, and writing to it must fail, even when it may trace.
 func TestAnExecIsNotADoor(t *testing.T) {
 	for _, capabilities := range [][]string{nil, {"SYS_PTRACE"}, {"SYS_PTRACE", "SYS_ADMIN", "DAC_READ_SEARCH"}} {
-		t.Run(strings.Join(capabilities, "+"), func(t *testing.T) {
+		t.Run("with "+strings.Join(capabilities, " "), func(t *testing.T) {
 			forEach(t, func(t *testing.T, c *candidate) {
 				before := c.fingerprints(t)
 				k := c.container("watch")
@@ -96,28 +96,26 @@ func TestAnExecIsNotADoor(t *testing.T) {
 				k.Security.SeccompUnconfined = capabilities != nil
 				c.start(k)
 				c.says(k, "watching")
-				for range 30 {
+				for range 40 {
 					c.driver.Exec(c.context(), k.ID, runtime.Exec{Args: []string{"/probe", "true"}}, runtime.Streams{})
+				}
+				c.sawNothing(t, k, "OVERWROTE", "ESCAPED", "PRIVILEGED")
+				for range 20 { // the runtime's program as the container's own
 					c.driver.Exec(c.context(), k.ID, runtime.Exec{Args: []string{"/proc/self/exe", "true"}}, runtime.Streams{})
 				}
-				out := c.output(k)
-				t.Logf("%s", out)
-				for _, bad := range []string{"OVERWROTE", "ESCAPED"} {
-					if strings.Contains(out, bad) {
-						t.Errorf("%s", out)
-					}
-				}
+				c.sawNothing(t, k, "OVERWROTE", "ESCAPED", "PRIVILEGED")
 				c.unchanged(t, before)
 			})
 		})
 	}
 }
 
-// The same with a pid namespace that containers share: one watches while
-// another starts.
+// The same with a pid namespace that containers share: one watches while another
+// starts. One that may trace gets hold of whatever starts beside it, as with
+// runc; docs/isolation.md says so. It still sees no root of the host.
 func TestAStartIsNotADoorForANeighbour(t *testing.T) {
 	for _, capabilities := range [][]string{nil, {"SYS_PTRACE"}} {
-		t.Run(strings.Join(capabilities, "+"), func(t *testing.T) {
+		t.Run("with "+strings.Join(capabilities, " "), func(t *testing.T) {
 			forEach(t, func(t *testing.T, c *candidate) {
 				before := c.fingerprints(t)
 				spy := c.container("watch")
@@ -133,17 +131,27 @@ func TestAStartIsNotADoorForANeighbour(t *testing.T) {
 					}
 					c.remove(k.ID)
 				}
-				// The neighbour's own program is not the host's.
-				out := strings.ReplaceAll(c.output(spy), "OVERWROTE /probe", "overwrote /probe")
-				t.Logf("%s", out)
-				for _, bad := range []string{"OVERWROTE", "ESCAPED"} {
-					if strings.Contains(out, bad) {
-						t.Errorf("%s", out)
-					}
+				if capabilities == nil {
+					c.sawNothing(t, spy, "OVERWROTE", "ESCAPED", "PRIVILEGED")
+				} else {
+					c.sawNothing(t, spy, "OVERWROTE", "ESCAPED: saw another root")
 				}
 				c.unchanged(t, before)
 			})
 		})
+	}
+}
+
+// sawNothing fails when a spy reports one of these findings.
+func (c *candidate) sawNothing(t *testing.T, spy *runtime.Container, findings ...string) {
+	t.Helper()
+	// The program of a container, which a neighbour may own, is not the host's.
+	out := strings.ReplaceAll(c.output(spy), "OVERWROTE /probe", "overwrote /probe")
+	t.Logf("%s", out)
+	for _, finding := range findings {
+		if strings.Contains(out, finding) {
+			c.broken(t, "a spy reports %q", finding)
+		}
 	}
 }
 

@@ -25,10 +25,11 @@ const (
 // enter starts the recipe's process in the container of TargetFD. A user
 // namespace can be joined by a process with one thread only, and a pid
 // namespace only by a new process. So this process, which has the threads of
-// the Go runtime, stays outside; a copy with one thread joins everything; and
-// its copy, which exists in the container, only becomes the program: what it
-// could reveal to a container that may look into it is this recipe, and
-// nothing of the host.
+// the Go runtime, stays outside; a copy with one thread joins everything and
+// gives up the host's rights while the container does not see it yet; and its
+// copy, which exists in the container, only becomes the program: even a
+// container that may trace all its processes gets hold of this recipe and of
+// nothing that it has not itself.
 func enter(r *recipe.Recipe) error {
 	if err := begin(r); err != nil {
 		return err
@@ -45,12 +46,14 @@ func enter(r *recipe.Recipe) error {
 		const joinSessionKeyring = 1
 		joins.add(ignored, "", "", unix.SYS_KEYCTL, joinSessionKeyring, joins.cstring(name))
 	}
-	var none [8]byte
-	program.add(fatal, "accept signals", "", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, program.hold(none[:]), 0, 8)
-	if err := program.ownNull(); err != nil {
+	if err := joins.ownNull(); err != nil {
 		return err
 	}
-	program.process(r)
+	joins.rights(&r.Process)
+	var none [8]byte
+	program.add(fatal, "accept signals", "", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, program.hold(none[:]), 0, 8)
+	program.session(r)
+	program.labels(&r.Process)
 	program.execute(&r.Process)
 
 	var pipe [2]int

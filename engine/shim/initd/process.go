@@ -142,15 +142,37 @@ func become(r *recipe.Recipe) error {
 }
 
 // process adds everything that makes the process what it should be, but what
+// process adds everything that makes the process what it should be, but what
 // the program itself may be the first to feel.
 func (p *plan) process(r *recipe.Recipe) {
-	proc := &r.Process
+	p.session(r)
+	p.labels(&r.Process)
+	p.rights(&r.Process)
+}
+
+// session adds what is the process's own and not inherited.
+func (p *plan) session(r *recipe.Recipe) {
 	if r.Enter {
 		p.add(fatal, "begin a session", "", unix.SYS_SETSID)
 	}
-	if proc.Terminal {
+	if r.Process.Terminal {
 		p.add(fatal, "take the terminal over", "", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
+}
+
+// labels adds what security modules execute the program as. They go through the
+// container's /proc, which shows only processes of its pid namespace.
+func (p *plan) labels(proc *recipe.Process) {
+	if proc.AppArmor != "" {
+		p.label("apply AppArmor profile", "/proc/thread-self/attr/apparmor/exec", proc.AppArmor, "exec "+proc.AppArmor)
+	}
+	if proc.SELinux != "" {
+		p.label("apply SELinux label", "/proc/thread-self/attr/exec", proc.SELinux, proc.SELinux)
+	}
+}
+
+// rights adds limits, the filter and the identity.
+func (p *plan) rights(proc *recipe.Process) {
 	for i := range proc.Rlimits {
 		l := &proc.Rlimits[i]
 		limit := &unix.Rlimit{Cur: l.Soft, Max: l.Hard}
@@ -162,12 +184,6 @@ func (p *plan) process(r *recipe.Recipe) {
 		mask = proc.Umask
 	}
 	p.add(fatal, "set the file mode mask", "", unix.SYS_UMASK, uintptr(mask))
-	if proc.AppArmor != "" {
-		p.label("apply AppArmor profile", "/proc/thread-self/attr/apparmor/exec", proc.AppArmor, "exec "+proc.AppArmor)
-	}
-	if proc.SELinux != "" {
-		p.label("apply SELinux label", "/proc/thread-self/attr/exec", proc.SELinux, proc.SELinux)
-	}
 	if !proc.NoNewPrivs {
 		p.seccomp(proc) // while the process may
 	}

@@ -114,8 +114,26 @@ func examine(dir string, pid int, own os.FileInfo, say func(string, ...any)) {
 		unix.PtraceInterrupt(pid)
 		var status unix.WaitStatus
 		unix.Wait4(pid, &status, unix.WALL, nil)
+		privileged(dir, say)
 		unix.PtraceDetach(pid)
 	}
+}
+
+// privileged tells whether a process that can be traced has more rights than its
+// tracer, who could then use them.
+func privileged(dir string, say func(string, ...any)) {
+	theirs, ours := capabilities(dir), capabilities("/proc/self")
+	if theirs&^ours != 0 {
+		say("PRIVILEGED: traced a process that has %#x more", theirs&^ours)
+	}
+}
+
+func capabilities(dir string) uint64 {
+	status, _ := os.ReadFile(dir + "/status")
+	_, after, _ := strings.Cut(string(status), "CapPrm:\t")
+	line, _, _ := strings.Cut(after, "\n")
+	set, _ := strconv.ParseUint(line, 16, 64)
+	return set
 }
 
 // overwrite tries what CVE-2019-5736 did: hold the executable, and write to it
