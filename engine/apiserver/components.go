@@ -88,7 +88,7 @@ func (c componentCalls) add(version *genericapi.APIGroupVersion, codecs runtime.
 		on := func(verb string, h http.HandlerFunc) {
 			c[componentCall{version.GroupVersion, name, subresource, verb}] = h
 		}
-		addReads(on, scope, storage)
+		addReads(on, version, scope, storage)
 		if use == untrackedWrites {
 			addWrites(on, version, scope, storage)
 		}
@@ -96,9 +96,10 @@ func (c componentCalls) add(version *genericapi.APIGroupVersion, codecs runtime.
 	return nil
 }
 
-func addReads(on func(string, http.HandlerFunc), scope *handlers.RequestScope, storage rest.Storage) {
+func addReads(on func(string, http.HandlerFunc), version *genericapi.APIGroupVersion, scope *handlers.RequestScope, storage rest.Storage) {
 	if s, ok := storage.(rest.Getter); ok {
-		on("get", handlers.GetResource(s, scope))
+		p := newPlain(version, scope, storage, handlers.GetResource(s, scope))
+		on("get", p.answer(http.StatusOK, (*plainCall).get))
 	}
 	lister, lists := storage.(rest.Lister)
 	watcher, watches := storage.(rest.Watcher)
@@ -112,15 +113,20 @@ func addReads(on func(string, http.HandlerFunc), scope *handlers.RequestScope, s
 // addWrites makes upstream's handlers anew for each request, as upstream does: they keep what
 // they add to the admission plugins.
 func addWrites(on func(string, http.HandlerFunc), version *genericapi.APIGroupVersion, scope *handlers.RequestScope, storage rest.Storage) {
+	var create http.HandlerFunc
 	if s, ok := storage.(rest.NamedCreater); ok {
-		on("create", func(w http.ResponseWriter, r *http.Request) {
+		create = func(w http.ResponseWriter, r *http.Request) {
 			handlers.CreateNamedResource(s, scope, version.Admit)(w, r)
-		})
+		}
 	} else if s, ok := storage.(rest.Creater); ok {
-		on("create", func(w http.ResponseWriter, r *http.Request) { handlers.CreateResource(s, scope, version.Admit)(w, r) })
+		create = func(w http.ResponseWriter, r *http.Request) { handlers.CreateResource(s, scope, version.Admit)(w, r) }
+	}
+	if create != nil {
+		on("create", newPlain(version, scope, storage, create).answer(http.StatusCreated, (*plainCall).create))
 	}
 	if s, ok := storage.(rest.Updater); ok {
-		on("update", func(w http.ResponseWriter, r *http.Request) { handlers.UpdateResource(s, scope, version.Admit)(w, r) })
+		p := newPlain(version, scope, storage, func(w http.ResponseWriter, r *http.Request) { handlers.UpdateResource(s, scope, version.Admit)(w, r) })
+		on("update", p.answer(http.StatusOK, (*plainCall).update))
 	}
 	if s, ok := storage.(rest.Patcher); ok {
 		kinds := []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType)}

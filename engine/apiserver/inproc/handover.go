@@ -98,6 +98,9 @@ func (handOver) Encode(obj runtime.Object, w io.Writer) error {
 	return err
 }
 
+// HandOver leaves a copy of obj and writes the ticket for it.
+func HandOver(obj runtime.Object, w io.Writer) error { return handOver{}.Encode(obj, w) }
+
 // Identifier implements runtime.Encoder.
 func (handOver) Identifier() runtime.Identifier { return MediaType }
 
