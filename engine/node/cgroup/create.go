@@ -74,12 +74,18 @@ func (t *Tree) Procs(path string) []string {
 // always are the v1 controllers that every container is in: those that limit it
 // and by which it is measured and ended. Each costs a migration, so others are
 // joined by nobody.
-var always = []string{"memory", "cpu", "cpuacct", "pids", "devices", "hugetlb", "freezer"}
+var always = []string{"memory", "cpu", "cpuacct", "pids", "devices", "hugetlb"}
 
-// joined returns the controllers with a hierarchy of their own, each once.
-func (t *Tree) joined() []string {
+// telling are those that programs read their limits from.
+var telling = []string{"memory", "cpu", "cpuacct", "pids", "hugetlb"}
+
+// joined returns the controllers that containers are in.
+func (t *Tree) joined() []string { return t.mounted(always) }
+
+// mounted returns those of some controllers that the host has, each hierarchy once.
+func (t *Tree) mounted(some []string) []string {
 	var controllers, mounts []string
-	for _, c := range always {
+	for _, c := range some {
 		if mount := t.v1[c]; mount != "" && !slices.Contains(mounts, mount) {
 			controllers, mounts = append(controllers, c), append(mounts, mount)
 		}
@@ -273,11 +279,11 @@ func (t *Tree) ProcsFile(path string) string {
 	return filepath.Join(t.Dir("memory", path), "cgroup.procs")
 }
 
-// Hierarchies yields the v1 hierarchies that a container is in, by the name of
-// their mount point, with its group in each.
+// Hierarchies yields the v1 hierarchies that tell a container its limits, by the
+// name of their mount point, with its group in each.
 func (t *Tree) Hierarchies(path string) iter.Seq2[string, string] {
 	return func(yield func(name, dir string) bool) {
-		for _, controller := range t.joined() {
+		for _, controller := range t.mounted(telling) {
 			if mount := t.v1[controller]; !yield(filepath.Base(mount), filepath.Join(mount, path)) {
 				return
 			}

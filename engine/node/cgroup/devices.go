@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // everybodys are the rules that follow those of a container: making any device
@@ -36,16 +37,25 @@ func (t *Tree) limitDevices(path string, r *specs.LinuxResources) error {
 	if dir == "" {
 		return fmt.Errorf("limit devices: the host has not mounted the devices controller")
 	}
-	for _, rule := range rules {
-		file := "devices.deny"
-		if rule.Allow {
-			file = "devices.allow"
+	var files [2]int // devices.deny and devices.allow
+	for i, name := range []string{"devices.deny", "devices.allow"} {
+		fd, err := unix.Open(filepath.Join(dir, name), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("limit devices: open %s in %s: %w", name, dir, err)
 		}
+		defer unix.Close(fd)
+		files[i] = fd
+	}
+	for _, rule := range rules {
 		text, all, err := ruleText(rule)
 		if err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(dir, file), text); err != nil {
+		file := files[0]
+		if rule.Allow {
+			file = files[1]
+		}
+		if _, err := unix.Write(file, []byte(text)); err != nil {
 			return fmt.Errorf("device rule %q: %w", text, err)
 		}
 		if all && rule.Allow {

@@ -196,6 +196,9 @@ func (t *Tree) Kill(ctx context.Context, path string) error {
 		}
 		// A group that forks faster than it is killed is stopped first.
 		frozen := round == 10 && t.freeze(path, "FROZEN", "1") == nil
+		if round == 10 && !frozen {
+			t.forbidForks(path)
+		}
 		if t.unified == "" || os.WriteFile(filepath.Join(t.Dir("", path), "cgroup.kill"), []byte("1"), 0) != nil {
 			for _, pid := range pids {
 				unix.Kill(pid, unix.SIGKILL)
@@ -209,6 +212,13 @@ func (t *Tree) Kill(ctx context.Context, path string) error {
 			return fmt.Errorf("kill cgroup %s: %d processes are left, the first is %d: %w", path, len(pids), pids[0], ctx.Err())
 		case <-time.After(time.Duration(min(round+1, 20)) * time.Millisecond):
 		}
+	}
+}
+
+// forbidForks stops a group from growing where it cannot be frozen.
+func (t *Tree) forbidForks(path string) {
+	if dir := t.Dir("pids", path); dir != "" {
+		_ = os.WriteFile(filepath.Join(dir, "pids.max"), []byte("0"), 0)
 	}
 }
 

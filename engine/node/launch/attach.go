@@ -63,7 +63,7 @@ func (a *attachments) named() (files []shim.LaunchFile) {
 }
 
 // attach opens everything that the recipe speaks of.
-func (t *translation) attach(pad *os.File) (a *attachments, err error) {
+func (t *translation) attach() (a *attachments, err error) {
 	a = &attachments{}
 	defer func() {
 		if err != nil {
@@ -71,11 +71,6 @@ func (t *translation) attach(pad *os.File) (a *attachments, err error) {
 		}
 	}()
 	r := &t.out
-	fd, err := unix.FcntlInt(pad.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return a, os.NewSyscallError("dup", err)
-	}
-	r.Pad = a.add(fd, "pad")
 	for i := range r.Joins {
 		j := &r.Joins[i]
 		if j.File, err = a.namespace(j.Path); err != nil {

@@ -121,7 +121,7 @@ func (p *Prepared) start(ctx context.Context, io IO, hold bool) (protocol.State,
 	if err := l.cgroups.Create(group, spec.Linux.Resources); err != nil {
 		return protocol.State{}, fmt.Errorf("start container %q: %w", p.id, err)
 	}
-	attached, err := p.t.attach(l.pad)
+	attached, err := p.t.attach()
 	if err != nil {
 		return protocol.State{}, fmt.Errorf("start container %q: %w", p.id, err)
 	}
@@ -169,7 +169,11 @@ func (l *Launcher) request(group string, cloneFlags uint64) *protocol.Launch {
 }
 
 func (l *Launcher) files(recipeFile *os.File) []shim.LaunchFile {
-	return []shim.LaunchFile{{Name: protocol.FileInit, File: l.program}, {Name: protocol.FileRecipe, File: recipeFile}}
+	return []shim.LaunchFile{
+		{Name: protocol.FileInit, File: l.program},
+		{Name: protocol.FileRecipe, File: recipeFile},
+		{Name: protocol.FilePad, File: l.pad},
+	}
 }
 
 // write puts a recipe into a file in memory.

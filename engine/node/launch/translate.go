@@ -138,7 +138,7 @@ func (t *translation) namespaces() error {
 		t.out.SecondStage = create
 		return nil
 	}
-	t.cloneFlags = create &^ unix.CLONE_NEWNS // the init makes it, from the pad
+	t.cloneFlags = create
 	return nil
 }
 

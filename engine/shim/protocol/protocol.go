@@ -68,6 +68,9 @@ const FeatureLaunch = "launch"
 const (
 	FileInit   = "init"
 	FileRecipe = "recipe"
+	// FilePad is a mount namespace for the process to be born into, optional. The
+	// process can copy it at little cost, and starts sooner where little is mounted.
+	FilePad = "pad"
 	// FileAttached and a number from 0 are the files that the recipe speaks of.
 	FileAttached = "attached-"
 )

@@ -49,7 +49,6 @@ func (c *codec) recipe(r *Recipe) {
 	list(c, &r.UIDMap, (*codec).idMap)
 	list(c, &r.GIDMap, (*codec).idMap)
 	c.number(&r.Files)
-	c.number(&r.Pad)
 	c.flag(&r.CgroupNamespace)
 	c.text(&r.Root)
 	c.number(&r.RootFile)

@@ -48,10 +48,6 @@ type Recipe struct {
 	UIDMap, GIDMap []IDMap
 	// Files is how many files come with the recipe.
 	Files uint64
-	// Pad is a mount namespace with nothing in it but /proc, /sys and an empty
-	// /root, to build the container's in a copy of: copying the host's takes the
-	// longer the more pods there are.
-	Pad File
 	// CgroupNamespace makes a new one, once the process is in its groups.
 	CgroupNamespace bool
 

@@ -38,6 +38,7 @@ type newborn struct {
 	held     bool     // it waits for a release
 	failure  string   // what the init could not do
 	terminal *os.File // or nil
+	message  [1024]byte
 }
 
 // launch clones a process and has it become what its recipe says. After an
@@ -107,7 +108,10 @@ func (s *Server) clone(l *protocol.Launch, stdio [3]*os.File, files map[string]*
 		defer unix.Close(group)
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, group
 	}
-	n.birth, err = s.reaper.command("/proc/self/fd/"+strconv.Itoa(executable), []string{"gantry-init"}, attr)
+	err = s.spawner.do(files[protocol.FilePad], func() (err error) {
+		n.birth, err = s.reaper.command("/proc/self/fd/"+strconv.Itoa(executable), []string{"gantry-init"}, attr)
+		return err
+	})
 	if err != nil {
 		n.control.Close()
 		return nil, fmt.Errorf("execute gantry-init: %w", err)
@@ -161,7 +165,7 @@ func writeExisting(path string, text []byte) error {
 // listen takes messages until the init closes its side or is held.
 func (n *newborn) listen() error {
 	for !n.held {
-		message, file, err := receive(n.control)
+		message, file, err := n.receive()
 		if err == io.EOF {
 			return nil
 		}
@@ -193,18 +197,17 @@ func (n *newborn) listen() error {
 }
 
 // receive reads one message and the descriptor that may come with it.
-func receive(control *os.File) (message []byte, file *os.File, err error) {
-	raw, err := control.SyscallConn()
+func (n *newborn) receive() (message []byte, file *os.File, err error) {
+	raw, err := n.control.SyscallConn()
 	if err != nil {
 		return nil, nil, err
 	}
-	message = make([]byte, 4096)
 	rights := make([]byte, unix.CmsgSpace(4))
 	var size, rightsSize int
 	var readErr error
 	err = raw.Read(func(fd uintptr) bool {
 		for {
-			size, rightsSize, _, _, readErr = unix.Recvmsg(int(fd), message, rights, unix.MSG_CMSG_CLOEXEC)
+			size, rightsSize, _, _, readErr = unix.Recvmsg(int(fd), n.message[:], rights, unix.MSG_CMSG_CLOEXEC)
 			if readErr != unix.EINTR {
 				return readErr != unix.EAGAIN
 			}
@@ -219,7 +222,7 @@ func receive(control *os.File) (message []byte, file *os.File, err error) {
 	if size == 0 {
 		return nil, nil, io.EOF
 	}
-	return message[:size], file, nil
+	return n.message[:size], file, nil
 }
 
 func received(rights []byte) *os.File {

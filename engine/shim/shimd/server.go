@@ -23,13 +23,14 @@ const idleExit = 15 * time.Second
 
 // Server is a running shim.
 type Server struct {
-	dir    string
-	boot   string // the kernel's id of this boot
-	log    *log.Logger
-	reaper *reaper
-	oomV2  oomV2
-	stop   chan struct{}
-	keeper keeper
+	dir     string
+	boot    string // the kernel's id of this boot
+	log     *log.Logger
+	reaper  *reaper
+	spawner *spawner
+	oomV2   oomV2
+	stop    chan struct{}
+	keeper  keeper
 
 	mu          sync.Mutex
 	containers  map[string]*container
@@ -42,7 +43,7 @@ type Server struct {
 // Serve holds the containers below dir until it is idle or asked to stop. It
 // writes "ready" to its standard output once it accepts connections.
 func Serve(dir string) error {
-	debug.SetGCPercent(50) // a small heap is worth more here than speed
+	debug.SetGCPercent(100)
 	// Best effort: whoever dies first when memory is short, it is not everyone's
 	// parent. Containers are given scores of their own.
 	os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0)
@@ -62,11 +63,16 @@ func Serve(dir string) error {
 	if err != nil {
 		return err
 	}
+	spawner, err := newSpawner()
+	if err != nil {
+		return err
+	}
 	s := &Server{
 		dir:         dir,
 		boot:        bootID(),
 		log:         log.New(os.Stderr, "", log.LstdFlags|log.LUTC),
 		reaper:      reaper,
+		spawner:     spawner,
 		stop:        make(chan struct{}),
 		containers:  map[string]*container{},
 		subscribers: map[chan protocol.State]struct{}{},
