@@ -60,7 +60,7 @@ func newSteady(s *siege) *steady {
 	st.service = service
 	d := deployment("steady", s.in.Registry+"/base/busybox:latest", steadyPods, steadyCommand)
 	c := &d.Spec.Template.Spec.Containers[0]
-	c.ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, FailureThreshold: 1,
+	c.ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 10,
 		ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(8080)}}}
 	c.LivenessProbe = &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 10,
 		ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "echo x >> /probes"}}}}
