@@ -21,7 +21,8 @@ import (
 
 // environment is what the controllers share.
 type environment struct {
-	cfg Config
+	cfg    Config
+	events afterwards
 
 	// informers hold the kinds that some controller reads as a whole.
 	informers informers.SharedInformerFactory
@@ -54,6 +55,7 @@ func (e *environment) config(component string) *rest.Config {
 	c := rest.CopyConfig(e.cfg.Client(component))
 	c.UserAgent = "gantry/" + component
 	c.WarningHandlerWithContext = rest.NoWarnings{} // for humans, such as deprecations
+	c.Wrap(e.events.wrap)
 	return c
 }
 
