@@ -1,7 +1,9 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,8 +11,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metainternal "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	genericapi "k8s.io/apiserver/pkg/endpoints"
@@ -23,8 +28,8 @@ import (
 	"github.com/gantryhq/gantry/engine/apiserver/inproc"
 )
 
-// plain answers the requests that components make all the time: a typed client gets, creates or
-// updates one object, without options. It does what upstream's handler of the same verb does with
+// plain answers the requests that components make all the time: a typed client gets, creates,
+// updates or deletes one object, without options. It does what upstream's handler of the same verb does with
 // such a request (decode and default, admit, hand to the registry) on the caller's goroutine, and
 // answers with the object itself. Everything else is upstream's to answer: another encoding,
 // options such as a dry run, server-side apply.
@@ -44,6 +49,9 @@ type plainCall struct {
 	ctx  context.Context
 	info *request.RequestInfo
 	code int // of the answer when nothing goes wrong
+	// owned is set when nobody else has the answer, bytes when the client may not look at it, so
+	// that no object must wait for it.
+	owned, bytes bool
 }
 
 func newPlain(version *genericapi.APIGroupVersion, scope *handlers.RequestScope, storage rest.Storage, general http.HandlerFunc) *plain {
@@ -58,12 +66,16 @@ func newPlain(version *genericapi.APIGroupVersion, scope *handlers.RequestScope,
 func (p *plain) answer(code int, do func(*plainCall) (runtime.Object, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		info, ok := request.RequestInfoFrom(r.Context())
-		if !ok || r.URL.RawQuery != "" || !takesObjects(r) || r.Method != http.MethodGet && r.Header.Get("Content-Type") != runtime.ContentTypeProtobuf {
+		if !ok || r.URL.RawQuery != "" || !takesObjects(r) && r.Method != http.MethodDelete || r.Method != http.MethodGet && r.Header.Get("Content-Type") != runtime.ContentTypeProtobuf {
 			p.general.ServeHTTP(w, r)
 			return
 		}
-		c := &plainCall{p, w, r, request.WithNamespace(r.Context(), info.Namespace), info, code}
+		c := &plainCall{p, w, r, request.WithNamespace(r.Context(), info.Namespace), info, code, false, false}
 		obj, err := do(c)
+		if errors.Is(err, errNotPlain) {
+			p.general.ServeHTTP(w, r)
+			return
+		}
 		if err == nil {
 			err = c.write(obj)
 		}
@@ -73,36 +85,52 @@ func (p *plain) answer(code int, do func(*plainCall) (runtime.Object, error)) ht
 	}
 }
 
-// write answers an object. It may share memory with the storage, which is why the client gets
-// a copy.
+// write answers an object.
 func (c *plainCall) write(obj runtime.Object) error {
-	if status, ok := obj.(*metav1.Status); ok {
-		if status.Code == 0 {
-			status.Code = int32(c.code)
-		}
-	} else {
-		var err error
-		if obj, err = legacyscheme.Scheme.UnsafeConvertToVersion(obj, c.scope.Kind.GroupVersion()); err != nil {
-			return err
-		}
+	status, isStatus := obj.(*metav1.Status)
+	if isStatus && status.Code == 0 {
+		status.Code = int32(c.code)
+	}
+	if isStatus || c.bytes {
+		responsewriters.WriteObjectNegotiated(c.scope.Serializer, c.scope, c.scope.Kind.GroupVersion(), c.w, c.r, c.code, obj, false)
+		return nil
+	}
+	out, err := legacyscheme.Scheme.UnsafeConvertToVersion(obj, c.scope.Kind.GroupVersion())
+	if err != nil {
+		return err
+	}
+	if !c.owned {
+		out = out.DeepCopyObject() // it shares memory with what the registry answered
 	}
 	c.w.Header().Set("Content-Type", inproc.MediaType)
 	c.w.WriteHeader(c.code)
-	return inproc.HandOver(obj, c.w)
+	return inproc.HandOver(out, c.w)
 }
 
+// errNotPlain leaves a request to upstream's handler.
+var errNotPlain = errors.New("request is not a plain one")
+
 func (c *plainCall) get() (runtime.Object, error) {
+	c.owned = true
 	return c.storage.(rest.Getter).Get(c.ctx, c.info.Name, &metav1.GetOptions{})
 }
 
-// decode reads the object that a client sends, in the version that the registry works with.
-func (c *plainCall) decode() (runtime.Object, error) {
+func (c *plainCall) body() ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(c.r.Body, c.scope.MaxRequestBodyBytes+1))
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
 	if int64(len(body)) > c.scope.MaxRequestBodyBytes {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", c.scope.MaxRequestBodyBytes))
+	}
+	return body, nil
+}
+
+// decode reads the object that a client sends, in the version that the registry works with.
+func (c *plainCall) decode() (runtime.Object, error) {
+	body, err := c.body()
+	if err != nil {
+		return nil, err
 	}
 	kind := c.scope.Kind
 	obj, got, err := c.decoder.Decode(body, &kind, c.storage.New())
@@ -198,6 +226,44 @@ func (c *plainCall) update() (runtime.Object, error) {
 		c.code = http.StatusCreated
 	}
 	return result, err
+}
+
+// remove deletes one object.
+func (c *plainCall) remove() (runtime.Object, error) {
+	body, err := c.body()
+	if err != nil {
+		return nil, err
+	}
+	options := &metav1.DeleteOptions{}
+	if len(body) > 0 {
+		codecs := metainternal.Codecs
+		info, _ := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
+		kind := metav1.SchemeGroupVersion.WithKind("DeleteOptions")
+		if obj, _, err := codecs.DecoderToVersion(info.Serializer, metav1.SchemeGroupVersion).Decode(body, &kind, options); err != nil || obj != options {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the options cannot be read: %v", err))
+		}
+	}
+	if len(options.DryRun) > 0 || options.IgnoreStoreReadErrorWithClusterBreakingPotential != nil {
+		c.r.Body = io.NopCloser(bytes.NewReader(body))
+		return nil, errNotPlain
+	}
+	if errs := validation.ValidateDeleteOptions(options); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", errs)
+	}
+	options.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("DeleteOptions"))
+	validate := rest.AdmissionToValidateObjectDeleteFunc(c.admit, c.attributes(nil, nil, c.info.Name, admission.Delete, options), c.scope)
+	obj, deleted, err := c.storage.(rest.GracefulDeleter).Delete(c.ctx, c.info.Name, validate, options)
+	if err != nil {
+		return nil, err
+	}
+	if !deleted && options.OrphanDependents != nil && !*options.OrphanDependents { //nolint:staticcheck // what old clients say
+		c.code = http.StatusAccepted
+	}
+	c.bytes = true
+	if obj == nil {
+		obj = &metav1.Status{Status: metav1.StatusSuccess, Details: &metav1.StatusDetails{Name: c.info.Name, Kind: c.scope.Kind.Kind}}
+	}
+	return obj, nil
 }
 
 // ifMayCreate lets an update create what does not exist if the client has the right to.

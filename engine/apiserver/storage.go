@@ -78,7 +78,8 @@ func decorator(s *store.Store) generic.StorageDecorator {
 			Prefix:   prefix,
 			Codec:    cfg.Codec,
 			NewFunc:  newFunc, NewListFunc: newListFunc,
-			Relaxed: relaxed(cfg.GroupResource),
+			Relaxed:   relaxed(cfg.GroupResource),
+			Transient: cfg.GroupResource.Resource == "events",
 		})
 		return st, func() {}, nil
 	}

@@ -93,13 +93,14 @@ func (handOver) Encode(obj runtime.Object, w io.Writer) error {
 		}
 		return err
 	}
-	ticket := cloakroom.leave(obj.DeepCopyObject())
-	_, err := w.Write(binary.BigEndian.AppendUint64([]byte{ticketMark}, ticket))
-	return err
+	return HandOver(obj.DeepCopyObject(), w)
 }
 
-// HandOver leaves a copy of obj and writes the ticket for it.
-func HandOver(obj runtime.Object, w io.Writer) error { return handOver{}.Encode(obj, w) }
+// HandOver gives obj away to whoever decodes what it writes.
+func HandOver(obj runtime.Object, w io.Writer) error {
+	_, err := w.Write(binary.BigEndian.AppendUint64([]byte{ticketMark}, cloakroom.leave(obj)))
+	return err
+}
 
 // Identifier implements runtime.Encoder.
 func (handOver) Identifier() runtime.Identifier { return MediaType }
