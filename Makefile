@@ -7,6 +7,7 @@
 #   make bench-gateway   the gateway's CPU per request beside nginx and HAProxy
 #   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
 #   make restarts 100 restarts under 1,000 requests a second on each way (long)
+#   make validate-runtime         the OCI validation suite, with runc and with our own launcher
 #   make conformance-kubernetes   upstream's own end-to-end suite (long)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make fmt      format and vet
@@ -18,7 +19,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 EMBEDDED := engine/shim/embedded/gantry-shim engine/shim/embedded/gantry-init
 export CGO_ENABLED := 0
 
-.PHONY: help build demo test bench contract-upstream restarts conformance-kubernetes generate fmt install clean setup
+.PHONY: help build demo test bench contract-upstream restarts conformance-kubernetes validate-runtime generate fmt install clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -62,6 +63,9 @@ contract-upstream: build bin/kubectl
 
 restarts: build
 	GANTRY_RESTARTS=100 GANTRY_RESTART_RATE=1000 $(GO) test -run TestRestartsUnderTraffic -count 1 -v -timeout 60m ./test/restart
+
+validate-runtime:
+	@test/isolation/run
 
 conformance-kubernetes: build
 	@test/conformance/run

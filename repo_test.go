@@ -52,6 +52,8 @@ func judge(from, to string) verdict {
 		return verdict{false, "api holds types that everyone imports, so it imports nothing of ours"}
 	case in(from, "internal"):
 		return verdict{in(to, "internal", "api"), "internal serves both halves, so it belongs to neither"}
+	case in(from, "test/isolation"):
+		return verdict{in(to, "internal", "engine/node", "engine/shim"), "the isolation suite holds the container drivers themselves against each other, below all commands"}
 	case in(from, "test"):
 		return verdict{in(to, "internal", "api"), "tests drive the product from outside, by its commands and protocols"}
 	case in(to, "internal", "api"):
@@ -114,6 +116,8 @@ func TestTheLawItself(t *testing.T) {
 		{"cmd/gantry-shim", "internal/hint", false},
 		{"cmd/gantry-init", "engine/shim/initd", true},
 		{"test/script", "engine/store", false},
+		{"test/isolation", "engine/node/runtime", true},
+		{"test/isolation/oci", "engine/store", false},
 	} {
 		if got := judge(c.from, c.to).allowed; got != c.allowed {
 			t.Errorf("judge(%s, %s) allows: %v, want %v", c.from, c.to, got, c.allowed)

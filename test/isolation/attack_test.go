@@ -129,7 +129,9 @@ func TestAStartIsNotADoorForANeighbour(t *testing.T) {
 						t.Logf("start: %v", err) // the spy may hold it up, but not get in
 						continue
 					}
-					c.remove(k.ID)
+					if err := c.driver.Remove(c.context(), k.ID); err != nil {
+						c.broken(t, "%v", err)
+					}
 				}
 				if capabilities == nil {
 					c.sawNothing(t, spy, "OVERWROTE", "ESCAPED", "PRIVILEGED")
