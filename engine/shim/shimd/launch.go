@@ -175,8 +175,8 @@ func (n *newborn) listen() error {
 		body := string(message[1:])
 		switch message[0] {
 		case recipe.MessagePID:
-			if n.process, err = strconv.Atoi(body); err != nil || n.process <= 1 {
-				return fmt.Errorf("gantry-init named %q as a pid", body)
+			if err := n.named(body); err != nil {
+				return err
 			}
 		case recipe.MessageTerminal:
 			if n.terminal, file = file, nil; n.terminal != nil {
@@ -236,6 +236,19 @@ func received(rights []byte) *os.File {
 	}
 	unix.SetNonblock(fds[0], true)
 	return os.NewFile(uintptr(fds[0]), "terminal")
+}
+
+// named takes over the pid of the container's process. There is one such message:
+// of several, one may be from somebody in the container who got hold of the
+// socket, and names a process of the host to have it killed.
+func (n *newborn) named(pid string) error {
+	number, err := strconv.Atoi(pid)
+	if err != nil || number <= 1 || n.process != n.birth.pid {
+		n.process = n.birth.pid
+		return fmt.Errorf("gantry-init named %q as a pid, or not the first one", pid)
+	}
+	n.process = number
+	return nil
 }
 
 // proceed lets a held process become the program.
