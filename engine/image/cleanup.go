@@ -14,9 +14,11 @@ func Cleanup(dataDir string) error {
 	if err != nil {
 		return fmt.Errorf("unmount roots: %w", err)
 	}
-	roots := filepath.Join(dir, "run", "rootfs")
-	if err := mount.UnmountRecursive(roots, 0); err != nil {
-		return fmt.Errorf("unmount roots below %s: %w", roots, err)
+	for _, name := range []string{"rootfs", "rootfs-mapped"} {
+		roots := filepath.Join(dir, "run", name)
+		if err := mount.UnmountRecursive(roots, 0); err != nil {
+			return fmt.Errorf("unmount roots below %s: %w", roots, err)
+		}
 	}
 	return nil
 }

@@ -20,18 +20,24 @@ import (
 // returns its path. It is idempotent: after a restart of the process, or of the
 // machine, the same id gets the same files again, whatever ref points at by then.
 func (s *Store) Mount(ctx context.Context, containerID, ref string) (rootfs string, err error) {
-	return s.mount(ctx, containerID, ref, false)
+	return s.mount(ctx, containerID, ref, rootOptions{})
 }
 
 // MountReadOnly mounts ref's layers under an id of their own, read-only, for
 // image volumes. Unmount ends it.
 func (s *Store) MountReadOnly(ctx context.Context, id, ref string) (path string, err error) {
-	return s.mount(ctx, id, ref, true)
+	return s.mount(ctx, id, ref, rootOptions{readOnly: true})
+}
+
+// rootOptions are what makes a root unlike others.
+type rootOptions struct {
+	readOnly bool
+	mapping  *IDMapping // of a container in a user namespace
 }
 
 // mount writes nothing to a database: starting a container costs a few
 // directories and a mount, whatever the disk's fsync costs.
-func (s *Store) mount(ctx context.Context, id, ref string, readOnly bool) (string, error) {
+func (s *Store) mount(ctx context.Context, id, ref string, o rootOptions) (string, error) {
 	if !validID.MatchString(id) {
 		return "", fmt.Errorf("mount image %q: id %q is not made of lower-case letters, digits, '.', '_' and '-'", ref, id)
 	}
@@ -43,69 +49,71 @@ func (s *Store) mount(ctx context.Context, id, ref string, readOnly bool) (strin
 	defer s.locks.Unlock(key)
 
 	path := filepath.Join(s.roots, id)
+	if o.mapping != nil {
+		path = filepath.Join(s.mappedRoots, id)
+	}
 	if mounted, err := mountinfo.Mounted(path); err == nil && mounted {
 		return path, nil
 	}
-	m, err := s.rootMount(ctx, id, ref, readOnly)
+	dir := s.rootDir(id)
+	layers, err := s.rootLayers(ctx, id, ref, o)
 	if err == nil {
 		err = os.MkdirAll(path, 0o700)
 	}
 	if err != nil {
 		return "", fmt.Errorf("mount image %q for %s: %w", ref, id, err)
 	}
-	if err := m.Mount(path); err != nil {
+	if o.mapping != nil {
+		err = s.mountMapped(layers, dir, path, *o.mapping)
+	} else {
+		m := overlayMount(layers, dir, o.readOnly)
+		err = m.Mount(path)
+	}
+	if err != nil {
 		return "", errors.Join(fmt.Errorf("mount image %q for %s: %w", ref, id, err), os.Remove(path))
 	}
 	return path, nil
 }
 
-// rootMount finds the root that id already has, or makes one.
-func (s *Store) rootMount(ctx context.Context, id, ref string, readOnly bool) (mount.Mount, error) {
+// rootLayers finds the layers of the root that id already has, or makes a root.
+func (s *Store) rootLayers(ctx context.Context, id, ref string, o rootOptions) ([]string, error) {
 	s.holding.RLock() // from the hold to the record, no hold is released
 	defer s.holding.RUnlock()
-	dir := s.rootDir(id)
-	r, err := readRoot(dir)
+	r, err := readRoot(s.rootDir(id))
 	switch {
 	case errors.Is(err, errNoRoot):
-		return s.newRoot(ctx, id, ref, readOnly)
+		return s.newRoot(ctx, id, ref, o)
 	case err != nil:
-		return mount.Mount{}, err
+		return nil, err
 	}
-	layers, err := s.hold(ctx, r.ChainID, func() (*Image, error) { return s.Get(ctx, r.ImageDigest) })
-	if err != nil {
-		return mount.Mount{}, err
-	}
-	return overlayMount(layers, dir, r.ReadOnly), nil
+	return s.hold(ctx, r.ChainID, func() (*Image, error) { return s.Get(ctx, r.ImageDigest) })
 }
 
-func (s *Store) newRoot(ctx context.Context, id, ref string, readOnly bool) (mount.Mount, error) {
+func (s *Store) newRoot(ctx context.Context, id, ref string, o rootOptions) ([]string, error) {
 	img, err := s.Get(ctx, ref)
 	if err != nil {
-		return mount.Mount{}, err
+		return nil, err
 	}
 	layers, err := s.hold(ctx, img.chainID(), func() (*Image, error) { return img, nil })
 	if err != nil {
-		return mount.Mount{}, err
+		return nil, err
 	}
 	dir := s.rootDir(id)
 	// What is there has no record: it was being made, or removed, when the machine stopped.
 	if err := os.RemoveAll(dir); err != nil {
-		return mount.Mount{}, err
+		return nil, err
 	}
-	if err := makeRootDir(dir, layers[0]); err != nil {
-		return mount.Mount{}, err
+	if err := makeRootDir(dir, layers[0], o.mapping); err != nil {
+		return nil, err
 	}
 	s.used.touch(img.target.Digest)
-	r := rootRecord{ImageDigest: img.Digest, ChainID: img.chainID(), ReadOnly: readOnly, CreatedAt: time.Now().UTC()}
-	if err := r.write(dir); err != nil {
-		return mount.Mount{}, err
-	}
-	return overlayMount(layers, dir, readOnly), nil
+	r := rootRecord{ImageDigest: img.Digest, ChainID: img.chainID(), ReadOnly: o.readOnly, CreatedAt: time.Now().UTC()}
+	return layers, r.write(dir)
 }
 
 // makeRootDir makes the directories of a writable layer. The root of the
 // mounted tree looks as it does in the image's last layer.
-func makeRootDir(dir, topLayer string) error {
+func makeRootDir(dir, topLayer string, mapping *IDMapping) error {
 	upper := filepath.Join(dir, upperName)
 	for _, d := range []string{dir, upper, filepath.Join(dir, workName)} {
 		if err := os.Mkdir(d, 0o711); err != nil {
@@ -117,7 +125,11 @@ func makeRootDir(dir, topLayer string) error {
 		return err
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		if err := os.Lchown(upper, int(st.Uid), int(st.Gid)); err != nil {
+		uid, gid := st.Uid, st.Gid
+		if mapping != nil {
+			uid, gid = mapping.HostID+uid, mapping.HostID+gid
+		}
+		if err := os.Lchown(upper, int(uid), int(gid)); err != nil {
 			return err
 		}
 	}
@@ -155,16 +167,20 @@ func (s *Store) Unmount(ctx context.Context, containerID string) error {
 	}
 	defer s.locks.Unlock(key)
 
-	path := filepath.Join(s.roots, containerID)
-	// A process on its way out may still have files open: detach, the kernel
-	// finishes when the last one is closed.
-	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("unmount root of %s: %w", containerID, err)
-	}
-	// Remove, never RemoveAll: should it still be mounted, its files are not ours to delete.
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove root of %s: %w", containerID, err)
+	for _, path := range []string{filepath.Join(s.roots, containerID), filepath.Join(s.mappedRoots, containerID)} {
+		// A process on its way out may still have files open: detach, the kernel
+		// finishes when the last one is closed.
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("unmount root of %s: %w", containerID, err)
+		}
+		// Remove, never RemoveAll: should it still be mounted, its files are not ours to delete.
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove root of %s: %w", containerID, err)
+		}
 	}
 	if err := s.discard(containerID); err != nil {
 		return fmt.Errorf("remove writable layer of %s: %w", containerID, err)

@@ -105,7 +105,7 @@ func (s *Store) dropUnfinishedRoots() error {
 			err = errors.Join(err, os.RemoveAll(s.rootDir(e.Name())))
 		}
 	}
-	return err
+	return errors.Join(err, dropMappedLayers(s.mappedRoots))
 }
 
 // hold keeps a chain of layers from collection while roots stand on it, and

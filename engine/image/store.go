@@ -60,13 +60,17 @@ type Keychain func(host string) (user, password string, ok bool)
 
 // Store holds the images of one machine. It is safe for concurrent use.
 type Store struct {
-	dir      string // DataDir/images
-	roots    string // DataDir/run/rootfs
-	hostsDir string
-	keychain Keychain
-	log      *slog.Logger
-	client   *http.Client
-	platform platforms.MatchComparer
+	dir   string // DataDir/images
+	roots string // DataDir/run/rootfs
+	// mappedRoots is DataDir/run/rootfs-mapped. Others may pass through it, for root
+	// in a user namespace is one of them; into roots nobody may: what a container
+	// makes setuid there is the host's root.
+	mappedRoots string
+	hostsDir    string
+	keychain    Keychain
+	log         *slog.Logger
+	client      *http.Client
+	platform    platforms.MatchComparer
 
 	bolt    *bolt.DB
 	db      *metadata.DB
@@ -92,8 +96,11 @@ func Open(cfg Config) (*Store, error) {
 		return nil, errors.New("open image store: no data directory given")
 	}
 	s := &Store{
-		dir:      filepath.Join(cfg.DataDir, "images"),
-		roots:    filepath.Join(cfg.DataDir, "run", "rootfs"),
+		dir:   filepath.Join(cfg.DataDir, "images"),
+		roots: filepath.Join(cfg.DataDir, "run", "rootfs"),
+
+		mappedRoots: filepath.Join(cfg.DataDir, "run", "rootfs-mapped"),
+
 		hostsDir: cfg.HostsDir,
 		keychain: cfg.Keychain,
 		log:      cfg.Log,
@@ -117,6 +124,9 @@ func (s *Store) open() (err error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
+	}
+	if err := os.MkdirAll(s.mappedRoots, 0o711); err != nil {
+		return err
 	}
 	path := filepath.Join(s.dir, "metadata.db")
 	s.bolt, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})

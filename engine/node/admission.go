@@ -48,10 +48,6 @@ func (n *Node) admit(pod *v1.Pod) *verdict {
 			return v
 		}
 	}
-	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
-		return &verdict{Reason: "UserNamespacesNotSupported",
-			Message: "hostUsers: false is not supported on this machine yet: leave it out, or run the pod under a sandboxing RuntimeClass"}
-	}
 	return admitHostPorts(pod, n.admitted(pod))
 }
 

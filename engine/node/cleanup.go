@@ -21,6 +21,9 @@ func Cleanup(dataDir string) error {
 			return fmt.Errorf("clean up node: %w", err)
 		}
 	}
+	if err := releaseAllIDs(idClaims, p.sandboxes()); err != nil {
+		return fmt.Errorf("clean up node: %w", err)
+	}
 	for _, gone := range []string{p.sandboxes(), p.memory()} {
 		if err := os.RemoveAll(gone); err != nil {
 			return fmt.Errorf("clean up node: %w", err)

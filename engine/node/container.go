@@ -55,7 +55,7 @@ func (b *build) container(ctx context.Context) (*runtime.Container, error) {
 	if b.env, err = src.resolve(ctx, b.pod, b.c); err != nil {
 		return nil, configError(err)
 	}
-	if b.rootfs, err = b.n.cfg.Images.Mount(ctx, b.id, b.image.Name); err != nil {
+	if b.rootfs, err = b.mountRoot(ctx); err != nil {
 		return nil, &createError{"CreateContainerError", err}
 	}
 	usr, err := identity(b.pod, b.c, b.image.Config.Config.User, b.rootfs)
@@ -95,6 +95,14 @@ func (b *build) container(ctx context.Context) (*runtime.Container, error) {
 		StdinOnce:      b.c.StdinOnce,
 		TTY:            b.c.TTY,
 	}, nil
+}
+
+func (b *build) mountRoot(ctx context.Context) (string, error) {
+	pins := b.n.podPins(b.pod, b.sandbox)
+	if pins.ids != nil {
+		return b.n.cfg.Images.MountMapped(ctx, b.id, b.image.Name, pins.imageMapping())
+	}
+	return b.n.cfg.Images.Mount(ctx, b.id, b.image.Name)
 }
 
 func (b *build) labels() map[string]string {
@@ -190,9 +198,17 @@ func (b *build) mounts() ([]runtime.Mount, error) {
 		"/etc/hostname":    filepath.Join(etc, "hostname"),
 		"/etc/resolv.conf": filepath.Join(etc, "resolv.conf"),
 	} {
-		if !b.mountsAt(target) {
-			out = append(out, runtime.Mount{Source: source, Target: target, ReadOnly: readOnly && target != "/dev/shm"})
+		if b.mountsAt(target) {
+			continue
 		}
+		m := runtime.Mount{Source: source, Target: target, ReadOnly: readOnly && target != "/dev/shm"}
+		if m.ReadOnly && pins.ids != nil {
+			var err error
+			if m, err = pins.view(b.c.Name, m, ""); err != nil { // its owner is the namespace's root as it is
+				return nil, err
+			}
+		}
+		out = append(out, m)
 	}
 	if path := b.c.TerminationMessagePath; path != "" && !b.mountsAt(path) {
 		source := b.n.paths.terminationLog(b.pod.UID, b.id)
@@ -250,7 +266,15 @@ func (b *build) volumeMount(i int, m *v1.VolumeMount) (runtime.Mount, error) {
 	if !filepath.IsAbs(target) {
 		target = "/" + target
 	}
-	return runtime.Mount{Source: source, Target: target, ReadOnly: m.ReadOnly || vol.ReadOnly, Propagation: propagation(m.MountPropagation)}, nil
+	mount := runtime.Mount{Source: source, Target: target, ReadOnly: m.ReadOnly || vol.ReadOnly, Propagation: propagation(m.MountPropagation)}
+	if b.sandbox.UserNS == nil || vol.Image {
+		return mount, nil
+	}
+	mount, err := b.n.podPins(b.pod, b.sandbox).mapVolume(b.c.Name, mount)
+	if err != nil {
+		return mount, fmt.Errorf("volume %q: %w", m.Name, err)
+	}
+	return mount, nil
 }
 
 func propagation(p *v1.MountPropagationMode) string {

@@ -31,6 +31,11 @@ func (n *Node) runtimeHandler(ctx context.Context, pod *v1.Pod) (string, error) 
 	return class.Handler, nil
 }
 
+// userNSHandler is the one handler for pods with hostUsers: false. With runc they
+// run, but it (1.1.5) cannot enter them again: it joins their user namespace first
+// and then has no right to join the pod's other namespaces.
+const userNSHandler = "gantry"
+
 // EnsureRuntimeClasses makes a RuntimeClass exist for every handler, under the
 // handler's name. One that exists is left as it is: overhead and scheduling are
 // the administrator's.

@@ -225,6 +225,9 @@ func (f *fakeImages) Mount(_ context.Context, id, _ string) (string, error) {
 	dir := f.dir + "/" + id
 	return dir, os.MkdirAll(dir, 0o755)
 }
+func (f *fakeImages) MountMapped(ctx context.Context, id, ref string, _ image.IDMapping) (string, error) {
+	return f.Mount(ctx, id, ref)
+}
 func (f *fakeImages) MountReadOnly(ctx context.Context, id, ref string) (string, error) {
 	return f.Mount(ctx, id, ref)
 }
@@ -282,7 +285,11 @@ func (f *fakeNetwork) attached() int { f.mu.Lock(); defer f.mu.Unlock(); return 
 type noKernel struct{}
 
 func (noKernel) mountMemory(string, string) error { return nil }
-func (noKernel) unpin(dir string) error           { return os.RemoveAll(dir) }
+func (noKernel) releaseIDs(*runtime.UserNS)       {}
+func (noKernel) claimIDs(string) (*runtime.UserNS, error) {
+	return &runtime.UserNS{HostID: firstPodID, Length: idsPerPod}, nil
+}
+func (noKernel) unpin(dir string) error { return os.RemoveAll(dir) }
 func (noKernel) pin(p pins) error {
 	if err := os.MkdirAll(p.shared(), 0o755); err != nil {
 		return err

@@ -3,8 +3,11 @@ package node
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/engine/node/runtime"
 )
 
 // kernel is what the node itself asks of the kernel, apart from what driver,
@@ -14,13 +17,36 @@ type kernel interface {
 	mountMemory(name, dir string) error
 	pin(p pins) error
 	unpin(dir string) error
+	// claimIDs finds host ids for the user namespace of a sandbox, and nobody else's.
+	claimIDs(sandboxDir string) (*runtime.UserNS, error)
+	releaseIDs(ids *runtime.UserNS)
 }
 
 // hostKernel is the kernel this process runs on. It takes root.
-type hostKernel struct{ makers makers }
+type hostKernel struct {
+	makers makers
+	pause  string // directory with the program "pause"
+}
 
-func (k *hostKernel) pin(p pins) error       { return p.make(&k.makers) }
-func (k *hostKernel) unpin(dir string) error { return unpin(dir) }
+func (k *hostKernel) unpin(dir string) error         { return unpin(dir) }
+func (k *hostKernel) releaseIDs(ids *runtime.UserNS) { releaseIDs(idClaims, ids) }
+
+func (k *hostKernel) pin(p pins) error {
+	if p.ids != nil {
+		if err := writePause(k.pause); err != nil {
+			return err
+		}
+	}
+	return p.make(&k.makers, filepath.Join(k.pause, "pause"))
+}
+
+func (k *hostKernel) claimIDs(sandboxDir string) (*runtime.UserNS, error) {
+	first, err := claimIDs(idClaims, sandboxDir)
+	if err != nil {
+		return nil, err
+	}
+	return &runtime.UserNS{HostID: first, Length: idsPerPod}, nil
+}
 
 func (k *hostKernel) mountMemory(name, dir string) error {
 	var st unix.Statfs_t

@@ -83,7 +83,7 @@ func newNode(cfg Config, client kubernetes.Interface, tokens volume.Tokens) (*No
 		paths:      paths{data: cfg.DataDir},
 		host:       h,
 		client:     client,
-		kernel:     &hostKernel{},
+		kernel:     &hostKernel{pause: paths{data: cfg.DataDir}.pause()},
 		prober:     probe.NewProber(),
 		hookClient: hookClient(),
 		heavy:      semaphore.NewWeighted(int64(heavyWork())),

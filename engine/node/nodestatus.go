@@ -170,9 +170,9 @@ func (n *Node) fillStatus(ctx context.Context, s *v1.NodeStatus) {
 	}
 	s.DaemonEndpoints.KubeletEndpoint.Port = 10250
 	yes := true
-	s.RuntimeHandlers = []v1.NodeRuntimeHandler{{Name: "", Features: &v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: new(bool), UserNamespaces: new(bool)}}}
+	s.RuntimeHandlers = []v1.NodeRuntimeHandler{{Name: "", Features: handlerFeatures(n.cfg.DefaultHandler)}}
 	for _, h := range n.cfg.Handlers {
-		s.RuntimeHandlers = append(s.RuntimeHandlers, v1.NodeRuntimeHandler{Name: h})
+		s.RuntimeHandlers = append(s.RuntimeHandlers, v1.NodeRuntimeHandler{Name: h, Features: handlerFeatures(h)})
 	}
 	s.Features = &v1.NodeFeatures{SupplementalGroupsPolicy: &yes}
 	s.Images = n.imageList(ctx)
@@ -182,6 +182,11 @@ func (n *Node) fillStatus(ctx context.Context, s *v1.NodeStatus) {
 	setNodeCondition(s, now, v1.NodeDiskPressure, p.disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "kubelet has %s disk space available")
 	setNodeCondition(s, now, v1.NodePIDPressure, p.pids, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "kubelet has %s PID available")
 	setCondition(s, now, v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"})
+}
+
+func handlerFeatures(handler string) *v1.NodeRuntimeHandlerFeatures {
+	users := handler == userNSHandler
+	return &v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: new(bool), UserNamespaces: &users}
 }
 
 func setNodeCondition(s *v1.NodeStatus, now metav1.Time, kind v1.NodeConditionType, bad bool, badReason, goodReason, message string) {

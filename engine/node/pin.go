@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/engine/node/volume"
 )
 
@@ -23,6 +24,7 @@ type pins struct {
 	hostname string
 	uts, ipc bool              // make new ones
 	sysctls  map[string]string // of the IPC namespace; the network sets its own
+	ids      *runtime.UserNS   // of a pod with a user namespace
 }
 
 func (p pins) shared() string         { return filepath.Join(p.dir, "shared") }
@@ -52,8 +54,9 @@ func (p pins) directories() error {
 	return nil
 }
 
-// make mounts the tmpfs and creates the namespaces.
-func (p pins) make(makers *makers) error {
+// make mounts the tmpfs and creates the namespaces. The holder is a program that
+// does nothing for ever.
+func (p pins) make(makers *makers, holder string) error {
 	if err := os.MkdirAll(p.shared(), 0o711); err != nil {
 		return fmt.Errorf("make sandbox: %w", err)
 	}
@@ -63,6 +66,11 @@ func (p pins) make(makers *makers) error {
 	}
 	if err := p.directories(); err != nil {
 		return err
+	}
+	if p.ids != nil {
+		if err := p.pinUserNS(holder); err != nil {
+			return err
+		}
 	}
 	if !p.uts && !p.ipc {
 		return nil
@@ -115,7 +123,7 @@ func (m *makers) do(work func() error) error {
 func newMaker() chan<- creation {
 	work := make(chan creation)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is spoilt for everything else
+		goruntime.LockOSThread() // never unlocked: the thread is spoilt for everything else
 		for c := range work {
 			c.done <- c.work()
 		}

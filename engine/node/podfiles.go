@@ -63,6 +63,11 @@ func (n *Node) writePodFiles(pod *v1.Pod, s *sandbox) error {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return fmt.Errorf("write pod files: %w", err)
 		}
+		if s.UserNS != nil {
+			if err := os.Lchown(filepath.Join(dir, name), int(s.UserNS.HostID), int(s.UserNS.HostID)); err != nil {
+				return fmt.Errorf("write pod files: %w", err)
+			}
+		}
 	}
 	return nil
 }

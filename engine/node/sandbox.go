@@ -28,6 +28,8 @@ type sandbox struct {
 	NetNS    string   `json:"netns,omitempty"`
 	Hostname string   `json:"hostname"`
 	PIDNS    string   `json:"pidns,omitempty"` // of a shared PID namespace
+
+	UserNS *runtime.UserNS `json:"userNS,omitempty"` // of a pod with hostUsers: false
 }
 
 func sandboxFile(dir string) string { return filepath.Join(dir, "sandbox.json") }
@@ -68,7 +70,7 @@ func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod, handler string) (
 		return found, n.adoptNetwork(ctx, pod, found)
 	}
 	// What an interrupted attempt or another boot left is of no use.
-	if err := n.kernel.unpin(dir); err != nil {
+	if err := n.removeSandbox(pod.UID); err != nil {
 		return nil, err
 	}
 	// First the directory: by it a pod is found that was deleted while nobody looked.
@@ -76,6 +78,11 @@ func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod, handler string) (
 		return nil, fmt.Errorf("make sandbox: %w", err)
 	}
 	s := &sandbox{ID: newSandboxID(), BootID: n.host.BootID, Hostname: podHostname(pod, n.host.Hostname)}
+	if usesUserNS(pod) {
+		if err := n.giveIDs(pod, handler, s); err != nil {
+			return nil, err
+		}
+	}
 	if err := n.attach(ctx, pod, s); err != nil {
 		return nil, err
 	}
@@ -91,6 +98,23 @@ func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod, handler string) (
 		}
 	}
 	return s, s.save(dir)
+}
+
+// giveIDs chooses the host ids of the pod's user namespace.
+func (n *Node) giveIDs(pod *v1.Pod, handler string, s *sandbox) error {
+	if handler != userNSHandler {
+		return fmt.Errorf("runtime handler %q cannot run a pod with hostUsers: false: use a RuntimeClass with handler %q, or leave hostUsers out", handler, userNSHandler)
+	}
+	if isTrue(pod.Spec.ShareProcessNamespace) {
+		return errors.New("hostUsers: false together with shareProcessNamespace is not supported on this machine: leave one of them out")
+	}
+	dir := n.paths.sandbox(pod.UID)
+	if err := os.MkdirAll(dir, 0o711); err != nil { // the claim counts while it exists
+		return fmt.Errorf("make sandbox: %w", err)
+	}
+	var err error
+	s.UserNS, err = n.kernel.claimIDs(dir)
+	return err
 }
 
 // complete reports whether the pins of a saved sandbox are still there.
@@ -140,6 +164,11 @@ func (n *Node) attach(ctx context.Context, pod *v1.Pod, s *sandbox) error {
 
 func podNetwork(pod *v1.Pod) network.Pod {
 	p := network.Pod{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Sysctls: sysctls(pod, true)}
+	if _, set := p.Sysctls[unprivilegedPorts]; usesUserNS(pod) && !set {
+		// Root of the pod's user namespace has no rights over the network namespace,
+		// which is not of that: without this it could not serve port 80.
+		p.Sysctls[unprivilegedPorts] = "0"
+	}
 	for c := range containersOf(pod) {
 		for _, port := range c.Ports {
 			if port.HostPort == 0 {
@@ -153,6 +182,8 @@ func podNetwork(pod *v1.Pod) network.Pod {
 	}
 	return p
 }
+
+const unprivilegedPorts = "net.ipv4.ip_unprivileged_port_start"
 
 // sysctls are those of the network namespace, or the others.
 func sysctls(pod *v1.Pod, net bool) map[string]string {
@@ -174,13 +205,14 @@ func (n *Node) podPins(pod *v1.Pod, s *sandbox) pins {
 		uts:      !pod.Spec.HostNetwork,
 		ipc:      !pod.Spec.HostIPC,
 		sysctls:  sysctls(pod, false),
+		ids:      s.UserNS,
 	}
 }
 
 // namespaces are what a container of the pod joins.
 func (n *Node) namespaces(pod *v1.Pod, s *sandbox) runtime.Namespaces {
 	p := n.podPins(pod, s)
-	ns := runtime.Namespaces{Net: s.NetNS, UTS: p.utsPath(), IPC: p.ipcPath(), PID: s.PIDNS}
+	ns := runtime.Namespaces{Net: s.NetNS, UTS: p.utsPath(), IPC: p.ipcPath(), PID: s.PIDNS, UserNS: s.UserNS}
 	if pod.Spec.HostNetwork {
 		ns.Net, ns.UTS = runtime.Host, runtime.Host
 	}
@@ -203,6 +235,15 @@ func (n *Node) disconnect(ctx context.Context, uid types.UID) error {
 		return fmt.Errorf("detach network: %w", err)
 	}
 	return nil
+}
+
+// removeSandbox removes the pins and files of a sandbox that nothing uses any more.
+func (n *Node) removeSandbox(uid types.UID) error {
+	dir := n.paths.sandbox(uid)
+	if s := loadSandbox(dir, n.host.BootID); s != nil && s.UserNS != nil {
+		n.kernel.releaseIDs(s.UserNS) // while it exists nobody else can have taken them
+	}
+	return n.kernel.unpin(dir)
 }
 
 func newSandboxID() string {

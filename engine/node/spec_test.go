@@ -271,12 +271,6 @@ func TestAdmissionSaysWhatToChange(t *testing.T) {
 	if n.admit(p) == nil {
 		t.Error("a sysctl of the host's network is let through")
 	}
-	users := false
-	p = aPod("web", v1.Container{Name: "a"})
-	p.Spec.HostUsers = &users
-	if v := n.admit(p); v == nil || v.Reason != "UserNamespacesNotSupported" {
-		t.Errorf("user namespaces: %+v", v)
-	}
 }
 
 func TestAPodWithATakenHostPortIsRefused(t *testing.T) {
@@ -308,7 +302,7 @@ func TestContainerIDsAreStableAndValid(t *testing.T) {
 
 func TestRecursiveReadOnlyIsNotSilentlyLess(t *testing.T) {
 	enabled, possible := v1.RecursiveReadOnlyEnabled, v1.RecursiveReadOnlyIfPossible
-	b := &build{c: &v1.Container{Name: "a"}, volumes: map[string]volume.Volume{"v": {Path: t.TempDir()}}}
+	b := &build{sandbox: &sandbox{}, c: &v1.Container{Name: "a"}, volumes: map[string]volume.Volume{"v": {Path: t.TempDir()}}}
 	if m, err := b.volumeMount(0, &v1.VolumeMount{Name: "v", MountPath: "/v", ReadOnly: true, RecursiveReadOnly: &enabled}); err == nil {
 		t.Errorf("a promise that is not kept: %+v", m)
 	}

@@ -301,7 +301,7 @@ func (n *Node) tearDown(ctx context.Context, pod *v1.Pod, ids []string) error {
 	if err := parts.Wait(); err != nil {
 		return err
 	}
-	return n.kernel.unpin(n.paths.sandbox(pod.UID))
+	return n.removeSandbox(pod.UID)
 }
 
 // removeContainer removes a container and its root directory.

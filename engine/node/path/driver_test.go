@@ -95,6 +95,9 @@ func (i images) Mount(_ context.Context, id, _ string) (string, error) {
 	dir := filepath.Join(i.dir, id)
 	return dir, os.MkdirAll(dir, 0o755)
 }
+func (i images) MountMapped(ctx context.Context, id, ref string, _ image.IDMapping) (string, error) {
+	return i.Mount(ctx, id, ref)
+}
 func (i images) MountReadOnly(ctx context.Context, id, ref string) (string, error) {
 	return i.Mount(ctx, id, ref)
 }

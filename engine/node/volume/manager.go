@@ -49,6 +49,7 @@ type Manager struct {
 type Volume struct {
 	Path     string
 	ReadOnly bool
+	Image    bool // the content of an image
 	// RefreshAt is when the content must be written anew, zero if never.
 	RefreshAt time.Time
 }
@@ -89,7 +90,7 @@ func (m *Manager) setUp(ctx context.Context, pod *v1.Pod, v *v1.Volume) (Volume,
 		return m.setUpClaim(ctx, pod, v, pod.Name+"-"+v.Name, false)
 	case v.Image != nil:
 		path, err := m.cfg.MountImage(ctx, pod, v)
-		return Volume{Path: path, ReadOnly: true}, err
+		return Volume{Path: path, ReadOnly: true, Image: true}, err
 	case projects(v):
 		return m.project(ctx, pod, v)
 	}
