@@ -216,6 +216,7 @@ func (s *Server) RoundTrip(out *http.Request) (*http.Response, error) {
 	if err := prepareBody(out); err != nil {
 		return nil, err
 	}
+	s.mirror(out, x)
 	var tried []*endpoint
 	var lastErr error
 	for len(tried) < maxAttempts {

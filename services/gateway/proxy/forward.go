@@ -82,6 +82,9 @@ func modifyResponse(r *http.Response) error {
 	x := exchangeOf(r.Request.Context())
 	change(r.Header, &x.backend.Filters.Response)
 	change(r.Header, &x.rule.Filters.Response)
+	if x.rule.CORS != nil {
+		share(r, x.rule.CORS)
+	}
 	return nil
 }
 

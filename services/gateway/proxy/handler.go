@@ -97,6 +97,9 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 	case x.rule.Invalid != "":
 		problem(w, http.StatusInternalServerError, "the route is not valid; see its status")
 		return
+	case x.rule.CORS != nil && isPreflight(r):
+		preflight(w, r, x.rule.CORS)
+		return
 	case x.rule.Redirect != nil:
 		h.redirect(w, r, x)
 		return

@@ -154,7 +154,7 @@ func (x *ordinaryExchange) judge(r *eventloop.Request) bool {
 
 // isOrdinary tells whether the event loop can carry a rule's requests.
 func isOrdinary(r *route.Rule) bool {
-	if r.Invalid != "" || r.Redirect != nil {
+	if r.Invalid != "" || r.Redirect != nil || r.CORS != nil || len(r.Mirrors) > 0 {
 		return false
 	}
 	plain := func(f *route.Filters) bool {

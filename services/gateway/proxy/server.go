@@ -83,6 +83,7 @@ type Server struct {
 
 	loops     *eventloop.Group
 	spare     sync.Pool      // of *ordinaryExchange
+	mirrored  chan struct{}  // holds one for each copy of a request on its way
 	exchanges sync.WaitGroup // in flight in net/http, upgraded connections included
 }
 
@@ -117,6 +118,8 @@ func New(cfg Config) (*Server, error) {
 		access:  newAccessLog(cfg.AccessLog),
 		metrics: newMetrics(cfg.Registry),
 		ports:   map[uint16]*port{},
+
+		mirrored: make(chan struct{}, maxMirrored),
 	}
 	s.upstreams.connectTimeout = cfg.ConnectTimeout
 	s.table.Store(route.NewBuilder().Build())

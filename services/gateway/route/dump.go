@@ -102,6 +102,16 @@ func (r *Rule) dump(w io.Writer) {
 	if d := r.Redirect; d != nil {
 		fmt.Fprintf(w, "%sredirect %d scheme=%q host=%q port=%d path=%s\n", indent, d.Status, d.Scheme, d.Host, d.Port, d.Path)
 	}
+	if c := r.CORS; c != nil {
+		fmt.Fprintf(w, "%scors origins=%v credentials=%v methods=%v headers=%v expose=%v max-age=%ds\n", indent, c.Origins, c.Credentials, c.Methods, c.Headers, c.Expose, c.MaxAge)
+	}
+	for _, m := range r.Mirrors {
+		fmt.Fprintf(w, "%smirror %s %d of %d", indent, m.Service, m.Share, m.Outof)
+		if m.Invalid != "" {
+			fmt.Fprintf(w, " INVALID: %s", m.Invalid)
+		}
+		fmt.Fprintln(w)
+	}
 	for _, b := range r.Backends {
 		fmt.Fprintf(w, "%sbackend %s weight %d", indent, b.Service, b.Weight)
 		if b.Invalid != "" {

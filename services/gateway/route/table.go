@@ -106,6 +106,8 @@ type Rule struct {
 	Route    string
 	Filters  Filters
 	Redirect *Redirect
+	CORS     *CORS // or nil
+	Mirrors  []Mirror
 	Backends []Backend
 	// RequestTimeout limits the whole exchange, BackendTimeout one attempt at
 	// one endpoint; 0 is no limit.

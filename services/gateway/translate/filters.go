@@ -8,7 +8,58 @@ import (
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
-// compileFilters translates the filters of a rule or of a backend.
+// ruleFilters translates the filters of a rule.
+func (t *translation) ruleFilters(rule *route.Rule, r *gatewayv1.HTTPRoute, specs []gatewayv1.HTTPRouteFilter, c *compiledRoute) (err error) {
+	var rest []gatewayv1.HTTPRouteFilter
+	for _, spec := range specs {
+		switch {
+		case spec.Type == gatewayv1.HTTPRouteFilterCORS && spec.CORS != nil:
+			rule.CORS = crossOrigin(spec.CORS)
+		case spec.Type == gatewayv1.HTTPRouteFilterRequestMirror && spec.RequestMirror != nil:
+			m := mirror(spec.RequestMirror)
+			var refused *refusal
+			if m.Service, refused = t.backendRef(r, spec.RequestMirror.BackendRef); refused != nil {
+				m.Invalid = refused.message
+				if c.refused == nil {
+					c.refused = refused
+				}
+			}
+			rule.Mirrors = append(rule.Mirrors, m)
+		default:
+			rest = append(rest, spec)
+		}
+	}
+	rule.Filters, rule.Redirect, err = compileFilters(rest)
+	return err
+}
+
+// mirror translates what share of the requests is copied; without one, all are.
+func mirror(spec *gatewayv1.HTTPRequestMirrorFilter) route.Mirror {
+	switch {
+	case spec.Percent != nil:
+		return route.Mirror{Share: *spec.Percent, Outof: 100}
+	case spec.Fraction != nil:
+		return route.Mirror{Share: spec.Fraction.Numerator, Outof: max(deref(spec.Fraction.Denominator, 100), 1)}
+	}
+	return route.Mirror{Share: 1, Outof: 1}
+}
+
+func crossOrigin(spec *gatewayv1.HTTPCORSFilter) *route.CORS {
+	return &route.CORS{
+		Origins: texts(spec.AllowOrigins), Credentials: deref(spec.AllowCredentials, false), Methods: texts(spec.AllowMethods),
+		Headers: texts(spec.AllowHeaders), Expose: texts(spec.ExposeHeaders), MaxAge: spec.MaxAge,
+	}
+}
+
+func texts[T ~string](values []T) []string {
+	var list []string
+	for _, v := range values {
+		list = append(list, string(v))
+	}
+	return list
+}
+
+// compileFilters translates the filters that a rule and a backend can have.
 func compileFilters(specs []gatewayv1.HTTPRouteFilter) (f route.Filters, redirect *route.Redirect, err error) {
 	for _, spec := range specs {
 		switch {

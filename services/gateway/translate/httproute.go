@@ -174,7 +174,7 @@ func (t *translation) fill(rule *route.Rule, r *gatewayv1.HTTPRoute, spec *gatew
 			return fmt.Errorf("timeouts.backendRequest: %w", err)
 		}
 	}
-	if rule.Filters, rule.Redirect, err = compileFilters(spec.Filters); err != nil {
+	if err = t.ruleFilters(rule, r, spec.Filters, c); err != nil {
 		return err
 	}
 	for _, ref := range spec.BackendRefs {
