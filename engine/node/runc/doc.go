@@ -1,18 +1,18 @@
-// Package runc is the compatible container driver: it turns a
-// runtime.Container into an OCI bundle (runtime-spec 1.x) and has runc, or
-// another OCI runtime named by a handler, start it under the shim.
+// Package runc is the node's container driver. It describes a
+// runtime.Container as an OCI specification (package ocispec) and has one of two
+// start it under the shim: gantry's own launcher (package launch), or runc or
+// another OCI runtime that a handler names. Everything else is the same for both
+// and goes straight to the kernel or the shim: exit codes, signals, output,
+// statistics, deletion. With an OCI runtime a container costs one run of it, and
+// each exec one more; the launcher runs no program but the container's.
 //
-// The runtime is used for what only it can do: creating the container and
-// entering it. Everything else goes straight to the kernel or the shim: exit
-// codes, signals, output, statistics and, for runc itself, deletion. One
-// container costs one run of the runtime.
-//
-// Below DIR/run the driver owns containers/<id> (bundle, pipes, records),
-// runc/ (the runtime's state) and bin/ (the shim), and in the kernel one tree
-// of cgroups named after the data directory. It mounts nothing itself.
+// Below DIR/run the driver owns containers/<id> (records), bundles/ (a file
+// system in memory for what holds secrets), runc/ (the OCI runtime's state) and
+// bin/ (the shim), and in the kernel one tree of cgroups named after the data
+// directory.
 //
 // Beyond the guarantees of package runtime, callers may not assume that a
-// container's directory or cgroup exists at any given time. In a container with
-// a user namespace every directory above Rootfs must be searchable by others.
-// Only engine/node and cmd/gantry import this package.
+// container's directory or cgroup exists at any given time. With an OCI runtime,
+// in a container with a user namespace every directory above Rootfs must be
+// searchable by others. Only engine/node and cmd/gantry import this package.
 package runc
