@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path"
@@ -8,6 +9,10 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
+	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/noderesources"
 	"k8s.io/kubernetes/pkg/securitycontext"
 )
 
@@ -44,9 +49,15 @@ func (n *Node) admit(pod *v1.Pod) *verdict {
 		}
 	}
 	for c := range containersOf(pod) {
-		if v := admitAppArmor(pod, c); v != nil {
+		if v := cmp.Or(admitAppArmor(pod, c), admitSELinux(pod, c)); v != nil {
 			return v
 		}
+	}
+	if len(pod.Spec.ResourceClaims) > 0 && !scheduled(pod) {
+		return &verdict{Reason: "UnexpectedAdmissionError", Message: "the pod has resource claims, and no driver on this machine can satisfy one: remove resourceClaims"}
+	}
+	if v := n.admitResources(pod); v != nil {
+		return v
 	}
 	return admitHostPorts(pod, n.admitted(pod))
 }
@@ -74,14 +85,19 @@ func (n *Node) admitSysctl(pod *v1.Pod, name string) *verdict {
 	return refuse("is not in the safe set and this node does not allow it")
 }
 
+// admitAppArmor refuses a profile that cannot be enforced. RuntimeDefault counts
+// when it is asked for; without being asked it is applied where there is AppArmor.
 func admitAppArmor(pod *v1.Pod, c *v1.Container) *verdict {
 	p := securitycontext.DetermineEffectiveSecurityContext(pod, c).AppArmorProfile
-	if p == nil || p.Type != v1.AppArmorProfileTypeLocalhost || p.LocalhostProfile == nil {
+	if p == nil || p.Type == v1.AppArmorProfileTypeUnconfined {
 		return nil
 	}
 	loaded, err := os.ReadFile("/sys/kernel/security/apparmor/profiles")
 	if err != nil {
-		return &verdict{Reason: "AppArmor", Message: fmt.Sprintf("Cannot enforce AppArmor: container %s wants profile %q, and AppArmor is not enabled on this machine: remove the profile or enable AppArmor", c.Name, *p.LocalhostProfile)}
+		return &verdict{Reason: "AppArmor", Message: fmt.Sprintf("Cannot enforce AppArmor: container %s asks for a profile, and AppArmor is not enabled on this machine: remove appArmorProfile or enable AppArmor", c.Name)}
+	}
+	if p.Type != v1.AppArmorProfileTypeLocalhost || p.LocalhostProfile == nil {
+		return nil
 	}
 	for line := range strings.Lines(string(loaded)) {
 		if name, _, _ := strings.Cut(line, " ("); name == *p.LocalhostProfile {
@@ -89,4 +105,50 @@ func admitAppArmor(pod *v1.Pod, c *v1.Container) *verdict {
 		}
 	}
 	return &verdict{Reason: "AppArmor", Message: fmt.Sprintf("Cannot enforce AppArmor: profile %q is not loaded: load it with apparmor_parser", *p.LocalhostProfile)}
+}
+
+// admitSELinux refuses labels: nothing here applies them, and a container without
+// the label it asks for would be less confined.
+func admitSELinux(pod *v1.Pod, c *v1.Container) *verdict {
+	o := securitycontext.DetermineEffectiveSecurityContext(pod, c).SELinuxOptions
+	if o == nil || *o == (v1.SELinuxOptions{}) {
+		return nil
+	}
+	return &verdict{Reason: "SELinux", Message: fmt.Sprintf("Cannot enforce SELinux: container %s asks for a label, and containers are not labelled on this machine: remove seLinuxOptions", c.Name)}
+}
+
+// admitResources refuses what the machine does not have. The scheduler does not
+// bind such a pod, but a pod that is created with a nodeName passes it by.
+func (n *Node) admitResources(pod *v1.Pod) *verdict {
+	if scheduled(pod) || !asksForResources(pod) {
+		return nil
+	}
+	info := framework.NewNodeInfo(n.others(pod)...)
+	info.SetNode(&v1.Node{Status: v1.NodeStatus{Capacity: n.capacity(), Allocatable: n.allocatable()}})
+	lacking := noderesources.Fits(pod, info, nil, noderesources.ResourceRequestsOptions{EnablePodLevelResources: true})
+	if len(lacking) == 0 {
+		return nil
+	}
+	l := lacking[0]
+	return &verdict{Reason: lifecycle.InsufficientResourcePrefix + string(l.ResourceName), Message: fmt.Sprintf(
+		"Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d: request less, or leave nodeName to the scheduler, which waits until there is room",
+		l.ResourceName, l.Requested, l.Used, l.Capacity)}
+}
+
+// scheduled reports whether the scheduler has chosen this machine for the pod.
+func scheduled(pod *v1.Pod) bool {
+	_, c := podutil.GetPodCondition(&pod.Status, v1.PodScheduled)
+	return c != nil && c.Status == v1.ConditionTrue
+}
+
+func asksForResources(pod *v1.Pod) bool {
+	if r := pod.Spec.Resources; r != nil && len(r.Requests)+len(r.Limits) > 0 {
+		return true
+	}
+	for c := range containersOf(pod) {
+		if len(c.Resources.Requests)+len(c.Resources.Limits) > 0 {
+			return true
+		}
+	}
+	return false
 }

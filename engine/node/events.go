@@ -38,6 +38,7 @@ type teller struct {
 
 	mu    sync.Mutex // guards following
 	queue []*v1.Event
+	last  int64 // what the last event's name was made of
 }
 
 func newTeller(client kubernetes.Interface, node string, underway *atomic.Int64) *teller {
@@ -55,13 +56,15 @@ func (t *teller) tell(ref v1.ObjectReference, kind, reason, message string) {
 	now := metav1.Now()
 	e := &v1.Event{
 		ObjectMeta: metav1.ObjectMeta{
-			Name: fmt.Sprintf("%s.%x", ref.Name, now.UnixNano()), Namespace: ref.Namespace,
+			Namespace: ref.Namespace,
 		},
 		InvolvedObject: ref, Reason: reason, Message: message, Type: kind, Count: 1,
 		FirstTimestamp: now, LastTimestamp: now,
 		Source: t.source, ReportingController: t.source.Component, ReportingInstance: t.source.Host,
 	}
 	t.mu.Lock()
+	t.last = max(now.UnixNano(), t.last+1) // two events of one moment have two names
+	e.Name = fmt.Sprintf("%s.%x", ref.Name, t.last)
 	if len(t.queue) < eventQueue {
 		t.queue = append(t.queue, e)
 	}

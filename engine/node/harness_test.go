@@ -386,6 +386,22 @@ func (r *rig) pod(name string) *v1.Pod {
 	return p
 }
 
+// events are what was told about a pod.
+func (r *rig) events(name string) string {
+	r.t.Helper()
+	list, err := r.client.CoreV1().Events("default").List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	told := ""
+	for _, e := range list.Items {
+		if e.InvolvedObject.Name == name {
+			told += e.Reason + ": " + e.Message + "\n"
+		}
+	}
+	return told
+}
+
 // remove begins a graceful deletion, as the API server does.
 func (r *rig) remove(name string, grace int64) {
 	r.t.Helper()

@@ -30,6 +30,11 @@ func (n *Node) admitted(pod *v1.Pod) []*v1.Pod {
 	if len(schedutil.GetHostPorts(pod)) == 0 {
 		return nil
 	}
+	return n.others(pod)
+}
+
+// others lists the other pods that run here or may. The caller holds the lock.
+func (n *Node) others(pod *v1.Pod) []*v1.Pod {
 	all, err := n.pods.List(labels.Everything())
 	if err != nil {
 		return nil // a lister over memory has no errors
