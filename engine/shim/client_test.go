@@ -69,6 +69,17 @@ func TestAShimOfAnotherVersionIsRefusedWithTheWayOut(t *testing.T) {
 	}
 }
 
+func TestFeaturesOfTheShimThatRuns(t *testing.T) {
+	old := answering(t, protocol.Reply{Version: protocol.Version})
+	if can, err := old.Can(t.Context(), protocol.FeatureLaunch); can || err != nil {
+		t.Errorf("a shim of an earlier release can launch: %v, %v", can, err)
+	}
+	this := answering(t, protocol.Reply{Version: protocol.Version, Features: []string{protocol.FeatureLaunch}})
+	if can, err := this.Can(t.Context(), protocol.FeatureLaunch); !can || err != nil {
+		t.Errorf("a shim of this release cannot launch: %v", err)
+	}
+}
+
 func TestUnknownContainersDoNotExist(t *testing.T) {
 	c := answering(t, protocol.Reply{Error: protocol.Errorf(protocol.CodeNotFound, "the shim knows no container %q", "x")})
 	if err := c.Forget(t.Context(), "x", time.Second); !errors.Is(err, fs.ErrNotExist) {
