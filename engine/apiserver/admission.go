@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/informers"
 	coreinformers "k8s.io/client-go/informers/core"
 	coreinformersv1 "k8s.io/client-go/informers/core/v1"
+	admissionlisters "k8s.io/client-go/listers/admissionregistration/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
@@ -66,7 +67,7 @@ var admissionPlugins = []struct {
 	{certsigning.PluginName, certsigning.Register},
 	{certsubject.PluginName, certsubject.Register},
 	{defaultingressclass.PluginName, defaultingressclass.Register},
-	{mutatingwebhook.PluginName, mutatingwebhook.Register},
+	{mutatingwebhook.PluginName, registerMutatingWebhooks},
 	{validatingpolicy.PluginName, validatingpolicy.Register},
 	{validatingwebhook.PluginName, validatingwebhook.Register},
 	{resourcequota.PluginName, resourcequota.Register},
@@ -77,6 +78,34 @@ type noConfig struct{}
 
 // ConfigFor implements admission.ConfigProvider.
 func (noConfig) ConfigFor(string) (io.Reader, error) { return nil, nil }
+
+// mutatingWebhooks is upstream's plugin, which copies every object that is written, spared from
+// doing so while there is no webhook.
+type mutatingWebhooks struct {
+	*mutatingwebhook.Plugin
+	configured admissionlisters.MutatingWebhookConfigurationLister
+}
+
+func registerMutatingWebhooks(plugins *admission.Plugins) {
+	plugins.Register(mutatingwebhook.PluginName, func(config io.Reader) (admission.Interface, error) {
+		p, err := mutatingwebhook.NewMutatingWebhook(config)
+		return &mutatingWebhooks{Plugin: p}, err
+	})
+}
+
+// SetExternalKubeInformerFactory implements initializer.WantsExternalKubeInformerFactory.
+func (m *mutatingWebhooks) SetExternalKubeInformerFactory(f informers.SharedInformerFactory) {
+	m.configured = f.Admissionregistration().V1().MutatingWebhookConfigurations().Lister()
+	m.Plugin.SetExternalKubeInformerFactory(f)
+}
+
+// Admit implements admission.MutationInterface.
+func (m *mutatingWebhooks) Admit(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
+	if have, err := m.configured.List(everyLabel); err == nil && len(have) == 0 && m.WaitForReady() {
+		return nil
+	}
+	return m.Plugin.Admit(ctx, a, o)
+}
 
 // newAdmission builds the plugins. They follow what they depend on through s.informers.
 func (s *Server) newAdmission(ctx context.Context) (admission.Interface, error) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -94,6 +95,54 @@ func BenchmarkWrites(b *testing.B) {
 				})
 			})
 		}
+	}
+}
+
+// BenchmarkBurst is a pod's life when many live at once, as when a deployment grows: their
+// durable writes share commits.
+func BenchmarkBurst(b *testing.B) {
+	const together = 16
+	in := start(b, b.TempDir(), nil)
+	component := client(b, in.ClientConfig("system:serviceaccount:kube-system:replicaset-controller", "system:serviceaccounts", "system:masters"))
+	addAccount(b, component)
+	for _, step := range []struct {
+		name string
+		op   func(*writes, int) error
+	}{{"CreatePod", (*writes).create}, {"BindPod", (*writes).bind}, {"DeletePod", (*writes).delete}} {
+		b.Run(step.name, func(b *testing.B) {
+			if step.name != "CreatePod" {
+				burst(b, component, (*writes).create, together)
+			}
+			perOp(b, func(i int) {
+				if i == 0 {
+					burst(b, component, step.op, together)
+				}
+			})
+			if step.name != "DeletePod" {
+				burst(b, component, (*writes).delete, together)
+			}
+		})
+	}
+}
+
+// burst does an operation on b.N pods.
+func burst(b *testing.B, c kubernetes.Interface, op func(*writes, int) error, together int) {
+	b.Helper()
+	var work errgroup.Group
+	for worker := range together {
+		work.Go(func() error {
+			first := worker << 20
+			w := &writes{ctx: context.Background(), Interface: c, made: first, bound: first, deleted: first}
+			for i := worker; i < b.N; i += together {
+				if err := op(w, i); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := work.Wait(); err != nil {
+		b.Fatal(err)
 	}
 }
 

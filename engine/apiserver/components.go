@@ -135,9 +135,10 @@ func addWrites(on func(string, http.HandlerFunc), version *genericapi.APIGroupVe
 		})
 	}
 	if s, ok := storage.(rest.GracefulDeleter); ok && scope.Subresource == "" {
-		on("delete", func(w http.ResponseWriter, r *http.Request) {
+		p := newPlain(version, scope, storage, func(w http.ResponseWriter, r *http.Request) {
 			handlers.DeleteResource(s, true, scope, version.Admit)(w, r)
 		})
+		on("delete", p.answer(http.StatusOK, (*plainCall).remove))
 	}
 }
 
