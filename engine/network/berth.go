@@ -47,7 +47,7 @@ func newBerth(ip netip.Addr) berth {
 
 // berthKind stands for what connect does. It must change with it, or a berth that an
 // older program made ready would be given to a pod of a newer one.
-const berthKind = "-v1-"
+const berthKind = "-v2-"
 
 func berthOf(ip netip.Addr, unique string) berth {
 	return berth{Pin: ip.String() + berthKind + unique, IP: ip, Veth: vethPrefix + unique}
@@ -107,7 +107,14 @@ func (n *Network) connect(b berth) error {
 	); err != nil {
 		return err
 	}
-	if err := n.waitForwarding(b.Veth); err != nil {
+	index, err := n.waitForwarding(b.Veth)
+	if err != nil {
+		return err
+	}
+	if err := n.hostDo(rtnl.SetForwarding(index, mac), rtnl.LockPort(b.Veth)); err != nil {
+		return err
+	}
+	if err := n.table.Own(map[netip.Addr]net.HardwareAddr{b.IP: mac}); err != nil {
 		return err
 	}
 	return ns.pin(n.pinPath(b.Pin))
@@ -191,21 +198,27 @@ func (n *Network) dropBerth(b berth) error {
 
 // waitForwarding waits until the bridge forwards to the new port. The kernel
 // enables a port a moment after its peer was raised; without waiting, a first packet
-// sent at once is lost, and TCP repeats it only a second later.
-func (n *Network) waitForwarding(veth string) error {
+// sent at once is lost, and TCP repeats it only a second later. It returns the port's index.
+func (n *Network) waitForwarding(veth string) (index int, err error) {
 	s, err := n.socks.get()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer n.socks.put(s)
 	deadline := time.Now().Add(2 * time.Second)
 	for wait := 50 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		ok, err := s.PortForwarding(veth)
-		if ok || err != nil {
-			return err
+		index, ok, err := s.PortForwarding(veth)
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			// The bridge itself drops what the host sends until the kernel has noticed
+			// that its first port works, and asking makes it notice.
+			_, _, err := s.PortForwarding(n.plan.Bridge)
+			return index, err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("bridge port %s did not start to forward within 2 s", veth)
+			return 0, fmt.Errorf("bridge port %s did not start to forward within 2 s", veth)
 		}
 		time.Sleep(wait)
 	}

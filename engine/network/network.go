@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"runtime"
@@ -112,6 +114,9 @@ func (n *Network) open() error {
 	if err != nil {
 		return err
 	}
+	if err := n.table.Own(n.owners()); err != nil {
+		return err
+	}
 	n.proxy = newProxy(n.table)
 	if n.client != nil {
 		n.enforcer = newEnforcer(n.client, n.leases, n.table, n.plan.DNS())
@@ -132,7 +137,7 @@ func (n *Network) openBerths() error {
 	if n.leases, err = openLeases(leaseDir(n.cfg.DataDir), n.plan.PodCIDR, alive, drop); err != nil {
 		return err
 	}
-	n.sweeper = newSweeper(n.hostDo, n.leases.free, n.bridgeIndex)
+	n.sweeper = newSweeper(n.hostDo, n.freeAddrs, n.bridgeIndex)
 	n.spare = newSpares(n.leases.size, n.makeBerth, n.dropBerth)
 	if err := n.adoptBerths(); err != nil {
 		return err
@@ -140,16 +145,36 @@ func (n *Network) openBerths() error {
 	return n.forgetStrangers()
 }
 
+// owners are the addresses of all berths with their hardware addresses.
+func (n *Network) owners() map[netip.Addr]net.HardwareAddr {
+	out := map[netip.Addr]net.HardwareAddr{}
+	for _, b := range n.spare.all() {
+		out[b.IP] = macOf(b.IP)
+	}
+	for _, le := range n.leases.all() {
+		out[le.IP] = macOf(le.IP)
+	}
+	return out
+}
+
+// freeAddrs lets addresses be used again.
+func (n *Network) freeAddrs(ips []netip.Addr) {
+	if err := n.table.Disown(ips...); err != nil {
+		slog.Warn("addresses of former pods are still admitted", "err", err)
+	}
+	for _, ip := range ips {
+		n.leases.free(ip)
+	}
+}
+
 // Close releases this process's handles. Everything in the kernel stays; see
 // [Cleanup].
 func (n *Network) Close() error {
-	if n.sweeper != nil {
-		n.sweeper.forget()
-	}
-	n.socks.close()
+	defer n.socks.close()
 	if n.table == nil {
 		return nil
 	}
+	n.sweeper.forget()
 	return n.table.Close()
 }
 

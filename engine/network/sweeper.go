@@ -17,7 +17,7 @@ import (
 // for the kernel, which holds its lock while it deletes namespaces.
 type sweeper struct {
 	do     func(...rtnl.Request) error
-	free   func(netip.Addr) // the address may be used again
+	free   func([]netip.Addr) // the addresses may be used again
 	bridge int
 
 	wake chan struct{}
@@ -28,7 +28,7 @@ type sweeper struct {
 
 const sweepAfter = 10 * time.Second
 
-func newSweeper(do func(...rtnl.Request) error, free func(netip.Addr), bridge int) *sweeper {
+func newSweeper(do func(...rtnl.Request) error, free func([]netip.Addr), bridge int) *sweeper {
 	return &sweeper{do: do, free: free, bridge: bridge, wake: make(chan struct{}, 1), due: map[string]time.Time{}}
 }
 
@@ -79,9 +79,7 @@ func (s *sweeper) forget() {
 			// Harmless: hardware addresses follow from addresses.
 			slog.Warn("neighbour entries of former pods are left", "err", err)
 		}
-		for _, ip := range left[:k] {
-			s.free(ip)
-		}
+		s.free(left[:k])
 		left = left[k:]
 	}
 }

@@ -85,7 +85,7 @@ const mostSpares = 64
 func (i *inventory) spares(leases map[string]lease) map[string]netip.Addr {
 	out := map[string]netip.Addr{}
 	for _, pin := range names(filepath.Join(i.seen, "run/netns")) {
-		addr, unique, ok := strings.Cut(pin, "-v1-")
+		addr, unique, ok := strings.Cut(pin, "-v2-")
 		ip, err := netip.ParseAddr(addr)
 		l, leased := leases["gv"+unique]
 		switch {

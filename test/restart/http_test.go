@@ -55,8 +55,12 @@ type asker struct {
 
 type conn struct {
 	net.Conn
-	in *bufio.Reader
+	in   *bufio.Reader
+	used time.Time
 }
+
+// keepIdle is less than the 75 s after which the gateway closes connections.
+const keepIdle = 30 * time.Second
 
 // ask sends one request. A client of a browser's kind would try again on a new connection
 // when one that it kept turns out to be closed; this one counts it as a failure.
@@ -75,8 +79,13 @@ func (a *asker) ask(ctx context.Context) error {
 		return errors.Join(c.Conn.(*net.TCPConn).SetLinger(0), c.Close())
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	c.used = time.Now()
 	a.idle = append(a.idle, c)
-	a.mu.Unlock()
+	for time.Since(a.idle[0].used) > keepIdle {
+		a.idle[0].Close()
+		a.idle = a.idle[1:]
+	}
 	return nil
 }
 
@@ -94,7 +103,7 @@ func (a *asker) connect(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{c, bufio.NewReaderSize(c, 1<<10)}, nil
+	return &conn{Conn: c, in: bufio.NewReaderSize(c, 1<<10)}, nil
 }
 
 func converse(c *conn, host string, deadline time.Time) error {

@@ -3,7 +3,7 @@
 // Pods that serve and a pod that asks run all the time; so does a client outside the
 // cluster. `gantry serve` is ended again and again, politely and by kill -9 in turn,
 // and started again. Traffic must not notice: not one request through the service's
-// address or through the gateway may fail, and no question to cluster DNS may be lost.
+// address or through the gateway may fail, and no lookup of a name in cluster DNS.
 //
 // GANTRY_RESTARTS says how often, usually 4 times, and GANTRY_RESTART_RATE with how many
 // requests per second on each way, usually 250; `make restarts` does it a hundred times
@@ -61,12 +61,16 @@ func TestRestartsUnderTraffic(t *testing.T) {
 	go func() { outside <- load{"gateway", rate, web.ask}.run(ctx) }()
 	s.startClient(rate)
 	var away []time.Duration
+	var diary []string
 	for i := range times {
 		<-time.After(300 * time.Millisecond)
-		began := time.Now()
-		s.in.Stop(t, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[i%2])
+		began, signal := time.Now(), []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[i%2]
+		s.in.Stop(t, signal)
+		ended := time.Now()
 		s.in.Serve(t)
 		away = append(away, time.Since(began))
+		const clock = "15:04:05.000"
+		diary = append(diary, fmt.Sprintf("%v at %s, ended at %s, ready again at %s", signal, began.Format(clock), ended.Format(clock), time.Now().Format(clock)))
 	}
 	<-time.After(300 * time.Millisecond)
 	cancel()
@@ -81,6 +85,9 @@ func TestRestartsUnderTraffic(t *testing.T) {
 		if o.requests() < times*lookupRate/2 {
 			t.Errorf("%s: only %d requests were sent", o.Kind, o.requests())
 		}
+	}
+	if t.Failed() {
+		t.Logf("the restarts:\n%s", strings.Join(diary, "\n"))
 	}
 	if after := s.containers(); after != before {
 		t.Errorf("containers were\n%s\nand are\n%s", before, after)

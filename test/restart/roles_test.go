@@ -106,11 +106,16 @@ func useService() error {
 	return errors.Join(os.WriteFile(partial, data, 0o644), os.Rename(partial, filepath.Join(mountPath, resultFile)))
 }
 
-// lookup asks for the service's address, once: a resolver would ask again after some
-// seconds, which a person calls a failure.
+// lookup asks for the service's address. What is asked while nobody is there waits and is
+// answered; only a question that was just being answered when the server was killed is
+// lost, and asked again, after a time that the table shows.
 func lookup(server string) error {
 	client := &dns.Client{Timeout: requestTimeout}
-	answer, _, err := client.Exchange(new(dns.Msg).SetQuestion(lookedUp, dns.TypeA), server)
+	question := new(dns.Msg).SetQuestion(lookedUp, dns.TypeA)
+	answer, _, err := client.Exchange(question, server)
+	if err != nil {
+		answer, _, err = client.Exchange(question, server)
+	}
 	if err == nil && len(answer.Answer) != 1 {
 		err = fmt.Errorf("%s with %d addresses", dns.RcodeToString[answer.Rcode], len(answer.Answer))
 	}

@@ -18,6 +18,7 @@ type layout struct {
 	byAddr   family        // frontends with an address
 	byHost   family        // frontends at every address of the host
 	hairpins *nftables.Set // backend . backend
+	owners   *nftables.Set // hardware address . address of every pod
 	ingress  direction     // network policy
 	egress   direction
 
@@ -68,6 +69,10 @@ func addLayout(c *nftables.Conn, cfg Config) (*layout, error) {
 	l.hairpins = &nftables.Set{Name: "hairpins", Table: l.table, Concatenation: true, KeyType: concat(nftables.TypeIPAddr, nftables.TypeIPAddr)}
 	if err := c.AddSet(l.hairpins, nil); err != nil {
 		return nil, fmt.Errorf("add set hairpins: %w", err)
+	}
+	l.owners = &nftables.Set{Name: ownersName, Table: l.table, Concatenation: true, KeyType: concat(nftables.TypeEtherAddr, nftables.TypeIPAddr)}
+	if err := c.AddSet(l.owners, nil); err != nil {
+		return nil, fmt.Errorf("add set %s: %w", ownersName, err)
 	}
 	if err := l.addPolicies(c); err != nil {
 		return nil, err
@@ -155,7 +160,9 @@ func (l *layout) addFilters(c *nftables.Conn, cfg Config) {
 	// route_localnet lets node ports work on 127.0.0.1; it must not open the host's
 	// loopback to pods. Answers pass: they are translated only after this point.
 	raw(ifname(expr.MetaKeyIIFNAME, expr.CmpOpEq, cfg.Bridge), inRange(ipDest, expr.CmpOpEq, loopback), drop())
-	raw(ifname(expr.MetaKeyIIFNAME, expr.CmpOpEq, cfg.Bridge), inRange(ipSource, expr.CmpOpNeq, cfg.PodCIDR), drop())
+	// Nobody sends in another's name: the bridge holds each port to its hardware
+	// address, and this holds that to its address.
+	raw(ifname(expr.MetaKeyIIFNAME, expr.CmpOpEq, cfg.Bridge), loadHardwareSource(keyReg), load(keyReg+2, ipSource, 4), notInSet(l.owners), drop())
 	// Not an open resolver for the neighbours of this machine.
 	raw(ifname(expr.MetaKeyIIFNAME, expr.CmpOpNeq, cfg.Bridge), ifname(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), addrIs(ipDest, expr.CmpOpEq, cfg.DNS), drop())
 	for _, f := range []*family{&l.byAddr, &l.byHost} {
@@ -248,6 +255,16 @@ func (f *family) match() []expr.Any {
 // load reads n bytes of the IPv4 header.
 func load(reg uint32, offset, n uint32) []expr.Any {
 	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n}}
+}
+
+// loadHardwareSource reads the source of the Ethernet header into two registers. That
+// it is Ethernet is said for nft, which shows the address as a number otherwise.
+func loadHardwareSource(reg uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: tmpReg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: tmpReg, Data: binaryutil.NativeEndian.PutUint16(unix.ARPHRD_ETHER)},
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+	}
 }
 
 func vmap(set *nftables.Set) []expr.Any {

@@ -9,7 +9,8 @@
 // differ, in one transaction, whether there is one service or thousands.
 //
 // A frontend without an address stands for every address of the host. A frontend
-// without backends refuses connections instead of letting them time out.
+// without backends refuses connections instead of letting them time out. A pod's packets
+// pass only with the address that is the pod's own.
 //
 // Guarantees: every change is atomic for packets; established connections keep their
 // backend; the table is the only thing this package touches. A [Table] is safe for
@@ -19,6 +20,7 @@ package nat
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -105,6 +107,7 @@ type Table struct {
 	conn      *nftables.Conn
 	live      bool // the kernel holds what desired says
 	desired   map[Frontend]Target
+	owners    map[netip.Addr]net.HardwareAddr // desired
 	installed map[Frontend]*installed
 	hairpins  map[netip.Addr]int // number of frontends' backends per address
 	policy    policy.Ruleset     // desired
@@ -123,7 +126,7 @@ type installed struct {
 // Open returns the table. It leaves a table of that name from an earlier process at
 // work, unchanged, until the first call of Replace: a restart interrupts no traffic.
 func Open(cfg Config) (*Table, error) {
-	t := &Table{cfg: cfg, desired: map[Frontend]Target{}}
+	t := &Table{cfg: cfg, desired: map[Frontend]Target{}, owners: map[netip.Addr]net.HardwareAddr{}}
 	if err := t.dial(); err != nil {
 		return nil, err
 	}
@@ -276,6 +279,9 @@ func (t *Table) rebuild() error {
 		if err := tx.set(f, &target); err != nil {
 			return fmt.Errorf("fill nftables table %s: %w", t.cfg.Name, err)
 		}
+	}
+	for ip, mac := range t.owners {
+		tx.insert(t.layout.owners, ownerElement(ip, mac))
 	}
 	tx.keep(clients)
 	if err := tx.setPolicy(t.policy); err != nil {

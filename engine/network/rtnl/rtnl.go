@@ -178,6 +178,32 @@ func flag(set bool) []byte {
 	return []byte{0}
 }
 
+// LockPort makes the bridge port accept frames from no hardware address but those that
+// SetForwarding has put behind it. Kernels before 5.18 ignore it.
+func LockPort(name string) Request {
+	const brportLocked = 43 // IFLA_BRPORT_LOCKED of linux/if_link.h
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_SLAVE_KIND, nl.NonZeroTerminated("bridge"))
+	data := info.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil)
+	data.AddRtAttr(nl.IFLA_BRPORT_LEARNING, flag(false))
+	data.AddRtAttr(brportLocked, flag(true))
+	req.AddData(info)
+	return Request{what: "lock bridge port " + name, req: req}
+}
+
+// SetForwarding puts a hardware address behind the bridge port with this index for good.
+func SetForwarding(index int, mac net.HardwareAddr) Request {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
+	msg := neighMsg(index, unix.NUD_NOARP|unix.NUD_REACHABLE)
+	msg[0], msg[10] = unix.AF_BRIDGE, unix.NTF_MASTER
+	req.AddRawData(msg)
+	req.AddRawData(nl.NewRtAttr(unix.NDA_LLADDR, mac).Serialize())
+	return Request{what: "add forwarding entry " + mac.String(), req: req}
+}
+
 // SetUp raises the link with this index.
 func SetUp(index int) Request {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
@@ -269,8 +295,9 @@ func DelNeigh(index int, addr netip.Addr) Request {
 	return Request{what: "delete neighbour " + addr.String(), req: req}
 }
 
-// PortForwarding reports whether the named link is a bridge port that forwards.
-func (s *Socket) PortForwarding(name string) (bool, error) {
+// PortForwarding reports whether the named link is a bridge port that forwards, and its
+// index.
+func (s *Socket) PortForwarding(name string) (index int, forwards bool, err error) {
 	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h
 	s.seq++
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
@@ -279,7 +306,7 @@ func (s *Socket) PortForwarding(name string) (bool, error) {
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
 	if err := unix.Sendto(s.fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return false, fmt.Errorf("ask for link %s: %w", name, err)
+		return 0, false, fmt.Errorf("ask for link %s: %w", name, err)
 	}
 	for {
 		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
@@ -287,20 +314,21 @@ func (s *Socket) PortForwarding(name string) (bool, error) {
 			continue
 		}
 		if err != nil {
-			return false, fmt.Errorf("receive link %s: %w", name, err)
+			return 0, false, fmt.Errorf("receive link %s: %w", name, err)
 		}
 		msgs, err := syscall.ParseNetlinkMessage(s.buf[:n])
 		if err != nil {
-			return false, fmt.Errorf("parse link %s: %w", name, err)
+			return 0, false, fmt.Errorf("parse link %s: %w", name, err)
 		}
 		for _, m := range msgs {
 			if m.Header.Seq != s.seq {
 				continue
 			}
 			if m.Header.Type == unix.NLMSG_ERROR {
-				return false, Request{what: "ask for link " + name}.result(m.Data)
+				return 0, false, Request{what: "ask for link " + name}.result(m.Data)
 			}
-			return portForwarding(m.Data[unix.SizeofIfInfomsg:])
+			forwards, err := portForwarding(m.Data[unix.SizeofIfInfomsg:])
+			return int(nl.NativeEndian().Uint32(m.Data[4:])), forwards, err
 		}
 	}
 }
