@@ -226,6 +226,28 @@ func TestSystemDirectoriesThatAreLinks(t *testing.T) {
 	}
 }
 
+// Root of a user namespace that may mount could make writable what the host
+// mounts read-only. With runc the kernel keeps it from doing so; ours refuses.
+func TestReadOnlyOfTheHostStaysSo(t *testing.T) {
+	forEach(t, func(t *testing.T, c *candidate) {
+		k := c.container("facts")
+		k.Namespaces.UserNS = &runtime.UserNS{HostID: 300000, Length: 65536}
+		k.Security.Privileged = true
+		chown(t, k.Rootfs, 300000)
+		k.Mounts = []runtime.Mount{{Source: c.readOnly(), Target: "/volume"}}
+		if _, err := c.driver.Start(c.context(), k); err != nil {
+			if c.name != "gantry" || !strings.Contains(err.Error(), "the host mounts it read-only") {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		c.wait(k.ID)
+		if got := c.findings(k, c.output(k))["make a volume writable"]; got != "EPERM" {
+			t.Errorf("%s: %q", c.name, got)
+		}
+	})
+}
+
 // A container that asks for what would reach the host is refused.
 func TestWhatReachesTheHostIsRefused(t *testing.T) {
 	for _, test := range []struct {

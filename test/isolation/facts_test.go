@@ -43,7 +43,7 @@ func situations() []situation {
 		{"administrator", security(runtime.Security{AddCapabilities: []string{"SYS_ADMIN", "SYS_TIME", "SYS_MODULE"}, AllowPrivilegeEsc: true}), nil},
 		{"all capabilities", security(runtime.Security{AddCapabilities: []string{"ALL"}}), nil},
 		{"privilege escalation", security(runtime.Security{AllowPrivilegeEsc: true}), map[string]string{"prctl no new privileges": "0", "status Seccomp": "2"}},
-		{"no filter", security(runtime.Security{SeccompUnconfined: true}), map[string]string{"status Seccomp": "0"}},
+		{"no filter", security(runtime.Security{SeccompUnconfined: true}), map[string]string{"status Seccomp": "0", "session keyring": "keyring;0;0;3f1b0000;_ses.ID|keyring;0;0;3f130000;_ses.ID"}},
 		{"unmasked", security(runtime.Security{UnmaskedProc: true}), nil},
 		{"privileged", security(runtime.Security{Privileged: true}), nil},
 		{"privileged user", func(_ *testing.T, _ *candidate, k *runtime.Container) {
@@ -121,6 +121,18 @@ func placements() []situation {
 			k.Security.Privileged = true
 			chown(t, k.Rootfs, 300000)
 		}, nil},
+		{"what the host mounts read-only", func(t *testing.T, c *candidate, k *runtime.Container) {
+			k.Mounts = []runtime.Mount{{Source: c.readOnly(), Target: "/volume"}}
+		}, map[string]string{"make a file in /volume": "EROFS"}},
+		{"what the host mounts read-only, in a privileged container", func(t *testing.T, c *candidate, k *runtime.Container) {
+			k.Security.Privileged = true
+			k.Mounts = []runtime.Mount{{Source: c.readOnly(), Target: "/volume"}}
+		}, map[string]string{"make a file in /volume": "EROFS"}},
+		{"what the host mounts read-only, in a namespace of users", func(t *testing.T, c *candidate, k *runtime.Container) {
+			k.Namespaces.UserNS = &runtime.UserNS{HostID: 300000, Length: 65536}
+			chown(t, k.Rootfs, 300000)
+			k.Mounts = []runtime.Mount{{Source: c.readOnly(), Target: "/volume"}}
+		}, map[string]string{"make a file in /volume": "EROFS|EACCES"}},
 		{"the host's network", func(_ *testing.T, _ *candidate, k *runtime.Container) { k.Namespaces.Net = runtime.Host }, nil},
 		{"the host's names, queues and processes", func(_ *testing.T, _ *candidate, k *runtime.Container) {
 			k.Namespaces.UTS, k.Namespaces.IPC, k.Namespaces.PID = runtime.Host, runtime.Host, runtime.Host
@@ -152,6 +164,7 @@ var confined = map[string]string{
 	"outside: inode of fd/0":               "its own",
 	"outside: inode of root/dev/null":      "its own",
 	"outside: inode of root/proc/keys":     "its own",
+	"signal at the parent's death":         "0done",
 	"hostname":                             "isolated",
 	"see /proc/timer_list":                 "empty",
 	"see /sys/firmware":                    "[]",
@@ -210,6 +223,7 @@ var accepted = []difference{
 	known(``, `(mount|make a (directory|file) in) /sys/fs/cgroup$`, "ours is read-only; runc leaves the directory above the hierarchies writable"),
 	known(``, `device /dev/core`, "runc leaves the link out where /proc/kcore does not exist; it would dangle"),
 	known(`namespace of users`, `device /dev/mqueue|/sys/class/net/lo/mtu`, "ours makes the namespaces of queues and network together with that of users, before it has a mapping: what the kernel makes in them at birth belongs to nobody"),
+	known(``, `session keyring`, "the keyring is the container's own in both; ours lets nobody join it by its name, so that a process that enters has another"),
 	known(`the host's`, `processes seen|network interfaces|see /sys/class/net`, "the host changes while the test runs"),
 	known(``, `mount /(proc/(acpi|scsi|asound)|sys/(firmware|devices/virtual/powercap))`, "ours limits the empty directory to no bytes"),
 }
@@ -353,6 +367,23 @@ func (c *candidate) directory(name string) string {
 	if err := os.MkdirAll(path, 0o777); err != nil {
 		c.t.Fatal(err)
 	}
+	return path
+}
+
+// readOnly makes a directory that the host has mounted read-only.
+func (c *candidate) readOnly() string {
+	c.t.Helper()
+	path := c.directory("read-only")
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err == nil && fs.Flags&unix.ST_RDONLY != 0 {
+		return path
+	}
+	for _, flags := range []uintptr{unix.MS_BIND, unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY} {
+		if err := unix.Mount(path, path, "", flags, ""); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	c.t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) }) // before close
 	return path
 }
 

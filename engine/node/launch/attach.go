@@ -88,6 +88,9 @@ func (t *translation) attach() (a *attachments, err error) {
 		if m.File, err = a.tree(m.Source, t.recursive[i]); err != nil {
 			return a, fmt.Errorf("mount %q on %q: %w", m.Source, m.Target, err)
 		}
+		if err = t.guardReadOnly(a.files[m.File-1]); err != nil {
+			return a, fmt.Errorf("mount %q on %q: %w", m.Source, m.Target, err)
+		}
 	}
 	if r.SecondStage&unix.CLONE_NEWUSER != 0 {
 		for i := range r.Devices {

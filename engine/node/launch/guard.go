@@ -1,12 +1,14 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // ipcSysctls are the settings below kernel/ that each IPC namespace has.
@@ -71,4 +73,22 @@ func ownNamespace(s *specs.Spec, kind specs.LinuxNamespaceType) (bool, error) {
 		return false, err
 	}
 	return !os.SameFile(theirs, ours), nil
+}
+
+// guardReadOnly refuses what the host itself mounts read-only to a container that
+// could change that: root of a user namespace with CAP_SYS_ADMIN. The kernel locks
+// such a flag only when it copies the mount into the namespace with all others.
+func (t *translation) guardReadOnly(source *os.File) error {
+	if t.out.SecondStage&unix.CLONE_NEWUSER == 0 || t.out.Process.Caps.Bounding&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		return nil
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(source.Fd()), &fs); err != nil {
+		return err
+	}
+	if fs.Flags&unix.ST_RDONLY == 0 {
+		return nil
+	}
+	return errors.New("the host mounts it read-only, which a container with CAP_SYS_ADMIN in its user namespace could change: " +
+		"leave that capability out, or use the RuntimeClass handler runc")
 }

@@ -74,6 +74,8 @@ func (t *translation) mount(m *specs.Mount) error {
 			return fmt.Errorf("source %q: an absolute path is needed", m.Source)
 		}
 		out.FS, out.Options = "", nil
+		// What the host mounts read-only stays so: "rw" takes nothing away.
+		out.Clear &= unix.MOUNT_ATTR__ATIME
 		if out.Propagation == 0 {
 			out.Propagation = unix.MS_PRIVATE | unix.MS_REC
 		}

@@ -164,12 +164,26 @@ func (f findings) mounting() {
 	try("(a bind)", "/", here, "", unix.MS_BIND|unix.MS_REC)
 	try("(/proc/sys bound elsewhere)", "/proc/sys", here, "", unix.MS_BIND)
 	try("(shared propagation)", "", "/scratch", "", unix.MS_SHARED)
+	f["make a volume writable"] = writable("/volume")
 	f["umount /proc/sys"] = umount("/proc/sys")
 	f["umount /proc/kcore"] = umount("/proc/kcore")
 	f["umount /sys/firmware"] = umount("/sys/firmware")
 	f["umount /readonly"] = umount("/readonly")
 	f["pivot_root"] = result(unix.PivotRoot("/tmp", "/tmp"))
 	f["chroot and back"] = chrootAndBack()
+}
+
+// writable tries to take the read-only flag from a mount, and gives it back.
+func writable(path string) string {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil || fs.Flags&unix.ST_RDONLY == 0 {
+		return "it is not read-only"
+	}
+	if err := unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_BIND, ""); err != nil {
+		return result(err)
+	}
+	defer unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
+	return "done; then to make a file: " + makeFile(path)
 }
 
 // umount says whether a mount could be taken away. It uses MNT_EXPIRE, which

@@ -34,9 +34,6 @@ func call(number uintptr, args ...uintptr) string {
 
 func prctl(option int) string {
 	value, _, errno := unix.Syscall6(unix.SYS_PRCTL, uintptr(option), 0, 0, 0, 0, 0)
-	if option == unix.PR_GET_PDEATHSIG {
-		return "see the test"
-	}
 	if errno != 0 {
 		return errnoName(errno)
 	}

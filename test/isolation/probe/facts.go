@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,11 +69,26 @@ func (f findings) process() {
 	f["hostname"], _ = os.Hostname()
 	domain, _ := os.ReadFile("/proc/sys/kernel/domainname")
 	f["domainname"] = strings.TrimSpace(string(domain))
-	for name, option := range map[string]int{"dumpable": unix.PR_GET_DUMPABLE, "securebits": unix.PR_GET_SECUREBITS, "keepcaps": unix.PR_GET_KEEPCAPS, "subreaper": unix.PR_GET_CHILD_SUBREAPER, "death signal": unix.PR_GET_PDEATHSIG, "no new privileges": unix.PR_GET_NO_NEW_PRIVS, "thp disabled": unix.PR_GET_THP_DISABLE} {
+	for name, option := range map[string]int{"dumpable": unix.PR_GET_DUMPABLE, "securebits": unix.PR_GET_SECUREBITS, "keepcaps": unix.PR_GET_KEEPCAPS, "subreaper": unix.PR_GET_CHILD_SUBREAPER, "no new privileges": unix.PR_GET_NO_NEW_PRIVS, "thp disabled": unix.PR_GET_THP_DISABLE} {
 		f["prctl "+name] = prctl(option)
 	}
+	var death int32
+	_, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&death)), 0)
+	f["signal at the parent's death"] = fmt.Sprint(death, errnoName(errno))
+	f["session keyring"] = keyring()
 	priority, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	f["priority"] = strconv.Itoa(priority) + outcome(err)
+}
+
+// keyring describes the keys of the session, where the filter lets one look.
+func keyring() string {
+	const session = -3 // KEY_SPEC_SESSION_KEYRING
+	id, err := unix.KeyctlGetKeyringID(session, false)
+	if err != nil {
+		return result(err)
+	}
+	text, err := unix.KeyctlString(unix.KEYCTL_DESCRIBE, id)
+	return text + outcome(err)
 }
 
 func outcome(err error) string {
