@@ -145,10 +145,12 @@ func addWrites(on func(string, http.HandlerFunc), version *genericapi.APIGroupVe
 // direct lets the storage send the events of a watch itself.
 func direct(h http.Handler, version schema.GroupVersion) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if send := inproc.SenderFrom(r.Context()); send != nil && takesObjects(r) {
-			r = r.WithContext(objects.WithDirect(r.Context(), &objects.Direct{
-				Version: version, Convert: objectVersions{}, Send: send,
-			}))
+		if takesObjects(r) {
+			if send := inproc.SenderFrom(r.Context()); send != nil {
+				r = r.WithContext(objects.WithDirect(r.Context(), &objects.Direct{
+					Version: version, Convert: objectVersions{}, Send: send,
+				}))
+			}
 		}
 		h.ServeHTTP(w, r)
 	}

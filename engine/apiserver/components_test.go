@@ -156,6 +156,7 @@ func TestWhatComponentsAreRefused(t *testing.T) {
 		"an invalid name":     {second(pods.Create(ctx, invalid, metav1.CreateOptions{})), apierrors.IsInvalid},
 		"another namespace":   {second(pods.Create(ctx, elsewhere, metav1.CreateOptions{})), apierrors.IsBadRequest},
 		"no such namespace":   {second(component.CoreV1().Pods("another").Create(ctx, elsewhere, metav1.CreateOptions{})), apierrors.IsNotFound},
+		"an unknown field":    {second(pods.Watch(ctx, metav1.ListOptions{FieldSelector: "spec.nonsense=1"})), apierrors.IsBadRequest},
 		"nothing there":       {second(pods.UpdateStatus(ctx, benchPod(4), metav1.UpdateOptions{})), apierrors.IsNotFound},
 	} {
 		if !c.want(c.err) {

@@ -23,10 +23,12 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	internalcore "k8s.io/kubernetes/pkg/apis/core"
 
 	"github.com/gantryhq/gantry/engine/apiserver/inproc"
 )
@@ -96,16 +98,31 @@ var relaxedWrites = map[schema.GroupResource]sets.Set[string]{ // to subresource
 
 // relaxed returns whether a write of the resource need not wait for the disk, or nil when every
 // write must.
-func relaxed(gr schema.GroupResource) func(context.Context) bool {
+func relaxed(gr schema.GroupResource) func(context.Context, runtime.Object) bool {
 	subresources, ok := relaxedWrites[gr]
 	if !ok {
 		return nil
 	}
-	return func(ctx context.Context) bool {
+	return func(ctx context.Context, obj runtime.Object) bool {
 		if _, ok := inproc.UserFrom(ctx); !ok {
 			return false
 		}
 		info, ok := request.RequestInfoFrom(ctx)
-		return ok && info.Resource == gr.Resource && subresources.Has(info.Subresource)
+		return ok && info.Resource == gr.Resource && subresources.Has(info.Subresource) && !lastWord(obj)
 	}
+}
+
+// lastWord reports whether a status says how a pod has ended: once it is published the node
+// removes the containers, and with them the exit codes, so that nobody could tell it again.
+// For a pod that is being deleted nobody asks, unless somebody has a finalizer on it.
+func lastWord(obj runtime.Object) bool {
+	switch pod := obj.(type) {
+	case *internalcore.Pod:
+		over := pod.Status.Phase == internalcore.PodSucceeded || pod.Status.Phase == internalcore.PodFailed
+		return over && (pod.DeletionTimestamp == nil || len(pod.Finalizers) > 0)
+	case *corev1.Pod:
+		over := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+		return over && (pod.DeletionTimestamp == nil || len(pod.Finalizers) > 0)
+	}
+	return false
 }

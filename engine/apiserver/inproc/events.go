@@ -3,6 +3,7 @@ package inproc
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/watch"
 )
@@ -16,9 +17,10 @@ type eventsKey struct{}
 // SenderFrom returns how the handler of a watch hands events to its client as they are: the
 // object is the client's, except for what it points to, which is everybody's. The function waits
 // for a slow client and answers false when the watch is over. It is nil for requests that
-// cannot take events this way.
+// cannot take events this way, and must be asked for only by a handler that uses it.
 func SenderFrom(ctx context.Context) func(watch.Event) bool {
 	if q, ok := ctx.Value(eventsKey{}).(*eventQueue); ok {
+		q.used.Store(true)
 		return q.send
 	}
 	return nil
@@ -26,6 +28,8 @@ func SenderFrom(ctx context.Context) func(watch.Event) bool {
 
 // eventQueue carries the events of one watch.
 type eventQueue struct {
+	used atomic.Bool // instead of the pipe; set before the answer begins
+
 	mu      sync.Mutex
 	changed sync.Cond
 	waiting []watch.Event // guarded by mu

@@ -177,22 +177,15 @@ type eventFramer struct{}
 // NewFrameWriter implements runtime.Framer. Nothing is written through it.
 func (eventFramer) NewFrameWriter(w io.Writer) io.Writer { return w }
 
-// NewFrameReader implements runtime.Framer.
-func (eventFramer) NewFrameReader(r io.ReadCloser) io.ReadCloser {
-	if body, ok := r.(*streamBody); ok {
-		return &frameReader{body}
-	}
-	return r // of another transport, which cannot have produced what follows
-}
+// NewFrameReader implements runtime.Framer. Each reading of a watch's body is a frame.
+func (eventFramer) NewFrameReader(r io.ReadCloser) io.ReadCloser { return r }
 
-type frameReader struct{ *streamBody }
-
-// Read answers a ticket for the next event.
-func (r *frameReader) Read(p []byte) (int, error) {
+// readTicket answers a ticket for the next event.
+func (q *eventQueue) readTicket(p []byte) (int, error) {
 	if len(p) < 9 {
 		return 0, io.ErrShortBuffer
 	}
-	ev, err := r.events.next()
+	ev, err := q.next()
 	if err != nil {
 		return 0, err
 	}

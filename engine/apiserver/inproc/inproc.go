@@ -1,6 +1,11 @@
 // Package inproc carries HTTP requests to a handler of the same process: an http.RoundTripper
 // without sockets, TLS or HTTP framing.
 //
+// Objects need not become bytes on the way (MediaType): a handler that answers in that form, and
+// a typed client of client-go, exchange a ticket for the object. Whoever encodes gives the object
+// away, whoever decodes owns it; what the objects of watch events point to belongs to everybody
+// and must not be changed.
+//
 // It guarantees that the handler sees the identity given to New and nothing the request's
 // headers claim, that a response can be read while the handler still writes it when the request
 // is long-running (watch, followed logs, proxies), and that closing the body or cancelling the
@@ -149,7 +154,11 @@ func (t *Transport) stream(req *http.Request) (*http.Response, error) {
 		cancel()
 		return nil, w.failure
 	}
-	return response(req, w.code, w.sent, &streamBody{pipe: w.pipe, events: w.events, cancel: cancel}), nil
+	body := &streamBody{pipe: w.pipe, cancel: cancel}
+	if w.code == http.StatusOK && w.events.used.Load() {
+		body.events = w.events
+	}
+	return response(req, w.code, w.sent, body), nil
 }
 
 func response(req *http.Request, code int, header http.Header, body io.ReadCloser) *http.Response {

@@ -146,3 +146,21 @@ func TestUpgradesAreRefused(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// A watch is refused like any other request, also by a handler that was about to send events.
+func TestARefusedWatchIsAnsweredInBytes(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if SenderFrom(r.Context()) == nil {
+			t.Error("a watch cannot take events")
+		}
+		http.Error(w, "no", http.StatusForbidden)
+	})
+	resp, err := get(t, New(h, &user.DefaultInfo{Name: "a"}), t.Context(), "/api/v1/pods?watch=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusForbidden || string(body) != "no\n" {
+		t.Errorf("%d %q %v", resp.StatusCode, body, err)
+	}
+}

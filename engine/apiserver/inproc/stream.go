@@ -76,15 +76,22 @@ func (w *streamWriter) finish(err error) {
 // streamBody is the reader's side; closing it ends the handler's context.
 type streamBody struct {
 	pipe   *pipe
-	events *eventQueue
+	events *eventQueue // or nil when the answer is in bytes
 	cancel context.CancelFunc
 }
 
-func (b *streamBody) Read(p []byte) (int, error) { return b.pipe.read(p) }
+func (b *streamBody) Read(p []byte) (int, error) {
+	if b.events != nil {
+		return b.events.readTicket(p)
+	}
+	return b.pipe.read(p)
+}
 
 func (b *streamBody) Close() error {
 	b.pipe.abort(http.ErrBodyReadAfterClose)
-	b.events.abort(http.ErrBodyReadAfterClose)
+	if b.events != nil {
+		b.events.abort(http.ErrBodyReadAfterClose)
+	}
 	b.cancel()
 	return nil
 }

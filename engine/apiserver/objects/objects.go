@@ -43,8 +43,9 @@ type Config struct {
 	// Transient objects are written far more often than anyone reads them: the answer to a
 	// creation is not decoded from what was stored.
 	Transient bool
-	// Relaxed tells which writes need not wait for the disk; nil means none.
-	Relaxed func(context.Context) bool
+	// Relaxed tells which writes need not wait for the disk; nil means none. The object is
+	// what is written, nil for a deletion.
+	Relaxed func(context.Context, runtime.Object) bool
 }
 
 // Storage implements storage.Interface for one resource.
@@ -163,7 +164,7 @@ func (s *Storage) Create(ctx context.Context, key string, obj, out runtime.Objec
 	if err != nil {
 		return err
 	}
-	e, err := s.store.Update(ctx, key, store.Absent, s.value(ctx, data, ttl))
+	e, err := s.store.Update(ctx, key, store.Absent, s.value(ctx, obj, data, ttl))
 	if errors.Is(err, store.ErrConflict) {
 		return storage.NewKeyExistsError(key, 0)
 	}
@@ -188,16 +189,16 @@ func (s *Storage) answerWritten(e *store.Entry, obj, out runtime.Object) error {
 	return assign(out, obj)
 }
 
-func (s *Storage) value(ctx context.Context, data []byte, ttl uint64) store.Value {
+func (s *Storage) value(ctx context.Context, obj runtime.Object, data []byte, ttl uint64) store.Value {
 	return store.Value{
 		Data:    data,
 		TTL:     time.Duration(ttl) * time.Second,
-		Relaxed: s.relaxed(ctx),
+		Relaxed: s.relaxed(ctx, obj),
 	}
 }
 
-func (s *Storage) relaxed(ctx context.Context) bool {
-	return s.cfg.Relaxed != nil && s.cfg.Relaxed(ctx)
+func (s *Storage) relaxed(ctx context.Context, obj runtime.Object) bool {
+	return s.cfg.Relaxed != nil && s.cfg.Relaxed(ctx, obj)
 }
 
 // answer sets out, unless it is nil, to what was just stored.
@@ -234,7 +235,7 @@ func (s *Storage) Delete(ctx context.Context, key string, out runtime.Object, pr
 		if err := validate(ctx, obj); err != nil {
 			return err
 		}
-		_, revision, err := s.store.Delete(ctx, key, e.ModRevision, store.DeleteOptions{Relaxed: s.relaxed(ctx)})
+		_, revision, err := s.store.Delete(ctx, key, e.ModRevision, store.DeleteOptions{Relaxed: s.relaxed(ctx, nil)})
 		if errors.Is(err, store.ErrConflict) {
 			continue
 		}
@@ -318,7 +319,7 @@ func (s *Storage) update(ctx context.Context, key string, current *store.Entry, 
 	if ttl != nil {
 		seconds = *ttl
 	}
-	next, err := s.store.Update(ctx, key, revision, s.value(ctx, data, seconds))
+	next, err := s.store.Update(ctx, key, revision, s.value(ctx, updated, data, seconds))
 	if err != nil {
 		return nil, false, s.writeError(err)
 	}
