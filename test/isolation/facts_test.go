@@ -343,6 +343,7 @@ func compare(t *testing.T, name string, reports map[string]map[string]string) {
 	reference := reports[candidates[0]]
 	for _, other := range candidates[1:] {
 		findings := slices.Sorted(maps.Keys(merge(reference, reports[other])))
+		t.Logf("%d findings compared", len(findings))
 		for _, finding := range findings {
 			want, got := reference[finding], reports[other][finding]
 			if want == got || refused(want) && refused(got) {

@@ -1,8 +1,9 @@
 //go:build ignore
 
+package main
+
 // This program writes numbers.go: the system call numbers of golang.org/x/sys, in
 // the version that go.mod requires, as one function per architecture.
-package main
 
 import (
 	"bytes"
