@@ -17,7 +17,7 @@ import (
 
 // defaultRuntime is the handler of pods without a RuntimeClass unless --runtime
 // says otherwise.
-const defaultRuntime = "runc"
+const defaultRuntime = "gantry"
 
 // openDriver opens what runs containers, and says which RuntimeClass handlers it knows.
 func (in *server) openDriver() (runtime.Driver, []string, error) {
