@@ -41,6 +41,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
 	"k8s.io/kubernetes/plugin/pkg/admission/limitranger"
 	"k8s.io/kubernetes/plugin/pkg/admission/network/defaultingressclass"
+	"k8s.io/kubernetes/plugin/pkg/admission/network/denyserviceexternalips"
 	"k8s.io/kubernetes/plugin/pkg/admission/priority"
 	"k8s.io/kubernetes/plugin/pkg/admission/runtimeclass"
 	"k8s.io/kubernetes/plugin/pkg/admission/security/podsecurity"
@@ -67,6 +68,7 @@ var admissionPlugins = []struct {
 	{certsigning.PluginName, certsigning.Register},
 	{certsubject.PluginName, certsubject.Register},
 	{defaultingressclass.PluginName, defaultingressclass.Register},
+	{denyserviceexternalips.PluginName, denyserviceexternalips.Register}, // unless Config.AllowExternalIPs
 	{mutatingwebhook.PluginName, registerMutatingWebhooks},
 	{validatingpolicy.PluginName, validatingpolicy.Register},
 	{validatingwebhook.PluginName, validatingwebhook.Register},
@@ -119,6 +121,9 @@ func (s *Server) newAdmission(ctx context.Context) (admission.Interface, error) 
 	}
 	plugins, names := admission.NewPlugins(), make([]string, 0, len(admissionPlugins))
 	for _, p := range admissionPlugins {
+		if p.name == denyserviceexternalips.PluginName && s.cfg.AllowExternalIPs {
+			continue
+		}
 		p.register(plugins)
 		names = append(names, p.name)
 	}

@@ -28,6 +28,9 @@ type Config struct {
 	// AdvertiseAddress, when valid, is the address at which pods reach the API; the server
 	// listens there too, on the port of Listen. The address may appear later than the server.
 	AdvertiseAddress netip.Addr
+	// AllowExternalIPs lets Services claim addresses (spec.externalIPs). Whoever may write a
+	// Service could then take over traffic to any address (CVE-2020-8554), so it is refused.
+	AllowExternalIPs bool
 	// PodConnections bounds how many connections pods hold together, so that they cannot take
 	// all descriptors of the process; 0 means a quarter of those it may have.
 	PodConnections int

@@ -411,3 +411,16 @@ func TestBadConfigurationIsExplained(t *testing.T) {
 		}
 	}
 }
+
+func TestServicesMayNotClaimForeignAddresses(t *testing.T) {
+	for _, allowed := range []bool{false, true} {
+		in := start(t, t.TempDir(), func(cfg *apiserver.Config) { cfg.AllowExternalIPs = allowed })
+		services := client(t, in.admin).CoreV1().Services("default")
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "greedy"},
+			Spec: corev1.ServiceSpec{ExternalIPs: []string{"203.0.113.9"}, Ports: []corev1.ServicePort{{Port: 80}}}}
+		if _, err := services.Create(t.Context(), svc, metav1.CreateOptions{}); allowed && err != nil || !allowed && !apierrors.IsForbidden(err) {
+			t.Errorf("allowed %t: %v", allowed, err)
+		}
+		in.stop()
+	}
+}
