@@ -91,18 +91,11 @@ func (n *Node) pullAny(ctx context.Context, ref string, keychains []image.Keycha
 	return nil, errors.Join(errs...)
 }
 
-// keychains are the pull secrets of the pod and of its service account that are
-// about the image's registry.
+// keychains are the pod's pull secrets that are about the image's registry. Those
+// of its service account are among them: admission has put them into the pod.
 func (n *Node) keychains(ctx context.Context, pod *v1.Pod, ref string) ([]image.Keychain, error) {
-	refs := pod.Spec.ImagePullSecrets
-	if len(refs) == 0 && pod.Spec.ServiceAccountName != "" {
-		sa, err := n.client.CoreV1().ServiceAccounts(pod.Namespace).Get(ctx, pod.Spec.ServiceAccountName, metav1.GetOptions{})
-		if err == nil {
-			refs = sa.ImagePullSecrets
-		}
-	}
 	var found []v1.Secret
-	for _, r := range refs {
+	for _, r := range pod.Spec.ImagePullSecrets {
 		s, err := n.client.CoreV1().Secrets(pod.Namespace).Get(ctx, r.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			n.event(pod, "", v1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
