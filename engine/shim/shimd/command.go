@@ -20,7 +20,13 @@ type command struct {
 	dir     string
 	stdio   [3]*os.File
 	timeout time.Duration
+	// settle lets the command come to its end for a moment before it is killed: what
+	// it has started in a container could not be found afterwards.
+	settle bool
 }
+
+// settleTime is how long a command that settles may take.
+const settleTime = 5 * time.Second
 
 // result is how a command ended. end must be called once the pid that it may
 // have announced was claimed.
@@ -70,6 +76,14 @@ func (s *Server) run(conn *net.UnixConn, cmd command) (result, error) {
 		r.stopped = fmt.Sprintf("it took longer than %v", timeout)
 	case <-closed:
 		r.stopped = "the client closed the connection"
+	}
+	if cmd.settle && r.stopped != "" {
+		select {
+		case r.status = <-born.exit:
+			r.stopped = ""
+			return r, nil
+		case <-time.After(settleTime):
+		}
 	}
 	// Its session, so also the helpers that it started in it.
 	unix.Kill(-born.pid, unix.SIGKILL)
@@ -134,19 +148,18 @@ func (s *Server) exec(conn *net.UnixConn, req *protocol.Request, files map[strin
 	for _, f := range terminal {
 		f.Close()
 	}
-	if reply != nil {
-		return nil
-	}
-	select {
-	case code := <-exit:
-		return protocol.Write(conn, protocol.Reply{ExitCode: &code})
-	case <-watchClose(conn):
-		if err == nil {
-			unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	if reply == nil {
+		select {
+		case code := <-exit:
+			return protocol.Write(conn, protocol.Reply{ExitCode: &code})
+		case <-watchClose(conn):
 		}
-		<-exit
-		return nil
 	}
+	if err == nil { // nobody would ever end it
+		unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	}
+	<-exit
+	return nil
 }
 
 // enter launches the process of an exec.
@@ -169,7 +182,7 @@ func (s *Server) enter(conn *net.UnixConn, c *container, req *protocol.Request, 
 
 // enterByCommand has a command start the process of an exec.
 func (s *Server) enterByCommand(conn *net.UnixConn, c *container, req *protocol.Request, stdio [3]*os.File, _ map[string]*os.File) (pid int, exit <-chan int, terminal []*os.File, err error) {
-	result, err := s.run(conn, command{argv: req.Exec.Command, env: req.Exec.Env, dir: c.dir, stdio: stdio, timeout: req.Timeout})
+	result, err := s.run(conn, command{argv: req.Exec.Command, env: req.Exec.Env, dir: c.dir, stdio: stdio, timeout: req.Timeout, settle: true})
 	if err != nil {
 		return 0, nil, nil, protocol.Errorf(protocol.CodeFailed, "exec in container %q: %v", c.id, err)
 	}
