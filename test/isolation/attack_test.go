@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/gantryhq/gantry/engine/node/runtime"
+	"github.com/gantryhq/gantry/internal/testenv"
 )
 
 // forEach runs an attack against every driver.
@@ -87,6 +88,7 @@ func TestAContainerMayNotRunTheRuntime(t *testing.T) {
 // A container watches every process that enters it: what it gets to see must not
 // be the host's, and writing to it must fail, even when it may trace.
 func TestAnExecIsNotADoor(t *testing.T) {
+	testenv.LongRunning(t)
 	for _, capabilities := range [][]string{nil, {"SYS_PTRACE"}, {"SYS_PTRACE", "SYS_ADMIN", "DAC_READ_SEARCH"}} {
 		t.Run("with "+strings.Join(capabilities, " "), func(t *testing.T) {
 			forEach(t, func(t *testing.T, c *candidate) {
@@ -114,6 +116,7 @@ func TestAnExecIsNotADoor(t *testing.T) {
 // starts. One that may trace gets hold of whatever starts beside it, as with
 // runc; docs/isolation.md says so. It still sees no root of the host.
 func TestAStartIsNotADoorForANeighbour(t *testing.T) {
+	testenv.LongRunning(t)
 	for _, capabilities := range [][]string{nil, {"SYS_PTRACE"}} {
 		t.Run("with "+strings.Join(capabilities, " "), func(t *testing.T) {
 			forEach(t, func(t *testing.T, c *candidate) {
@@ -158,6 +161,7 @@ func (c *candidate) sawNothing(t *testing.T, spy *runtime.Container, findings ..
 // One container exchanges a directory of a shared volume with a link to the
 // host, as fast as it can, while another starts that has mounts below it.
 func TestMountTargetsCannotBeSwapped(t *testing.T) {
+	testenv.LongRunning(t)
 	forEach(t, func(t *testing.T, c *candidate) {
 		outside, shared := c.directory("outside"), c.directory("shared")
 		c.directory("shared/dir")
