@@ -9,6 +9,7 @@
 #   make restarts 100 restarts under 1,000 requests a second on each way (long)
 #   make validate-runtime         the OCI validation suite, with runc and with our own launcher
 #   make conformance-kubernetes   upstream's own end-to-end suite (long)
+#   make crash    kill -9 a hundred times under load, reboots, power cuts (GANTRY_KILLS, GANTRY_SEED, GANTRY_RUNTIME)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make fmt      format and vet
 #   make install  copy bin/gantry to /usr/local/bin, with a systemd unit
@@ -70,6 +71,12 @@ validate-runtime:
 
 conformance-kubernetes: build
 	@test/conformance/run
+
+.PHONY: crash
+crash: build
+	GANTRY_KILLS=$${GANTRY_KILLS:-100} $(GO) test -count 1 -timeout 60m -v ./test/crash
+	$(GO) test -count 1 -timeout 10m -v -run Hostile ./test/node
+	$(GO) test -count 1 -v -run 'Power|Crash' ./engine/store
 
 generate:
 	$(GO) generate ./...
