@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"os"
+	"regexp"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -394,5 +396,42 @@ func TestPodsReachTheWorld(t *testing.T) {
 	serveIn(t, nb.netns, "world", "tcp", 8080)
 	if got := mustAsk(t, p.NetNS, "tcp", nb.ip+":8080"); got != (reply{"world", nb.hostIP}) {
 		t.Errorf("got %+v, want the host's address as client", got)
+	}
+}
+
+// TestNoConnectionIsRefusedWhileTheTableIsReplaced: a start replaces the whole table, and
+// no packet may pass between the old one and the new one.
+func TestNoConnectionIsRefusedWhileTheTableIsReplaced(t *testing.T) {
+	c := startCluster(t)
+	client, server := c.pod("client"), c.pod("server")
+	server.serve("tcp", 8080)
+	c.service("web", c.ip(100), corev1.ProtocolTCP, 80)
+	c.endpoints("web", corev1.ProtocolTCP, 8080, server)
+	stop := make(chan struct{})
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := ask(t, client.NetNS, "tcp", c.ip(100)+":80"); err != nil {
+				t.Errorf("connection %d: %v", n, err)
+				return
+			}
+		}
+	})
+	priorities := map[string]bool{}
+	const rounds = 30
+	for range rounds {
+		must(t, c.net.proxy.start())
+		listed := run(t, "nft", "list", "chain", "ip", c.net.plan.Table, "prerouting")
+		priorities[regexp.MustCompile(`hook prerouting priority [^;]*;`).FindString(listed)] = true
+	}
+	close(stop)
+	asking.Wait()
+	if len(priorities) != rounds {
+		t.Errorf("a new table's chains do not follow the old one's: %v", priorities)
 	}
 }

@@ -21,6 +21,7 @@ type layout struct {
 	owners   *nftables.Set // hardware address . address of every pod
 	ingress  direction     // network policy
 	egress   direction
+	turn     int32 // added to the priority of every base chain, see nextTurn
 
 	chains map[string]bool // spreading chains that exist
 }
@@ -56,8 +57,9 @@ const (
 )
 
 // addLayout queues the creation of the table.
-func addLayout(c *nftables.Conn, cfg Config) (*layout, error) {
+func addLayout(c *nftables.Conn, cfg Config, turn int32) (*layout, error) {
 	l := &layout{
+		turn:   turn,
 		table:  c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: cfg.Name}),
 		byAddr: family{host: false}, byHost: family{host: true}, chains: map[string]bool{},
 	}
@@ -125,6 +127,7 @@ func (f *family) add(c *nftables.Conn, table *nftables.Table) error {
 }
 
 func (l *layout) baseChain(c *nftables.Conn, name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) func(...[]expr.Any) {
+	prio = nftables.ChainPriorityRef(*prio + nftables.ChainPriority(l.turn))
 	chain := c.AddChain(&nftables.Chain{Name: name, Table: l.table, Type: typ, Hooknum: hook, Priority: prio})
 	return func(parts ...[]expr.Any) {
 		c.AddRule(&nftables.Rule{Table: l.table, Chain: chain, Exprs: slices.Concat(parts...)})

@@ -256,6 +256,26 @@ func (t *Table) heal(cause error) error {
 	return nil
 }
 
+// turns is how many rebuilds go by until the priorities of the base chains begin anew.
+const turns = 90
+
+// nextTurn makes the base chains of a new table follow those of the table it replaces.
+// At equal priority the kernel puts them first, and a packet that passes through the hook
+// at the moment of the exchange would find the new chain not in force yet, and then the
+// old one no longer.
+func (t *Table) nextTurn() (int32, error) {
+	chains, err := t.conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return 0, fmt.Errorf("list nftables chains: %w", err)
+	}
+	for _, c := range chains {
+		if c.Table.Name == t.cfg.Name && c.Name == "prerouting" && c.Priority != nil {
+			return (int32(*c.Priority-*nftables.ChainPriorityNATDest) + 1) % turns, nil
+		}
+	}
+	return 0, nil
+}
+
 // rebuild replaces the kernel's table by the desired state.
 func (t *Table) rebuild() error {
 	t.live = false
@@ -266,12 +286,16 @@ func (t *Table) rebuild() error {
 	if err != nil {
 		return err
 	}
+	turn, err := t.nextTurn()
+	if err != nil {
+		return err
+	}
 	t.installed, t.hairpins, t.enforced = map[Frontend]*installed{}, map[netip.Addr]int{}, policy.Ruleset{}
 	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: t.cfg.Name}
 	// Adding before deleting makes the deletion succeed in either case.
 	t.conn.AddTable(table)
 	t.conn.DelTable(table)
-	if t.layout, err = addLayout(t.conn, t.cfg); err != nil {
+	if t.layout, err = addLayout(t.conn, t.cfg, turn); err != nil {
 		return fmt.Errorf("lay out nftables table %s: %w", t.cfg.Name, err)
 	}
 	tx := t.begin()
