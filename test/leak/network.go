@@ -31,6 +31,7 @@ func (i *inventory) links() error {
 		return err
 	}
 	spares := i.spares(leases)
+	i.spare = slices.Collect(maps.Values(spares))
 	all, err := uninterrupted(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
@@ -59,7 +60,7 @@ func (i *inventory) links() error {
 		if n.State&netlink.NUD_PERMANENT == 0 {
 			continue
 		}
-		if ip, ok := netip.AddrFromSlice(n.IP.To4()); ok && !slices.Contains(slices.Collect(maps.Values(spares)), ip) {
+		if ip, ok := netip.AddrFromSlice(n.IP.To4()); ok && !slices.Contains(i.spare, ip) {
 			i.add(Thing{Kind: "neighbour", Name: ip.String(), Address: ip})
 		}
 	}
@@ -127,6 +128,9 @@ func (i *inventory) rules() error {
 		dns = dns.Next()
 	}
 	seen[dns] = true // it has no Service
+	for _, ip := range i.spare {
+		seen[ip] = true
+	}
 	for _, text := range addresses.FindAllString(string(out), -1) {
 		ip, err := netip.ParseAddr(text)
 		if err != nil || seen[ip] || !plan.PodCIDR.Contains(ip) && !plan.ServiceCIDR.Contains(ip) {

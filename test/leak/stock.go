@@ -36,6 +36,7 @@ type inventory struct {
 	name   string // of its control group, bridge and nftables table
 	things []Thing
 	inside map[int]bool // processes in its control groups
+	spare  []netip.Addr // of network namespaces that no pod has yet; set by links, used by rules
 	ours   map[int]bool // processes that were told of dir, and this one
 }
 
