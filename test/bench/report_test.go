@@ -75,7 +75,7 @@ func (r *report) finish() {
 	for _, s := range r.Systems {
 		for _, one := range s.Steps {
 			sorted := slices.Sorted(slices.Values(one.Times))
-			one.Median = sorted[len(sorted)/2]
+			one.Median = (sorted[len(sorted)/2] + sorted[(len(sorted)-1)/2]) / 2
 			pods := float64(one.Pods)
 			one.CPU = cpu{Control: milliseconds(one.used.control) / pods, Containers: milliseconds(one.used.containers) / pods,
 				Kernel: milliseconds(one.used.kernel) / pods, Machine: milliseconds(one.used.machine) / pods}
