@@ -107,7 +107,7 @@ func TestTheLawItself(t *testing.T) {
 		{"services/gateway", "internal/hint", true},
 		{"engine/apiserver/objects", "engine/store", true},
 		{"engine/controllers", "engine/store", false},
-		{"engine/node/runc", "engine/shim", true},
+		{"engine/node/driver", "engine/shim", true},
 		{"engine/network", "engine/image", false},
 		{"engine/apiserver", "services/gateway", false},
 		{"internal/app", "engine/image", false},

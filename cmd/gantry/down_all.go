@@ -15,7 +15,7 @@ import (
 	"github.com/gantryhq/gantry/engine/image"
 	"github.com/gantryhq/gantry/engine/network"
 	"github.com/gantryhq/gantry/engine/node"
-	"github.com/gantryhq/gantry/engine/node/runc"
+	"github.com/gantryhq/gantry/engine/node/driver"
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/process"
 	"github.com/gantryhq/gantry/services/build"
@@ -76,7 +76,7 @@ func downAll(ctx context.Context, g *globals) error {
 	if err := worker.Stop(ctx); err != nil {
 		return fmt.Errorf("stop the build worker: %w", err)
 	}
-	if err := runc.Cleanup(ctx, runc.Config{DataDir: dir}); err != nil {
+	if err := driver.Cleanup(ctx, driver.Config{DataDir: dir}); err != nil {
 		return fmt.Errorf("stop the containers: %w", err)
 	}
 	if err := node.Cleanup(dir); err != nil {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/gantryhq/gantry/engine/host"
 	"github.com/gantryhq/gantry/engine/node"
-	"github.com/gantryhq/gantry/engine/node/runc"
+	"github.com/gantryhq/gantry/engine/node/driver"
 	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/internal/hint"
 )
@@ -25,13 +25,13 @@ func (in *server) openDriver() (runtime.Driver, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	handlers := append([]string{runc.Builtin}, slices.Sorted(maps.Keys(programs))...)
+	handlers := append([]string{driver.Builtin}, slices.Sorted(maps.Keys(programs))...)
 	if !slices.Contains(handlers, in.runtime) {
 		return nil, nil, hint.Wrap(fmt.Errorf("--runtime %s: no such runtime is installed, there are %q", in.runtime, handlers),
 			"install it, or name its program with --oci-runtime %s=PATH", in.runtime)
 	}
-	driver, err := runc.New(runc.Config{DataDir: in.dataDir, Default: in.runtime, Handlers: programs})
-	return driver, handlers, err
+	containers, err := driver.New(driver.Config{DataDir: in.dataDir, Default: in.runtime, Handlers: programs})
+	return containers, handlers, err
 }
 
 func (in *server) ensureRuntimeClasses(ctx context.Context, handlers []string) error {

@@ -24,7 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 
-	"github.com/gantryhq/gantry/engine/node/runc"
+	"github.com/gantryhq/gantry/engine/node/driver"
 	"github.com/gantryhq/gantry/internal/testenv"
 )
 
@@ -84,7 +84,7 @@ type machine struct {
 	dir    string
 	shim   string
 	client *fake.Clientset
-	driver *runc.Driver
+	driver *driver.Driver
 	node   *Node
 	stop   func()
 }
@@ -126,7 +126,7 @@ func (m *machine) start() {
 	m.t.Helper()
 	log := slog.New(slog.NewTextHandler(testWriter{m.t}, nil))
 	var err error
-	if m.driver, err = runc.New(runc.Config{DataDir: m.dir, ShimPath: m.shim, Logger: log}); err != nil {
+	if m.driver, err = driver.New(driver.Config{DataDir: m.dir, ShimPath: m.shim, Logger: log}); err != nil {
 		m.t.Fatal(err)
 	}
 	images := &busyboxImages{fakeImages: fakeImages{dir: m.dir + "/roots", missing: map[string]error{}, config: ocispec.ImageConfig{Cmd: []string{"/bin/sleep", "3600"}}}}
@@ -160,7 +160,7 @@ func (m *machine) close() {
 	for _, st := range states {
 		_ = m.driver.Remove(ctx, st.ID)
 	}
-	if err := runc.Cleanup(ctx, runc.Config{DataDir: m.dir, ShimPath: m.shim}); err != nil {
+	if err := driver.Cleanup(ctx, driver.Config{DataDir: m.dir, ShimPath: m.shim}); err != nil {
 		m.t.Errorf("clean up the driver: %v", err)
 	}
 	if err := Cleanup(m.dir); err != nil {

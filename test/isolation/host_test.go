@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gantryhq/gantry/engine/node/runc"
+	"github.com/gantryhq/gantry/engine/node/driver"
 	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/internal/testenv"
 )
@@ -119,13 +119,13 @@ func open(t testing.TB, name string) *candidate {
 		t.Fatal(err)
 	}
 	c := &candidate{t: t, name: name, dir: dir, programs: p}
-	config := runc.Config{DataDir: dir, ShimPath: p.shim, InitPath: p.init, Logger: slog.New(slog.DiscardHandler)}
-	d, err := runc.New(config)
+	config := driver.Config{DataDir: dir, ShimPath: p.shim, InitPath: p.init, Logger: slog.New(slog.DiscardHandler)}
+	d, err := driver.New(config)
 	if err != nil {
 		t.Fatalf("open driver: %v", err)
 	}
 	c.group = d.CgroupRoot()
-	c.driver, c.cleanup = d, func(ctx context.Context) error { return runc.Cleanup(ctx, config) }
+	c.driver, c.cleanup = d, func(ctx context.Context) error { return driver.Cleanup(ctx, config) }
 	t.Cleanup(c.close)
 	return c
 }

@@ -1,4 +1,4 @@
-// Package runc is the node's container driver. It describes a
+// Package driver is the node's container driver. It describes a
 // runtime.Container as an OCI specification (package ocispec) and has one of two
 // start it under the shim: gantry's own launcher (package launch), or runc or
 // another OCI runtime that a handler names. Everything else is the same for both
@@ -15,4 +15,4 @@
 // container's directory or cgroup exists at any given time. With an OCI runtime,
 // in a container with a user namespace every directory above Rootfs must be
 // searchable by others. Only engine/node and cmd/gantry import this package.
-package runc
+package driver
