@@ -62,16 +62,21 @@ func newDeployment(t testing.TB, in *instance.Instance) *deployment {
 	return d
 }
 
+// webServer ends when it is told to, as servers do. As the first process of a
+// container busybox's own ignores the signal, and every system would only wait for
+// the end of the grace period.
+var webServer = []string{"sh", "-c", "trap 'exit 0' TERM; httpd -f -p 8080 & wait"}
+
 // podSpec is a small web server as a team would deploy it: with limits, a probe
 // and without privileges.
 func podSpec(image string) corev1.PodSpec {
-	no, yes, user, grace := false, true, int64(1000), int64(1)
+	no, yes, user, grace := false, true, int64(1000), int64(10)
 	return corev1.PodSpec{
 		TerminationGracePeriodSeconds: &grace,
 		Containers: []corev1.Container{{
 			Name:    "web",
 			Image:   image,
-			Command: []string{"httpd", "-f", "-p", "8080"},
+			Command: webServer,
 			Ports:   []corev1.ContainerPort{{ContainerPort: 8080}},
 			Resources: corev1.ResourceRequirements{
 				Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("5m"), corev1.ResourceMemory: resource.MustParse("8Mi")},

@@ -119,7 +119,7 @@ func (s *swarm) spec(image string) map[string]any {
 		"Name": name,
 		"TaskTemplate": map[string]any{
 			"ContainerSpec": map[string]any{
-				"Image": image, "Command": []string{"httpd", "-f", "-p", "8080"}, "User": "1000", "StopGracePeriod": time.Second,
+				"Image": image, "Command": webServer, "User": "1000", "StopGracePeriod": 10 * time.Second,
 			},
 			"Resources": map[string]any{
 				"Limits":       map[string]any{"NanoCPUs": 500_000_000, "MemoryBytes": 32 << 20},
