@@ -22,6 +22,7 @@ func (w *worker) doSandbox() {
 	w.mu.Lock()
 	pod := w.pod
 	w.mu.Unlock()
+	w.n.cfg.Driver.Expect() // the containers
 	handler, err := w.n.runtimeHandler(w.runCtx, pod)
 	var s *sandbox
 	if err == nil {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,8 +29,9 @@ type Tree struct {
 	v1     map[string]string
 	mounts []string // of v1, each once
 
-	parents *parents
-	filters filters // guarded by parents.mu
+	parents   *parents
+	filters   filters     // guarded by parents.mu
+	expecting atomic.Bool // an Expect is under way
 }
 
 // parents counts the starts below each parent group, so that none is removed

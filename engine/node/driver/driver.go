@@ -184,6 +184,9 @@ func (d *Driver) binary(handler string) (string, error) {
 	return path, nil
 }
 
+// Expect gets the kernel ready for a Start.
+func (d *Driver) Expect() { d.cgroups.Expect() }
+
 // Start creates and starts a container.
 func (d *Driver) Start(ctx context.Context, c *runtime.Container) (runtime.State, error) {
 	if err := d.claim(c.ID); err != nil {

@@ -67,6 +67,7 @@ func (d *driver) Remove(_ context.Context, id string) error {
 func (d *driver) List(context.Context) ([]runtime.State, error)         { return nil, nil }
 func (d *driver) Events(context.Context) <-chan runtime.State           { return d.events }
 func (d *driver) Attach(context.Context, string, runtime.Streams) error { return nil }
+func (d *driver) Expect()                                               {}
 func (d *driver) ReopenLog(context.Context, string) error               { return nil }
 func (d *driver) Update(context.Context, string, runtime.Resources) error {
 	return nil

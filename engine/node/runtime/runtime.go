@@ -162,6 +162,9 @@ type Stats struct {
 // Driver runs containers. All methods are safe for concurrent use. Errors for
 // an unknown ID satisfy errors.Is(err, fs.ErrNotExist).
 type Driver interface {
+	// Expect says that a Start will probably follow within milliseconds, so that
+	// what takes time can begin. It returns at once.
+	Expect()
 	// Start creates and starts c and returns when its first process runs.
 	Start(ctx context.Context, c *Container) (State, error)
 	// Signal sends a signal to the first process (all processes when all is set).
