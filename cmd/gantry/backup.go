@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gantryhq/gantry/engine/store"
+	"github.com/gantryhq/gantry/internal/atomicfile"
 	"github.com/gantryhq/gantry/internal/hint"
 )
 
@@ -47,7 +48,7 @@ func newBackupCommand(g *globals) *cobra.Command {
 				_, err := io.Copy(c.OutOrStdout(), body)
 				return err
 			}
-			if err := writeDurably(args[0], func(w io.Writer) error { _, err := io.Copy(w, body); return err }); err != nil {
+			if err := atomicfile.Replace(args[0], 0o600, func(w io.Writer) error { _, err := io.Copy(w, body); return err }); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "copied the objects of %s to %s\n", dataDir, args[0])
@@ -116,7 +117,7 @@ func (in *server) backUp(ctx context.Context) error {
 			return nil
 		}
 	}
-	err = writeDurably(filepath.Join(dir, now.Format(backupName)), func(w io.Writer) error {
+	err = atomicfile.Replace(filepath.Join(dir, now.Format(backupName)), 0o600, func(w io.Writer) error {
 		_, err := in.store.Backup(ctx, w)
 		return err
 	})
@@ -163,21 +164,4 @@ func restoreHint(err error, dataDir string) error {
 	}
 	return hint.Wrap(err, "restore the newest copy: mv %s %s.damaged && cp %s %s", corrupt.Path, corrupt.Path,
 		filepath.Join(backupDir(dataDir), names[len(names)-1]), corrupt.Path)
-}
-
-// writeDurably makes a file with the whole content, or none.
-func writeDurably(path string, write func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".backup-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/gantryhq/gantry/engine/network"
 	"github.com/gantryhq/gantry/engine/node"
 	"github.com/gantryhq/gantry/engine/node/driver"
+	"github.com/gantryhq/gantry/internal/atomicfile"
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/process"
 	"github.com/gantryhq/gantry/services/build"
@@ -43,10 +44,7 @@ func writeRecord(path string, record any) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return atomicfile.Write(path, data, 0o600)
 }
 
 // downAll stops an instance and removes every trace of it from the kernel: first

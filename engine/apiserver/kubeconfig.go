@@ -9,7 +9,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"github.com/gantryhq/gantry/engine/apiserver/pki/atomicfile"
+	"github.com/gantryhq/gantry/internal/atomicfile"
 )
 
 // issuedKubeconfig is a kubeconfig file to be replaced before its certificate expires.

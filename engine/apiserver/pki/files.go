@@ -11,7 +11,7 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/gantryhq/gantry/engine/apiserver/pki/atomicfile"
+	"github.com/gantryhq/gantry/internal/atomicfile"
 )
 
 const keyBlock, certificateBlock = "EC PRIVATE KEY", "CERTIFICATE"

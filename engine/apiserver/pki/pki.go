@@ -28,7 +28,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gantryhq/gantry/engine/apiserver/pki/atomicfile"
+	"github.com/gantryhq/gantry/internal/atomicfile"
 )
 
 const (

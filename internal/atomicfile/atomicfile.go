@@ -1,14 +1,23 @@
 // Package atomicfile replaces files so that a reader, or a crash, sees the old content or the
-// new one and never a mixture. Imported by engine/apiserver and its subpackages only.
+// new one and never a mixture. Everyone may import it.
 package atomicfile
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 )
 
 // Write replaces the file at path. Content and name are on disk when it returns.
-func Write(path string, data []byte, mode os.FileMode) (err error) {
+func Write(path string, data []byte, mode os.FileMode) error {
+	return Replace(path, mode, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// Replace is Write for content that is produced as it is written.
+func Replace(path string, mode os.FileMode, write func(io.Writer) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -18,7 +27,7 @@ func Write(path string, data []byte, mode os.FileMode) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	_, err = f.Write(data)
+	err = write(f)
 	for _, step := range []func() error{func() error { return f.Chmod(mode) }, f.Sync} {
 		if err == nil {
 			err = step()
