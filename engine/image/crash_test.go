@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -53,10 +54,14 @@ func TestAPullKilledAtAnyRequestIsForgottenAndCanBeRepeated(t *testing.T) {
 		var requests atomic.Int64
 		child := exec.Command(os.Args[0])
 		child.Env = append(os.Environ(), envCrash+"="+data+" "+ref)
+		var complaint bytes.Buffer
+		child.Stderr = &complaint
 		started := make(chan struct{})
+		var killed atomic.Bool
 		reg.before = func(*http.Request) {
 			if requests.Add(1) == killAt {
 				<-started
+				killed.Store(true)
 				if err := child.Process.Kill(); err != nil {
 					t.Error(err)
 				}
@@ -65,6 +70,9 @@ func TestAPullKilledAtAnyRequestIsForgottenAndCanBeRepeated(t *testing.T) {
 		must(t, child.Start())
 		close(started)
 		completed = child.Wait() == nil
+		if !completed && !killed.Load() {
+			t.Fatalf("after %d kills the pull failed by itself: %s", kills, complaint.String())
+		}
 		if !completed {
 			kills++
 		}

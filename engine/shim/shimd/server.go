@@ -44,6 +44,7 @@ type Server struct {
 // writes "ready" to its standard output once it accepts connections.
 func Serve(dir string) error {
 	debug.SetGCPercent(100)
+	acceptSignals()
 	// Best effort: whoever dies first when memory is short, it is not everyone's
 	// parent. Containers are given scores of their own.
 	os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0)
