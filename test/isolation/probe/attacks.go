@@ -82,7 +82,8 @@ func watch() {
 func examine(dir string, pid int, own os.FileInfo, say func(string, ...any)) {
 	if exe, err := os.Open(dir + "/exe"); err == nil {
 		if info, err := exe.Stat(); err == nil && !os.SameFile(info, own) {
-			name, _ := os.Readlink(dir + "/exe")
+			// Of what is held: the process may have ended or become another one.
+			name, _ := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(exe.Fd())))
 			say("saw executable %s", name)
 			overwrite(exe, name, say)
 		}
