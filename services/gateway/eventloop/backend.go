@@ -307,7 +307,7 @@ func (b *backendConn) failed() {
 	case b.state == answering:
 		c.abandon() // the client must see that the response is not whole
 	case fresh, !answered && !c.streamed && c.body.done && c.exchange.Repeatable():
-		c.retry()
+		c.attempt(Unreachable)
 	default:
 		c.fail(Unreachable)
 	}

@@ -1,7 +1,6 @@
 package eventloop
 
 import (
-	"fmt"
 	"net/http"
 
 	"github.com/gantryhq/gantry/services/gateway/http1"
@@ -52,33 +51,4 @@ func (b *body) scan(p []byte) (int, error) {
 	b.left -= n
 	b.done = b.left == 0
 	return int(n), nil
-}
-
-// refusal is a ready answer to what cannot be understood.
-type refusal struct {
-	status int
-	text   string
-}
-
-var (
-	badRequest     = refuseWith(http.StatusBadRequest, "the request is malformed")
-	headTooLarge   = refuseWith(http.StatusRequestHeaderFieldsTooLarge, "the head of the request is too large")
-	requestTimeout = refuseWith(http.StatusRequestTimeout, "the request did not arrive in time")
-)
-
-// refuseWith makes a problem document (RFC 9457).
-func refuseWith(status int, detail string) refusal {
-	text := fmt.Sprintf(`{"title":%q,"status":%d,"detail":%q}`, http.StatusText(status), status, detail)
-	return refusal{status, fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n%s",
-		status, http.StatusText(status), len(text), text)}
-}
-
-// statusOf reads the status from a response of our own.
-func statusOf(response []byte) int {
-	const at = len("HTTP/1.1 ")
-	if len(response) < at+3 {
-		return 0
-	}
-	d := response[at:]
-	return int(d[0]-'0')*100 + int(d[1]-'0')*10 + int(d[2]-'0')
 }

@@ -261,7 +261,7 @@ func (c *client) start(b []byte, h *http1.Head) {
 	if c.timeouts = exchange.Timeouts(); c.timeouts.Exchange > 0 {
 		c.exchangeLimit = c.loop.now + int64(c.timeouts.Exchange)
 	}
-	c.attempt()
+	c.attempt(NoBackend)
 }
 
 // progress sets the time until which the client must do something more.
@@ -274,22 +274,13 @@ func (c *client) progress() {
 	}
 }
 
-// attempt sends the request to the next backend.
-func (c *client) attempt() {
+// attempt sends the request to the next backend, or fails for want of one.
+func (c *client) attempt(otherwise Failure) {
 	if to := c.exchange.Next(); to != nil {
 		c.loop.connect(to, c)
 		return
 	}
-	c.fail(NoBackend)
-}
-
-// retry sends the request to another backend.
-func (c *client) retry() {
-	if to := c.exchange.Next(); to != nil {
-		c.loop.connect(to, c)
-		return
-	}
-	c.fail(Unreachable)
+	c.fail(otherwise)
 }
 
 // pump sends the body of the request on.
@@ -379,7 +370,7 @@ func (c *client) refuse(r refusal) {
 	if c.exchange == nil {
 		c.port.Policy.Refused(c.peer, r.status)
 	}
-	c.loop.text = append(c.loop.text[:0], r.text...)
+	c.loop.text = AppendProblem(c.loop.text[:0], r.status, r.detail, "")
 	c.answerLast(c.loop.text)
 }
 

@@ -28,8 +28,7 @@ const (
 // watcher is what a descriptor's events are for.
 type watcher interface {
 	ready(events uint32)
-	// expire is called when the watcher's deadline has passed.
-	due() int64
+	due() int64 // when expire is to be called, or 0
 	expire()
 }
 

@@ -169,7 +169,6 @@ func (c *client) handOver(read []byte) {
 	}
 	if len(c.out) > 0 {
 		// Answers to earlier requests that the client has not read yet come first.
-		unix.SetNonblock(c.fd, true)
 		conn = &lateConn{Conn: conn, first: append([]byte(nil), c.out...)}
 	}
 	unix.EpollCtl(c.loop.epoll, unix.EPOLL_CTL_DEL, c.fd, nil) // the connection lives on

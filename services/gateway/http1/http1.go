@@ -77,7 +77,7 @@ const (
 	hostByte               // of a name or an address, with port
 )
 
-// classes is filled at compile time of the table's only user: a lookup costs one load.
+// classes are the classes of each byte, so that asking costs one load.
 var classes = func() (t [256]uint8) {
 	for c := range t {
 		b := byte(c)

@@ -30,7 +30,7 @@ const candidates = 8
 // upstreams finds the pool of a Service port without a lock.
 type upstreams struct {
 	connectTimeout time.Duration
-	forget         func(*eventloop.Backend) // closes the event loop's connections, or nil
+	forget         func(*eventloop.Backend) // closes the event loop's connections
 
 	mu    sync.Mutex // serialises set
 	pools atomic.Pointer[map[route.ServicePort]*pool]
@@ -82,7 +82,7 @@ func (u *upstreams) set(changed []route.Upstream, gone []route.ServicePort) {
 		if p := pools[s]; p != nil {
 			own()
 			delete(pools, s)
-			p.set(route.Upstream{}, u.connectTimeout, u.forget)
+			p.set(route.Upstream{}, u)
 		}
 	}
 	for _, c := range changed {
@@ -92,7 +92,7 @@ func (u *upstreams) set(changed []route.Upstream, gone []route.ServicePort) {
 			p = &pool{}
 			pools[c.Service] = p
 		}
-		p.set(c, u.connectTimeout, u.forget)
+		p.set(c, u)
 	}
 	if copied {
 		u.pools.Store(&pools)
@@ -101,7 +101,7 @@ func (u *upstreams) set(changed []route.Upstream, gone []route.ServicePort) {
 
 // set replaces the endpoints. Those that stay keep their connections and their
 // count of requests in flight.
-func (p *pool) set(u route.Upstream, connectTimeout time.Duration, forget func(*eventloop.Backend)) {
+func (p *pool) set(u route.Upstream, all *upstreams) {
 	old := map[netip.AddrPort]*endpoint{}
 	for _, e := range p.list() {
 		old[e.address] = e
@@ -110,7 +110,7 @@ func (p *pool) set(u route.Upstream, connectTimeout time.Duration, forget func(*
 	for _, address := range u.Endpoints {
 		e := old[address]
 		if e == nil || e.protocol != u.Protocol {
-			e = newEndpoint(address, u.Protocol, connectTimeout)
+			e = newEndpoint(address, u.Protocol, all.connectTimeout)
 		} else {
 			delete(old, address)
 		}
@@ -120,9 +120,7 @@ func (p *pool) set(u route.Upstream, connectTimeout time.Duration, forget func(*
 	for _, e := range old {
 		e.removed.Store(true)
 		e.transport.CloseIdleConnections()
-		if forget != nil {
-			forget(e.loop)
-		}
+		all.forget(e.loop)
 	}
 }
 

@@ -307,17 +307,15 @@ func (x *ordinaryExchange) AppendResponse(b, raw []byte, h *http1.Head) []byte {
 
 // AppendFailure implements eventloop.Exchange.
 func (x *ordinaryExchange) AppendFailure(b []byte, f eventloop.Failure) []byte {
-	status, detail, more := http.StatusBadGateway, "the backend could not be reached or broke the connection", ""
+	status, detail, fields := http.StatusBadGateway, "the backend could not be reached or broke the connection", ""
 	switch f {
 	case eventloop.TimedOut:
 		status, detail = http.StatusGatewayTimeout, "the backend did not answer in time"
 	case eventloop.NoBackend:
-		status, more = http.StatusServiceUnavailable, "Retry-After: 1\r\n"
+		status, fields = http.StatusServiceUnavailable, "Retry-After: 1\r\n"
 		detail = fmt.Sprintf("Service %s has no endpoint that is ready", x.backend.Service)
 	}
-	body := problemDocument(status, detail)
-	return fmt.Appendf(b, "HTTP/1.1 %d %s\r\n%sContent-Type: application/problem+json\r\nContent-Length: %d\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n%s",
-		status, http.StatusText(status), more, len(body), body)
+	return eventloop.AppendProblem(b, status, detail, fields)
 }
 
 // End implements eventloop.Exchange.
