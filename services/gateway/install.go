@@ -5,8 +5,8 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -14,85 +14,32 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
+
+	"github.com/gantryhq/gantry/api/v1alpha1"
+	"github.com/gantryhq/gantry/internal/crd"
 )
 
 // fieldManager owns what this package writes to the API.
 const fieldManager = "gantry-gateway"
 
-// hashAnnotation holds a hash of the schema, so that one that is already
-// installed is recognised without comparing it.
-const hashAnnotation = "gantry.dev/schema-hash"
-
 //go:embed crds/*.yaml
 var crdFiles embed.FS
 
-var (
-	crdName = regexp.MustCompile(`(?m)^  name: (\S+)$`)
-	crdHash = regexp.MustCompile(`(?m)^    ` + hashAnnotation + `: (\S+)$`)
-)
-
-var crdResource = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
-
-// EnsureCRDs installs the Gateway API kinds that the gateway serves, by
-// server-side apply, and waits until the API serves them. Those that are
-// installed in the same version cost one read each. It needs an administrator.
+// EnsureCRDs installs the kinds that the gateway serves, of the Gateway API and of
+// our own, and waits until the API serves them. It needs an administrator.
 func EnsureCRDs(ctx context.Context, cfg *rest.Config) error {
-	client, err := dynamic.NewForConfig(cfg)
+	standard, err := fs.Sub(crdFiles, "crds")
 	if err != nil {
 		return fmt.Errorf("install Gateway API: %w", err)
 	}
-	files, err := crdFiles.ReadDir("crds")
-	if err != nil {
-		return fmt.Errorf("install Gateway API: %w", err)
-	}
-	crds := client.Resource(crdResource)
-	var installing errgroup.Group // validating a schema keeps a core busy for a while
-	for _, file := range files {
-		text, err := crdFiles.ReadFile("crds/" + file.Name())
-		if err != nil {
-			return fmt.Errorf("install Gateway API: %w", err)
-		}
-		installing.Go(func() error { return ensureCRD(ctx, crds, text) })
+	var installing errgroup.Group
+	for _, files := range []fs.FS{standard, v1alpha1.CRDs()} {
+		installing.Go(func() error { return crd.Ensure(ctx, cfg, fieldManager, files) })
 	}
 	return installing.Wait()
-}
-
-func ensureCRD(ctx context.Context, crds dynamic.ResourceInterface, text []byte) error {
-	name, hash := string(crdName.FindSubmatch(text)[1]), string(crdHash.FindSubmatch(text)[1])
-	present, err := crds.Get(ctx, name, metav1.GetOptions{})
-	if err == nil && present.GetAnnotations()[hashAnnotation] == hash && established(present) {
-		return nil
-	}
-	force := true
-	_, err = crds.Patch(ctx, name, types.ApplyPatchType, text, metav1.PatchOptions{FieldManager: fieldManager, Force: &force})
-	if err != nil {
-		return fmt.Errorf("install CustomResourceDefinition %s: %w", name, err)
-	}
-	err = wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
-		present, err := crds.Get(ctx, name, metav1.GetOptions{})
-		return err == nil && established(present), err
-	})
-	if err != nil {
-		return fmt.Errorf("wait for CustomResourceDefinition %s: %w", name, err)
-	}
-	return nil
-}
-
-// established says whether the API serves the kind that a definition defines.
-func established(crd *unstructured.Unstructured) bool {
-	conditions, _, _ := unstructured.NestedSlice(crd.Object, "status", "conditions")
-	for _, c := range conditions {
-		c, _ := c.(map[string]any)
-		if c["type"] == "Established" && c["status"] == "True" {
-			return true
-		}
-	}
-	return false
 }
 
 //go:embed defaults.yaml

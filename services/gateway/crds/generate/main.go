@@ -12,7 +12,6 @@
 package main
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"log"
 	"os"
@@ -93,12 +92,7 @@ func write(dir string, definition apiextensionsv1.CustomResourceDefinition) erro
 		standardChannel(version.Schema.OpenAPIV3Schema)
 		crd.TruncateDescription(version.Schema.OpenAPIV3Schema, descriptionLength)
 	}
-	spec, err := yaml.Marshal(definition.Spec)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", definition.Name, err)
-	}
 	definition.Annotations = map[string]string{
-		"gantry.dev/schema-hash":                  fmt.Sprintf("%x", sha256.Sum256(spec)),
 		apiextensionsv1.KubeAPIApprovedAnnotation: approval,
 		consts.BundleVersionAnnotation:            consts.BundleVersion,
 		consts.ChannelAnnotation:                  "standard",

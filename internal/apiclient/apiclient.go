@@ -1,0 +1,61 @@
+// Package apiclient has typed clients for Gantry's own kinds (api/v1alpha1), in
+// the shape of those that client-go has for Kubernetes' kinds.
+//
+// Imported by services and commands.
+package apiclient
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/gentype"
+	"k8s.io/client-go/rest"
+
+	"github.com/gantryhq/gantry/api/v1alpha1"
+)
+
+// Client makes clients for the kinds. It is safe for concurrent use.
+type Client struct {
+	rest   rest.Interface
+	params runtime.ParameterCodec
+}
+
+// New returns a client for the API that cfg leads to.
+func New(cfg *rest.Config) (*Client, error) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("prepare client of %s: %w", v1alpha1.GroupVersion, err)
+	}
+	cfg = rest.CopyConfig(cfg)
+	cfg.GroupVersion = &v1alpha1.GroupVersion
+	cfg.APIPath = "/apis"
+	cfg.ContentType, cfg.AcceptContentTypes = runtime.ContentTypeJSON, "" // all that custom resources speak
+	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	client, err := rest.RESTClientFor(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("prepare client of %s: %w", v1alpha1.GroupVersion, err)
+	}
+	return &Client{client, runtime.NewParameterCodec(scheme)}, nil
+}
+
+// AccessPolicies are those of a namespace; "" is all of them, to list and watch.
+func (c *Client) AccessPolicies(namespace string) *gentype.ClientWithList[*v1alpha1.AccessPolicy, *v1alpha1.AccessPolicyList] {
+	return gentype.NewClientWithList("accesspolicies", c.rest, c.params, namespace,
+		func() *v1alpha1.AccessPolicy { return &v1alpha1.AccessPolicy{} },
+		func() *v1alpha1.AccessPolicyList { return &v1alpha1.AccessPolicyList{} })
+}
+
+// BackendPolicies are those of a namespace; "" is all of them, to list and watch.
+func (c *Client) BackendPolicies(namespace string) *gentype.ClientWithList[*v1alpha1.BackendPolicy, *v1alpha1.BackendPolicyList] {
+	return gentype.NewClientWithList("backendpolicies", c.rest, c.params, namespace,
+		func() *v1alpha1.BackendPolicy { return &v1alpha1.BackendPolicy{} },
+		func() *v1alpha1.BackendPolicyList { return &v1alpha1.BackendPolicyList{} })
+}
+
+// TrafficPolicies are those of a namespace; "" is all of them, to list and watch.
+func (c *Client) TrafficPolicies(namespace string) *gentype.ClientWithList[*v1alpha1.TrafficPolicy, *v1alpha1.TrafficPolicyList] {
+	return gentype.NewClientWithList("trafficpolicies", c.rest, c.params, namespace,
+		func() *v1alpha1.TrafficPolicy { return &v1alpha1.TrafficPolicy{} },
+		func() *v1alpha1.TrafficPolicyList { return &v1alpha1.TrafficPolicyList{} })
+}
