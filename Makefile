@@ -19,6 +19,8 @@ GO      ?= go
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 EMBEDDED := engine/shim/embedded/gantry-shim engine/shim/embedded/gantry-init
 export CGO_ENABLED := 0
+# For builds and tests alike, so that nothing is compiled twice.
+export GOFLAGS += -trimpath
 
 .PHONY: help build demo test bench contract-upstream restarts conformance-kubernetes validate-runtime generate fmt install clean setup
 help:
@@ -29,13 +31,13 @@ setup:
 
 build: setup $(EMBEDDED)
 	@mkdir -p bin
-	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/gantry ./cmd/gantry
+	$(GO) build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/gantry ./cmd/gantry
 
 # Programs of their own, so that the parent of all containers stays tiny, and
 # what becomes a container starts at once.
 .PHONY: $(EMBEDDED)
 $(EMBEDDED):
-	@$(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/$(@F)
+	@$(GO) build -ldflags '-s -w' -o $@ ./cmd/$(@F)
 
 demo: build
 	@script/demo
