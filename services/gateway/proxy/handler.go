@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gantryhq/gantry/services/gateway/route"
+	"github.com/gantryhq/gantry/services/gateway/upstream"
 )
 
 var (
@@ -32,7 +33,7 @@ type exchange struct {
 	rule     *route.Rule
 	prefix   string
 	backend  *route.Backend
-	pool     *pool
+	pool     *upstream.Pool
 	endpoint string // last one tried
 	timer    *time.Timer
 }
@@ -109,7 +110,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 		problem(w, http.StatusInternalServerError, "the route has no valid backend; see its status")
 		return
 	}
-	x.pool = s.upstreams.get(x.backend.Service)
+	x.pool = s.upstreams.Get(x.backend.Service)
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), exchangeKey{}, x))
 	defer cancel(nil)
 	if d := x.rule.RequestTimeout; d > 0 {

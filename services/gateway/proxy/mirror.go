@@ -26,19 +26,19 @@ func (s *Server) mirror(out *http.Request, x *exchange) {
 		if m.Invalid != "" || rand.Int32N(m.Outof) >= m.Share {
 			continue
 		}
-		e := s.upstreams.get(m.Service).acquire(nil)
+		e := s.upstreams.Get(m.Service).Acquire(nil)
 		if e == nil {
 			continue
 		}
 		select {
 		case s.mirrored <- struct{}{}:
 		default: // more copies are not worth their memory
-			e.inFlight.Add(-1)
+			e.Release()
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(out.Context()), mirrorTime)
 		duplicate := out.Clone(ctx)
-		duplicate.URL.Scheme, duplicate.URL.Host = "http", e.host
+		duplicate.URL.Scheme, duplicate.URL.Host = "http", e.Host
 		switch {
 		case out.GetBody != nil:
 			duplicate.Body, _ = out.GetBody() // from memory
@@ -52,10 +52,10 @@ func (s *Server) mirror(out *http.Request, x *exchange) {
 			defer s.exchanges.Done()
 			defer func() { <-s.mirrored }()
 			defer cancel()
-			defer e.inFlight.Add(-1)
-			response, err := e.transport.RoundTrip(duplicate)
+			defer e.Release()
+			response, err := e.Transport.RoundTrip(duplicate)
 			if err != nil {
-				s.log.Debug("mirror request", "route", x.rule.Route, "endpoint", e.host, "error", err)
+				s.log.Debug("mirror request", "route", x.rule.Route, "endpoint", e.Host, "error", err)
 				return
 			}
 			_, _ = io.Copy(io.Discard, response.Body)

@@ -12,6 +12,7 @@ import (
 	"github.com/gantryhq/gantry/services/gateway/eventloop"
 	"github.com/gantryhq/gantry/services/gateway/http1"
 	"github.com/gantryhq/gantry/services/gateway/route"
+	"github.com/gantryhq/gantry/services/gateway/upstream"
 )
 
 // ordinary is the policy of a port for requests that need nothing but to be
@@ -29,9 +30,9 @@ type ordinaryExchange struct {
 	rule     *route.Rule
 	prefix   string
 	backend  *route.Backend
-	pool     *pool
-	endpoint *endpoint // the one being tried, which counts the request as in flight
-	tried    []*endpoint
+	pool     *upstream.Pool
+	endpoint *upstream.Endpoint // the one being tried, which counts the request as in flight
+	tried    []*upstream.Endpoint
 	info     *ruleInfo
 	start    time.Time
 
@@ -137,9 +138,9 @@ func (x *ordinaryExchange) route(r *eventloop.Request) bool {
 	if x.backend == nil || x.backend.Invalid != "" {
 		return false
 	}
-	x.pool = x.server.upstreams.get(x.backend.Service)
-	list := x.pool.list()
-	return len(list) > 0 && list[0].protocol == route.HTTP1
+	x.pool = x.server.upstreams.Get(x.backend.Service)
+	list := x.pool.Endpoints()
+	return len(list) > 0 && list[0].Protocol == route.HTTP1
 }
 
 // judge finds out whether the request may be sent twice.
@@ -193,10 +194,10 @@ func governed(name string) bool {
 // Next implements eventloop.Exchange.
 func (x *ordinaryExchange) Next() *eventloop.Backend {
 	x.release()
-	if len(x.tried) == maxAttempts {
+	if len(x.tried) == upstream.MaxAttempts {
 		return nil
 	}
-	e := x.pool.acquire(x.tried)
+	e := x.pool.Acquire(x.tried)
 	if e == nil {
 		return nil
 	}
@@ -204,12 +205,12 @@ func (x *ordinaryExchange) Next() *eventloop.Backend {
 		x.server.metrics.retries.Inc()
 	}
 	x.endpoint, x.tried = e, append(x.tried, e)
-	return e.loop
+	return e.Loop
 }
 
 func (x *ordinaryExchange) release() {
 	if x.endpoint != nil {
-		x.endpoint.inFlight.Add(-1)
+		x.endpoint.Release()
 		x.endpoint = nil
 	}
 }
@@ -333,7 +334,7 @@ func (x *ordinaryExchange) End(status int, sent int64) {
 			protocol: "HTTP/1.1", status: status, bytes: sent, took: took, route: x.rule.Route, agent: x.agent,
 		}
 		if n := len(x.tried); n > 0 {
-			line.endpoint = x.tried[n-1].host
+			line.endpoint = x.tried[n-1].Host
 		}
 		s.access.write(&line)
 	}

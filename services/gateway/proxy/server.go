@@ -39,6 +39,7 @@ import (
 
 	"github.com/gantryhq/gantry/services/gateway/eventloop"
 	"github.com/gantryhq/gantry/services/gateway/route"
+	"github.com/gantryhq/gantry/services/gateway/upstream"
 )
 
 // Config says how the data plane listens and what limits it keeps.
@@ -76,7 +77,7 @@ type Server struct {
 	forward *httputil.ReverseProxy
 
 	table     atomic.Pointer[route.Table]
-	upstreams upstreams
+	upstreams *upstream.Pools
 
 	mu    sync.Mutex // guards ports
 	ports map[uint16]*port
@@ -121,18 +122,17 @@ func New(cfg Config) (*Server, error) {
 
 		mirrored: make(chan struct{}, maxMirrored),
 	}
-	s.upstreams.connectTimeout = cfg.ConnectTimeout
 	s.table.Store(route.NewBuilder().Build())
 	s.forward = s.newReverseProxy()
 	var err error
 	s.loops, err = eventloop.Start(eventloop.Config{
 		HeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout, ConnectTimeout: cfg.ConnectTimeout,
-		BackendIdle: idleBackendConnection, MaxHead: cfg.MaxHeaderBytes, Log: s.log,
+		BackendIdle: upstream.IdleConnection, MaxHead: cfg.MaxHeaderBytes, Log: s.log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.upstreams.forget = s.loops.Forget
+	s.upstreams = upstream.New(upstream.Config{ConnectTimeout: cfg.ConnectTimeout, Forget: s.loops.Forget})
 	return s, nil
 }
 
@@ -178,7 +178,7 @@ func (s *Server) SetTable(t *route.Table) map[uint16]Binding {
 // SetUpstreams replaces the endpoints of the given Service ports and forgets
 // those in gone. Service ports that are not named stay as they are.
 func (s *Server) SetUpstreams(changed []route.Upstream, gone []route.ServicePort) {
-	s.upstreams.set(changed, gone)
+	s.upstreams.Set(changed, gone)
 }
 
 // Listeners returns the open sockets by the address they were configured with.

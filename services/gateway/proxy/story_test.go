@@ -375,7 +375,7 @@ func TestEndpointsComeAndGoUnderLoadWithoutAFailedRequest(t *testing.T) {
 	// (RFC 9110, section 9.2.2).
 	var old *httptest.Server
 	for generation := range 100 {
-		leaving := g.upstreams.get(servicePort("web")).list()
+		leaving := g.upstreams.Get(servicePort("web")).Endpoints()
 		fresh := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			io.Copy(w, r.Body)
 		}))
@@ -384,7 +384,7 @@ func TestEndpointsComeAndGoUnderLoadWithoutAFailedRequest(t *testing.T) {
 			<-progress
 		}
 		for _, e := range leaving {
-			for e.removed.Load() && e.inFlight.Load() > 0 {
+			for e.Removed() && e.InFlight() > 0 {
 				<-progress
 			}
 		}
