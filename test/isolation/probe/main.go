@@ -15,8 +15,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 )
+
+// What /proc/self says of signals, capabilities and filters is said of the first
+// thread, and the Go runtime blocks all signals of whichever thread makes a further
+// one. So that thread is the one that looks: while it reads, it makes none.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	// Descriptors first, before this program opens any.
