@@ -78,6 +78,8 @@ type Network interface {
 	DNS() netip.Addr // the cluster DNS service
 	// Withdrawn tells when services send no new connections to an address any more.
 	Withdrawn(ip netip.Addr) (gone <-chan struct{}, offered bool)
+	// Clients counts the connections that other processes of the host have to it.
+	Clients(ip netip.Addr) (int, error)
 }
 
 var _ Network = (*network.Network)(nil)

@@ -254,6 +254,7 @@ type fakeNetwork struct {
 	ips map[string]netip.Addr
 	// withdrawn, when not nil, is closed when no service offers a pod's address any more.
 	withdrawn chan struct{}
+	clients   int // connections of the host to any pod
 }
 
 func (f *fakeNetwork) Attach(_ context.Context, p network.Pod) (network.Attachment, error) {
@@ -280,7 +281,13 @@ func (f *fakeNetwork) Withdrawn(netip.Addr) (<-chan struct{}, bool) {
 	defer f.mu.Unlock()
 	return f.withdrawn, f.withdrawn != nil
 }
-func (f *fakeNetwork) attached() int { f.mu.Lock(); defer f.mu.Unlock(); return len(f.ips) }
+func (f *fakeNetwork) Clients(netip.Addr) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.clients, nil
+}
+func (f *fakeNetwork) connect(clients int) { f.mu.Lock(); defer f.mu.Unlock(); f.clients = clients }
+func (f *fakeNetwork) attached() int       { f.mu.Lock(); defer f.mu.Unlock(); return len(f.ips) }
 
 // noKernel makes directories where the real one makes mounts.
 type noKernel struct{}

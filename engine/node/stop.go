@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -55,7 +54,7 @@ func (w *worker) doKill(s step) {
 		end = w.preStop(pod, c, last.ID, end, exit, hurry)
 	}
 	if pod.DeletionTimestamp != nil {
-		w.drain(begun, exit)
+		w.drain(begun, s.Grace, exit, hurry)
 	}
 	grace := max(time.Until(end), leastGrace)
 	if w.signal(last.ID, w.stopSignal(c, last), false) && w.await(exit, grace, hurry) {
@@ -66,50 +65,6 @@ func (w *worker) doKill(s step) {
 			return
 		}
 		w.log.Warn("container does not die of SIGKILL, trying again", "container", s.Container)
-	}
-}
-
-const (
-	// drainMax bounds how long a deleted pod may go on serving while the news that
-	// it ends is still spreading.
-	drainMax = 200 * time.Millisecond
-	// drainMargin is for those who hear of it by themselves, like the gateway.
-	drainMargin = 10 * time.Millisecond
-)
-
-// drain waits until services send the pod no new connections, so that none meets
-// a process that has been told to end. Kubernetes does both at once, and loses
-// requests that way; on one machine it takes milliseconds to know.
-func (w *worker) drain(begun time.Time, exit <-chan struct{}) {
-	w.mu.Lock()
-	ips := w.v.Sandbox.IPs
-	w.mu.Unlock()
-	if len(ips) == 0 {
-		return
-	}
-	ip, err := netip.ParseAddr(ips[0])
-	if err != nil {
-		return
-	}
-	gone, offered := w.n.cfg.Network.Withdrawn(ip)
-	limit := drainMax - time.Since(begun)
-	if !offered || limit <= 0 {
-		return
-	}
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	for {
-		select {
-		case <-gone:
-			gone = nil
-			timer.Reset(min(drainMargin, max(drainMax-time.Since(begun), 0)))
-		case <-timer.C:
-			return
-		case <-exit:
-			return
-		case <-w.n.ctx.Done():
-			return
-		}
 	}
 }
 
