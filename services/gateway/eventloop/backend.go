@@ -1,7 +1,6 @@
 package eventloop
 
 import (
-	"errors"
 	"net/http"
 	"slices"
 
@@ -36,18 +35,48 @@ type backendConn struct {
 	body     body
 }
 
+// unused are the connections to a backend that a loop keeps.
+type unused struct {
+	conns []*backendConn
+	_     [40]byte // other loops write beside it
+}
+
+// unusedOf is the loop's own part of a backend.
+func (l *loop) unusedOf(to *Backend) *unused {
+	all := to.unused.Load()
+	if all == nil {
+		fresh := make([]unused, len(l.group.loops))
+		to.unused.CompareAndSwap(nil, &fresh)
+		all = to.unused.Load()
+	}
+	return &(*all)[l.number]
+}
+
+// take returns an unused connection, or nil.
+func (l *loop) take(u *unused) *backendConn {
+	n := len(u.conns)
+	if n == 0 {
+		return nil
+	}
+	b := u.conns[n-1]
+	u.conns[n-1] = nil
+	u.conns = u.conns[:n-1]
+	l.parked--
+	return b
+}
+
 // connect sends the client's request to a backend, over a parked connection if
 // there is one.
 func (l *loop) connect(to *Backend, c *client) {
 	if c.exchangeLimit != 0 || c.timeouts.Attempt > 0 {
 		c.limitAttempt()
 	}
-	for list := l.idle[to]; len(list) > 0; list = l.idle[to] {
-		b := list[len(list)-1]
-		l.idle[to] = list[:len(list)-1]
+	u := l.unusedOf(to)
+	for b := l.take(u); b != nil; b = l.take(u) {
 		// A request that must not be sent twice is not sent at all on a connection
 		// that the backend has just closed.
 		if !c.exchange.Repeatable() && b.gone() {
+			b.state = waiting
 			b.close()
 			continue
 		}
@@ -194,11 +223,13 @@ func (b *backendConn) head(p []byte) {
 		in = append(in, p...)
 		p, b.in = in, nil
 	}
-	defer b.loop.drop(in)
+	if in != nil {
+		defer b.loop.drop(in)
+	}
 	h := &b.loop.resp
 	for {
 		err := http1.ParseResponse(p, h)
-		if errors.Is(err, http1.ErrIncomplete) && len(p) <= b.loop.config.MaxHead {
+		if err == http1.ErrIncomplete && len(p) <= b.loop.config.MaxHead {
 			b.keep(p)
 			return
 		}
@@ -218,7 +249,7 @@ func (b *backendConn) head(p []byte) {
 		}
 		p = p[h.Len:]
 	}
-	b.answer(p, h)
+	b.answer(p, h, in == nil)
 }
 
 // keep saves an incomplete head.
@@ -229,8 +260,9 @@ func (b *backendConn) keep(p []byte) {
 	b.in = append(b.in[:0], p...)
 }
 
-// answer sends the head of the response and what has arrived of its body.
-func (b *backendConn) answer(p []byte, h *http1.Head) {
+// answer sends the head of the response and what has arrived of its body. inPlace
+// tells that p is a part of the loop's buffer.
+func (b *backendConn) answer(p []byte, h *http1.Head, inPlace bool) {
 	c := b.client
 	b.body = responseBody(h, c.isHead)
 	used, err := b.body.scan(p[h.Len:])
@@ -249,10 +281,21 @@ func (b *backendConn) answer(p []byte, h *http1.Head) {
 	if c.last {
 		text = append(text, "Connection: close\r\n"...)
 	}
-	text = append(text, '\r', '\n')
-	b.loop.text = append(text, p[h.Len:h.Len+used]...)
+	b.loop.text = append(text, '\r', '\n')
 	c.sent += int64(used)
-	b.pass(b.loop.text)
+	b.pass(b.loop.join(b.loop.text, p[h.Len:h.Len+used], inPlace))
+}
+
+// join puts a head before a body. Where there is room for it in the loop's buffer,
+// the body stays where it is.
+func (l *loop) join(head, body []byte, inPlace bool) []byte {
+	at := cap(l.room) - cap(body)
+	if !inPlace || at < len(head) {
+		l.text = append(head, body...)
+		return l.text
+	}
+	copy(l.room[at-len(head):], head)
+	return l.room[at-len(head) : at+len(body)]
 }
 
 // more sends the next bytes of the body.
@@ -285,12 +328,14 @@ func (b *backendConn) pass(p []byte) {
 func (b *backendConn) complete() {
 	c := b.client
 	b.client, c.backend = nil, nil
-	if b.last || b.closing || !c.body.done || len(b.out) > 0 || b.to.gone.Load() || b.loop.draining || len(b.loop.idle[b.to]) >= maxParked {
+	u := b.loop.unusedOf(b.to)
+	if b.last || b.closing || !c.body.done || len(b.out) > 0 || b.to.gone.Load() || b.loop.draining || len(u.conns) >= maxParked {
 		b.close()
 	} else {
 		b.state = parked
 		b.deadline = b.loop.now + int64(b.loop.config.BackendIdle)
-		b.loop.idle[b.to] = append(b.loop.idle[b.to], b)
+		u.conns = append(u.conns, b)
+		b.loop.parked++
 	}
 	c.finish()
 }
@@ -332,21 +377,16 @@ func (b *backendConn) cut() { b.close() }
 
 // unpark takes a connection off the list of the unused ones.
 func (l *loop) unpark(b *backendConn) {
-	list := l.idle[b.to]
-	if i := slices.Index(list, b); i >= 0 {
-		list = slices.Delete(list, i, i+1)
+	u := l.unusedOf(b.to)
+	if i := slices.Index(u.conns, b); i >= 0 {
+		u.conns = slices.Delete(u.conns, i, i+1)
+		l.parked--
 	}
-	if len(list) == 0 {
-		delete(l.idle, b.to)
-		return
-	}
-	l.idle[b.to] = list
 }
 
 // forget closes the unused connections to a backend.
 func (l *loop) forget(to *Backend) {
-	for _, b := range slices.Clone(l.idle[to]) {
+	for _, b := range slices.Clone(l.unusedOf(to).conns) {
 		b.close()
 	}
-	delete(l.idle, to)
 }

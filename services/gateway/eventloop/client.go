@@ -3,7 +3,6 @@ package eventloop
 import (
 	"bytes"
 	"crypto/tls"
-	"errors"
 	"net/netip"
 	"time"
 
@@ -46,6 +45,7 @@ type client struct {
 	last     bool // the connection ends with this exchange
 	status   int  // of the response; 0 before its head
 	sent     int64
+	began    int64 // when the exchange did
 
 	timeouts      Timeouts
 	exchangeLimit int64 // when the exchange is given up; 0 is never
@@ -191,12 +191,11 @@ func (c *client) parse(b []byte) bool {
 		return false
 	}
 	h := &c.loop.req
-	err := http1.ParseRequest(b, h)
-	switch {
-	case errors.Is(err, http1.ErrIncomplete) && len(b) <= c.loop.config.MaxHead:
+	switch err := http1.ParseRequest(b, h); {
+	case err == http1.ErrIncomplete && len(b) <= c.loop.config.MaxHead:
 		c.keep(b)
 		return false
-	case errors.Is(err, http1.ErrIncomplete), err == nil && h.Len > c.loop.config.MaxHead:
+	case err == http1.ErrIncomplete, err == nil && h.Len > c.loop.config.MaxHead:
 		c.refuse(headTooLarge)
 	case err != nil:
 		c.refuse(badRequest)
@@ -230,11 +229,9 @@ func (c *client) forgetIn() {
 
 // start begins an exchange with the request at the beginning of b.
 func (c *client) start(b []byte, h *http1.Head) {
-	request := Request{Head: h, Raw: b[:h.Len], Client: c.peer}
-	if c.secure != nil {
-		request.TLS, request.ServerName = true, c.record.serverName
-	}
-	exchange := c.port.Policy.Begin(&request)
+	request := c.about()
+	request.Head, request.Raw = h, b[:h.Len]
+	exchange := c.port.Policy.Begin(request)
 	if exchange == nil {
 		c.handOver(b)
 		return
@@ -243,7 +240,8 @@ func (c *client) start(b []byte, h *http1.Head) {
 	c.last, c.streamed, c.status, c.sent = h.Close, false, 0, 0
 	c.isHead = string(h.Method) == "HEAD"
 	c.body = requestBody(h)
-	held := append(exchange.AppendRequest(c.loop.grab(), &request), '\r', '\n')
+	c.began = c.loop.now
+	held := append(exchange.AppendRequest(c.loop.grab(), request), '\r', '\n')
 	used, err := c.body.scan(b[h.Len:])
 	if err != nil {
 		c.loop.drop(held)
@@ -262,6 +260,16 @@ func (c *client) start(b []byte, h *http1.Head) {
 		c.exchangeLimit = c.loop.now + int64(c.timeouts.Exchange)
 	}
 	c.attempt(NoBackend)
+}
+
+// about is the loop's request, with what is known of it by its connection.
+func (c *client) about() *Request {
+	l := c.loop
+	l.request = Request{Client: c.peer, Time: l.time(), Loop: l.number}
+	if c.secure != nil {
+		l.request.TLS, l.request.ServerName = true, c.record.serverName
+	}
+	return &l.request
 }
 
 // progress sets the time until which the client must do something more.
@@ -345,7 +353,7 @@ func (c *client) finish() {
 
 func (c *client) endExchange() {
 	if c.exchange != nil {
-		c.exchange.End(c.status, c.sent)
+		c.exchange.End(c.status, c.sent, time.Duration(c.loop.now-c.began))
 		c.exchange = nil
 		c.exchangeLimit = 0
 		if c.limit != 0 {
@@ -368,7 +376,7 @@ func (c *client) fail(f Failure) {
 // refuse answers a request that cannot be understood.
 func (c *client) refuse(r refusal) {
 	if c.exchange == nil {
-		c.port.Policy.Refused(c.peer, r.status)
+		c.port.Policy.Refused(c.about(), r.status)
 	}
 	c.loop.text = AppendProblem(c.loop.text[:0], r.status, r.detail, "")
 	c.answerLast(c.loop.text)

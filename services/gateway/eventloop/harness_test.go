@@ -37,7 +37,7 @@ func (p *everything) Begin(r *Request) Exchange {
 	return &attempt{policy: p, repeatable: string(r.Head.Method) != "POST"}
 }
 
-func (p *everything) Refused(_ netip.AddrPort, status int) {
+func (p *everything) Refused(_ *Request, status int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refused = append(p.refused, status)
@@ -107,7 +107,7 @@ func (a *attempt) AppendFailure(b []byte, f Failure) []byte {
 	return fmt.Appendf(b, "HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 1\r\n\r\n%d", f)
 }
 
-func (a *attempt) End(status int, _ int64) {
+func (a *attempt) End(status int, _ int64, _ time.Duration) {
 	a.policy.mu.Lock()
 	defer a.policy.mu.Unlock()
 	a.policy.ended = append(a.policy.ended, status)

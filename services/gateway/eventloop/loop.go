@@ -1,9 +1,9 @@
 package eventloop
 
 import (
-	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -14,6 +14,7 @@ import (
 
 const (
 	readSize  = 64 << 10 // of the buffer that all connections of a loop read into
+	headRoom  = 4 << 10  // before it, for a head that goes out with the body that was read
 	keepSize  = 16 << 10 // of the buffers in which connections keep bytes
 	keepSpare = 64       // such buffers that a loop holds unused
 	batch     = 256      // events taken at once
@@ -23,6 +24,10 @@ const (
 	// farewell is how long a draining loop leaves idle connections open, so that a
 	// request which is already on its way is answered instead of reset.
 	farewell = 500 * time.Millisecond
+	// nap is how long a loop waits without telling Go's scheduler.
+	nap = time.Millisecond
+	// clockEvents is how many events are worked on before the clock is read again.
+	clockEvents = 16
 )
 
 // watcher is what a descriptor's events are for.
@@ -42,19 +47,24 @@ type slot struct {
 // loop is one thread's worth of connections. Everything but the fields below
 // shared belongs to the goroutine of run.
 type loop struct {
-	group  *Group
-	config *Config
-	epoll  int
-	slots  []slot
-	now    int64 // nanoseconds, of the batch being worked on
-	swept  int64
-	idle   map[*Backend][]*backendConn
-	spare  [][]byte
-	buf    []byte // what was read last
-	text   []byte // what is written next
-	cipher []byte // encrypted records to be written next
-	req    http1.Head
-	resp   http1.Head
+	group   *Group
+	config  *Config
+	number  int
+	epoll   int
+	slots   []slot
+	started time.Time
+	now     int64 // nanoseconds since then, of what is being worked on
+	wall    int64 // the Unix time at which the loop started, by the wall clock of the last sweep
+	swept   int64
+	parked  int // unused connections to backends
+	spare   [][]byte
+	room    []byte // the buffer of buf and what is before it
+	buf     []byte // what was read last
+	text    []byte // what is written next
+	cipher  []byte // encrypted records to be written next
+	request Request
+	req     http1.Head
+	resp    http1.Head
 
 	timers   timers
 	pauses   int // listening sockets that are paused
@@ -70,7 +80,7 @@ type loop struct {
 	ended   chan struct{}
 }
 
-func newLoop(g *Group) (*loop, error) {
+func newLoop(g *Group, number int) (*loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -81,11 +91,12 @@ func newLoop(g *Group) (*loop, error) {
 		return nil, err
 	}
 	l := &loop{
-		group: g, config: &g.config, epoll: epoll, wake: wake,
-		idle: map[*Backend][]*backendConn{}, buf: make([]byte, readSize),
-		now:     time.Now().UnixNano(),
+		group: g, config: &g.config, number: number, epoll: epoll, wake: wake,
+		room: make([]byte, headRoom+readSize), started: time.Now(), now: 1,
 		drained: make(chan struct{}), ended: make(chan struct{}),
 	}
+	l.buf = l.room[headRoom:]
+	l.wall = l.started.UnixNano()
 	if err := l.watch(wake, (*waker)(l), unix.EPOLLIN); err != nil {
 		l.close()
 		return nil, err
@@ -151,15 +162,22 @@ func (l *loop) run() {
 	events := make([]unix.EpollEvent, batch)
 	for !l.quit {
 		n := l.wait(events)
-		l.now = time.Now().UnixNano()
+		l.tell()
+		late := l.now-l.swept >= int64(tick)
+		if late { // perhaps by far
+			l.wall = time.Now().UnixNano() - l.now
+		}
 		for i := range events[:n] {
+			if i%clockEvents == clockEvents-1 {
+				l.tell()
+			}
 			e := &events[i]
 			if s := &l.slots[e.Fd]; s.watcher != nil && s.generation == e.Pad {
 				s.watcher.ready(e.Events)
 			}
 		}
 		l.giveUp()
-		if l.now-l.swept >= int64(tick) {
+		if late {
 			l.sweep()
 		}
 		if l.draining {
@@ -173,18 +191,36 @@ func (l *loop) run() {
 	}
 }
 
+// tell reads the clock.
+func (l *loop) tell() { l.now = int64(time.Since(l.started)) }
+
+// time is now by the wall clock.
+func (l *loop) time() time.Time { return time.Unix(0, l.wall+l.now) }
+
 // wait blocks until something happens. An idle loop sleeps for good: without
 // connections there are no timeouts.
 func (l *loop) wait(events []unix.EpollEvent) int {
 	timeout := -1
-	if l.clients.Load() > 0 || len(l.idle) > 0 || l.draining || l.pauses > 0 {
+	if l.clients.Load() > 0 || l.parked > 0 || l.draining || l.pauses > 0 {
 		timeout = int(tick / time.Millisecond)
 	}
 	if len(l.timers) > 0 {
 		until := (l.timers[0].limit - l.now + int64(time.Millisecond) - 1) / int64(time.Millisecond)
 		timeout = min(timeout, int(max(until, 0)))
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll),
+	short := int(nap / time.Millisecond)
+	if timeout >= 0 {
+		short = min(short, timeout)
+	}
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll),
+		uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(short), 0, 0)
+	if errno != 0 { // EINTR: the scheduler wants something
+		return 0
+	}
+	if n > 0 || short == timeout {
+		return int(n)
+	}
+	n, _, errno = syscall.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll),
 		uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(timeout), 0, 0)
 	if errno != 0 {
 		return 0
@@ -207,8 +243,8 @@ func (l *loop) sweep() {
 // drain waits for the clients to leave, after all ports were closed.
 func (l *loop) drain() {
 	l.draining = true
-	for _, parked := range l.idle {
-		for _, b := range slices.Clone(parked) {
+	for fd := range l.slots {
+		if b, ok := l.slots[fd].watcher.(*backendConn); ok && b.state == parked {
 			b.close()
 		}
 	}

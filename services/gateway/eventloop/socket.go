@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"net/netip"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -46,10 +47,13 @@ const (
 	gotError
 )
 
+// The system calls are those for sockets: read and write are for all files, and go
+// a longer way in the kernel for that.
+
 // read reads once. It clears readable when there is no more for now.
 func (s *socket) read(p []byte) (int, readResult) {
 	for {
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(s.fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), 0, 0, 0)
 		switch {
 		case errno == unix.EINTR:
 			continue
@@ -96,7 +100,7 @@ func (s *socket) retain(p []byte) {
 // send writes until the kernel takes no more.
 func (s *socket) send(p []byte) (sent int, ok bool) {
 	for sent < len(p) {
-		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(&p[sent])), uintptr(len(p)-sent))
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd), uintptr(unsafe.Pointer(&p[sent])), uintptr(len(p)-sent), unix.MSG_NOSIGNAL, 0, 0)
 		switch {
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:

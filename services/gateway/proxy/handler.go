@@ -69,7 +69,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		took := time.Since(start)
 		s.metrics.of(x.rule).observe(rec.status, took)
-		s.access.write(&logLine{
+		s.access.write(len(s.lanes), &logLine{
 			start: start, client: r.RemoteAddr, method: r.Method, host: x.host, path: r.URL.Path, protocol: r.Proto,
 			status: rec.status, bytes: rec.bytes, took: took, route: x.route(), endpoint: x.endpoint, agent: r.UserAgent(),
 		})

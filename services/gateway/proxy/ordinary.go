@@ -35,6 +35,7 @@ type ordinaryExchange struct {
 	tried    []*upstream.Endpoint
 	info     *ruleInfo
 	start    time.Time
+	loop     int
 
 	client                    netip.AddrPort
 	text                      []byte // holds the next
@@ -62,11 +63,9 @@ func (x *ordinaryExchange) Query(name string) (string, bool) {
 // Begin implements eventloop.Policy.
 func (o *ordinary) Begin(r *eventloop.Request) eventloop.Exchange {
 	s := o.server
-	x, _ := s.spare.Get().(*ordinaryExchange)
-	if x == nil {
-		x = &ordinaryExchange{}
-	}
+	x := s.lanes[r.Loop].exchange()
 	x.server, x.port, x.request, x.client, x.tls = s, o.port, r, r.Client, r.TLS
+	x.start, x.loop = r.Time, r.Loop
 	x.remember(r.Head)
 	ok := x.route(r) && x.judge(r)
 	x.request = nil
@@ -74,19 +73,16 @@ func (o *ordinary) Begin(r *eventloop.Request) eventloop.Exchange {
 		x.recycle()
 		return nil
 	}
-	x.start = time.Now()
 	x.trusted = s.trusts(r.Client)
 	s.metrics.inFlight.Inc()
 	return x
 }
 
 // Refused implements eventloop.Policy.
-func (o *ordinary) Refused(client netip.AddrPort, status int) {
+func (o *ordinary) Refused(r *eventloop.Request, status int) {
 	s := o.server
 	s.metrics.of(nil).observe(status, 0)
-	if s.access != nil {
-		s.access.write(&logLine{start: time.Now(), client: client.String(), protocol: "HTTP/1.1", status: status})
-	}
+	s.access.write(r.Loop, &logLine{start: r.Time, peer: r.Client, protocol: "HTTP/1.1", status: status})
 }
 
 // remember copies what is needed after the request's bytes are gone.
@@ -320,23 +316,22 @@ func (x *ordinaryExchange) AppendFailure(b []byte, f eventloop.Failure) []byte {
 }
 
 // End implements eventloop.Exchange.
-func (x *ordinaryExchange) End(status int, sent int64) {
+func (x *ordinaryExchange) End(status int, sent int64, took time.Duration) {
 	if status == 0 {
 		status = statusClientGone
 	}
-	took := time.Since(x.start)
 	s := x.server
 	s.metrics.inFlight.Dec()
 	x.info.observe(status, took)
 	if s.access != nil {
 		line := logLine{
-			start: x.start, client: x.client.String(), method: x.method, host: x.host, path: x.path,
+			start: x.start, peer: x.client, method: x.method, host: x.host, path: x.path,
 			protocol: "HTTP/1.1", status: status, bytes: sent, took: took, route: x.rule.Route, agent: x.agent,
 		}
 		if n := len(x.tried); n > 0 {
 			line.endpoint = x.tried[n-1].Host
 		}
-		s.access.write(&line)
+		s.access.write(x.loop, &line)
 	}
 	x.release()
 	x.recycle()
@@ -344,10 +339,31 @@ func (x *ordinaryExchange) End(status int, sent int64) {
 
 // recycle keeps the exchange's memory for another one.
 func (x *ordinaryExchange) recycle() {
-	s := x.server
+	lane := &x.server.lanes[x.loop]
 	clear(x.tried)
 	*x = ordinaryExchange{text: x.text[:0], tried: x.tried[:0]}
-	s.spare.Put(x)
+	if len(lane.spare) < maxSpare {
+		lane.spare = append(lane.spare, x)
+	}
+}
+
+// lane is what each event loop has for itself.
+type lane struct {
+	spare []*ordinaryExchange
+	_     [40]byte // other loops write beside it
+}
+
+// maxSpare is how many exchanges a lane keeps for further requests.
+const maxSpare = 1024
+
+func (l *lane) exchange() *ordinaryExchange {
+	n := len(l.spare)
+	if n == 0 {
+		return &ordinaryExchange{}
+	}
+	x := l.spare[n-1]
+	l.spare = l.spare[:n-1]
+	return x
 }
 
 func requestChange(f *route.Filters) *route.HeaderChange  { return &f.Request }

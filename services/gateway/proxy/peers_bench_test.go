@@ -1,20 +1,12 @@
 package proxy
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"cmp"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
-	"io"
 	"log/slog"
-	"math/big"
-	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -31,15 +23,15 @@ import (
 )
 
 // This benchmark starts the data plane and the proxies of others that are
-// installed, each as a process of its own on one core, has them forward the same
-// requests to the same server in turn, and compares the processor time that the
-// kernel accounts to each for a request. Access logs are on everywhere.
+// installed, each as a process of its own on the first core, has them forward the
+// same requests in turn, and compares the processor time that the kernel accounts
+// to each for a request. Clients and backend are one process on the second core.
+// Access logs are on everywhere. docs/bench-gateway.md says more.
 
 const (
 	benchHost        = "shop.example.com"
 	benchConnections = 64
-	benchRounds      = 5
-	benchTime        = 2 * time.Second
+	benchIdle        = 10_000
 	// The child process reads its part from here.
 	benchRole = "GANTRY_PROXY_BENCH"
 )
@@ -50,8 +42,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "gateway":
 		benchGateway(role[1], role[2], role[3], role[4])
-	case "server":
-		benchServer(role[1])
+	case "load":
+		benchLoad(role[1])
 	}
 }
 
@@ -85,36 +77,6 @@ func benchGateway(plain, secure, server, dir string) {
 	<-end
 }
 
-// benchServer answers /SIZE with so many bytes.
-func benchServer(address string) {
-	l, err := net.Listen("tcp", address)
-	must(err)
-	answers := map[string][]byte{}
-	for _, size := range []int{16, 1 << 10, 100 << 10} {
-		head := fmt.Sprintf("HTTP/1.1 200 OK\r\nServer: bench\r\nDate: Sun, 22 Nov 2026 08:00:00 GMT\r\nContent-Type: application/octet-stream\r\nCache-Control: no-store\r\nContent-Length: %d\r\n\r\n", size)
-		answers["/"+strconv.Itoa(size)] = append([]byte(head), make([]byte, size)...)
-	}
-	for {
-		conn, err := l.Accept()
-		must(err)
-		go func() {
-			defer conn.Close()
-			request := make([]byte, 8<<10)
-			for {
-				n, err := conn.Read(request) // each request comes in one piece
-				if err != nil {
-					return
-				}
-				_, target, _ := strings.Cut(string(request[:n]), " ")
-				target, _, _ = strings.Cut(target, " ")
-				if _, err := conn.Write(answers[target]); err != nil {
-					return
-				}
-			}
-		}()
-	}
-}
-
 func must(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -122,110 +84,177 @@ func must(err error) {
 	}
 }
 
+// workload is one line of the comparison.
+type workload struct {
+	name string
+	loadOrder
+	slow bool // the slow proxies take part
+}
+
+func workloads() []workload {
+	closed := func(name string, secure bool, size int) workload {
+		return workload{name: name, loadOrder: loadOrder{Secure: secure, Size: size, Connections: benchConnections, Duration: benchTime()}}
+	}
+	all := []workload{
+		closed("http 16 B", false, 16), closed("http 1 KB", false, 1<<10), closed("http 100 KB", false, 100<<10),
+		closed("https 1 KB", true, 1<<10), closed("http 1 KB at 20,000/s", false, 1<<10),
+	}
+	all[1].slow = true
+	all[4].Rate = 20_000
+	only := os.Getenv("BENCH_WORKLOADS") // the numbers of some, such as 1,4
+	if only == "" {
+		return all
+	}
+	var some []workload
+	for number := range strings.SplitSeq(only, ",") {
+		i, err := strconv.Atoi(number)
+		must(err)
+		some = append(some, all[i])
+	}
+	return some
+}
+
+func benchTime() time.Duration {
+	d, err := time.ParseDuration(cmp.Or(os.Getenv("BENCH_TIME"), "2s"))
+	must(err)
+	return d
+}
+
+func benchRounds() int {
+	n, err := strconv.Atoi(cmp.Or(os.Getenv("BENCH_ROUNDS"), "5"))
+	must(err)
+	return n
+}
+
+// result is what one proxy made of one workload, a value of each round.
+type result struct {
+	cpu            []float64 // microseconds per request
+	rate           []float64 // requests per second
+	p50, p99, p999 []float64 // microseconds
+	failed         int
+}
+
 // peer is one proxy under measurement.
 type peer struct {
 	name          string
 	plain, secure string // addresses
-	pids          []int
-	cpu           map[string][]float64 // case to microseconds per request, of each round
-	failed        int
+	pid           int    // its children belong to it
+	slow          bool
+	results       map[string]*result
+	memory        [2]int // KB at rest, and with idle connections
 }
 
 func BenchmarkForwardBesidePeers(b *testing.B) {
 	dir := b.TempDir()
 	writePair(b, filepath.Join(dir, "pair.pem"))
 	server := freeAddress(b)
-	startChild(b, "server,"+server, nil)
+	load := startLoad(b, server)
 	awaitPort(b, server)
 	peers := startPeers(b, dir, server)
+	works := workloads()
 	for b.Loop() {
-		for _, what := range []string{"http /16", "http /1024", "http /102400", "https /1024"} {
-			for round := range benchRounds + 1 {
-				for _, p := range peers {
-					if p.secure == "" && strings.HasPrefix(what, "https") {
+		for _, p := range peers {
+			p.memory[0] = memory(b, p.pid)
+		}
+		for _, w := range works {
+			for round := range benchRounds() + 1 {
+				for i := range peers {
+					p := peers[(i+round)%len(peers)]
+					if p.slow && !w.slow || w.Secure && p.secure == "" || cmp.Or(os.Getenv("BENCH_ONLY"), p.name) != p.name {
 						continue
 					}
-					cost := p.measure(b, what)
-					if round > 0 { // the first one warms up
-						p.cpu[what] = append(p.cpu[what], cost)
-					}
+					p.measure(b, load, w, round > 0) // the first one warms up
 				}
 			}
 		}
 	}
-	printPeers(b, peers)
+	printPeers(b, peers, works)
+	measureIdle(b, load, peers)
 }
 
-// measure has the proxy forward for a while and returns its microseconds of
-// processor time per request.
-func (p *peer) measure(b *testing.B, what string) float64 {
-	scheme, path, _ := strings.Cut(what, " ")
-	address := p.plain
-	if scheme == "https" {
-		address = p.secure
+// measure has the proxy forward for a while.
+func (p *peer) measure(b *testing.B, load *loader, w workload, counts bool) {
+	order := w.loadOrder
+	order.Address = p.plain
+	if w.Secure {
+		order.Address = p.secure
 	}
-	type outcome struct{ requests, failed int }
-	outcomes := make(chan outcome)
-	before := cpuTime(b, p.pids)
-	deadline := time.Now().Add(benchTime)
-	for range benchConnections {
-		go func() {
-			var o outcome
-			o.requests, o.failed = hammer(address, scheme == "https", path, deadline)
-			outcomes <- o
-		}()
+	before, start := cpuTime(b, p.pid), time.Now()
+	report, err := load.follow(order)
+	if err != nil || report.Requests == 0 {
+		b.Fatalf("%s forwards nothing: %v", p.name, err)
 	}
-	requests := 0
-	for range benchConnections {
-		o := <-outcomes
-		requests += o.requests
-		p.failed += o.failed
+	used, took := cpuTime(b, p.pid)-before, time.Since(start)
+	r := p.results[w.name]
+	if r == nil {
+		r = &result{}
+		p.results[w.name] = r
 	}
-	if requests == 0 {
-		b.Fatalf("%s forwards nothing", p.name)
+	r.failed += report.Failed
+	if !counts {
+		return
 	}
-	return float64((cpuTime(b, p.pids) - before).Microseconds()) / float64(requests)
+	r.cpu = append(r.cpu, float64(used.Nanoseconds())/1e3/float64(report.Requests))
+	r.rate = append(r.rate, float64(report.Requests)/took.Seconds())
+	for values, d := range map[*[]float64]time.Duration{&r.p50: report.P50, &r.p99: report.P99, &r.p999: report.P999} {
+		*values = append(*values, float64(d.Microseconds()))
+	}
 }
 
-// hammer sends one request after the other over one connection.
-func hammer(address string, secure bool, path string, deadline time.Time) (requests, failed int) {
-	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		return 0, 1
+// measureIdle compares what many idle connections cost in memory.
+func measureIdle(b *testing.B, load *loader, peers []*peer) {
+	if os.Getenv("BENCH_WORKLOADS") != "" {
+		return
 	}
-	defer conn.Close()
-	if secure {
-		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: benchHost, NextProtos: []string{"http/1.1"}})
-	}
-	size, _ := strconv.Atoi(path[1:])
-	request := fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r\n\r\n", path, benchHost)
-	response := make([]byte, 128<<10)
-	for time.Now().Before(deadline) {
-		if _, err := conn.Write(request); err != nil {
-			return requests, failed + 1
-		}
-		have, want := 0, -1
-		for want < 0 || have < want {
-			n, err := conn.Read(response[have:])
-			if err != nil {
-				return requests, failed + 1
+	table := tabwriter.NewWriter(os.Stdout, 2, 0, 2, ' ', 0)
+	fmt.Fprintf(table, "\nmemory\tproxy\tMB at the start\tMB with %d idle connections\tof them for the connections\n", benchIdle)
+	for _, p := range peers {
+		for _, secure := range []bool{false, true} {
+			order := loadOrder{Address: p.plain, Secure: secure, Size: 16, Connections: benchIdle, Hold: true}
+			name := "http"
+			if secure {
+				order.Address, name = p.secure, "https"
 			}
-			have += n
-			if end := strings.Index(string(response[:min(have, 1024)]), "\r\n\r\n"); want < 0 && end >= 0 {
-				want = end + 4 + size
+			if order.Address == "" {
+				continue
+			}
+			before := memory(b, p.pid)
+			if r, err := load.follow(order); err != nil || r.Failed > 0 {
+				b.Fatalf("%s: %d of %d idle connections, %v", p.name, benchIdle-r.Failed, benchIdle, err)
+			}
+			held := memory(b, p.pid)
+			fmt.Fprintf(table, "%s\t%s\t%.1f\t%.1f\t%.1f\n", name, p.name, mb(p.memory[0]), mb(held), mb(held-before))
+			b.ReportMetric(mb(held), p.name+"-"+name+"-idle-MB")
+			if _, err := load.follow(loadOrder{Address: p.plain, Size: 16, Connections: 1, Duration: time.Millisecond}); err != nil {
+				b.Fatal(err)
 			}
 		}
-		if !strings.HasPrefix(string(response[:12]), "HTTP/1.1 200") || have != want {
-			failed++
-		}
-		requests++
 	}
-	return requests, failed
+	table.Flush()
 }
 
-// cpuTime is the processor time of all threads of the processes.
-func cpuTime(b *testing.B, pids []int) (total time.Duration) {
-	for _, pid := range pids {
+func mb(kb int) float64 { return float64(kb) / 1024 }
+
+// memory is the proportional set size of a process and its children in KB.
+func memory(b *testing.B, pid int) (total int) {
+	for _, pid := range family(pid) {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(text), "\nPss:")
+		kb, err := strconv.Atoi(strings.Fields(rest)[0])
+		if err != nil {
+			b.Fatal(err)
+		}
+		total += kb
+	}
+	return total
+}
+
+// cpuTime is the processor time of all threads of a process and its children.
+func cpuTime(b *testing.B, pid int) (total time.Duration) {
+	for _, pid := range family(pid) {
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 		for _, task := range tasks {
 			text, err := os.ReadFile(task)
@@ -242,203 +271,32 @@ func cpuTime(b *testing.B, pids []int) (total time.Duration) {
 	return total
 }
 
-func printPeers(b *testing.B, peers []*peer) {
+func printPeers(b *testing.B, peers []*peer, works []workload) {
 	table := tabwriter.NewWriter(os.Stdout, 2, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "\nµs of processor time per request\tproxy\tmedian\tall rounds\trequests per CPU second, Gantry against it\tfailed")
-	var cases []string
-	for what := range peers[0].cpu {
-		cases = append(cases, what)
-	}
-	slices.Sort(cases)
-	for _, what := range cases {
-		ours := median(peers[0].cpu[what])
+	fmt.Fprintln(table, "\nworkload\tproxy\tCPU µs/request\tall rounds\tits CPU / Gantry's\trequests/s\tp50 µs\tp99 µs\tp99.9 µs\tfailed")
+	for _, w := range works {
+		ours := 0.
+		if r := peers[0].results[w.name]; r != nil {
+			ours = median(r.cpu)
+		}
 		for _, p := range peers {
-			if len(p.cpu[what]) == 0 {
+			r := p.results[w.name]
+			if r == nil {
 				continue
 			}
-			m := median(p.cpu[what])
-			fmt.Fprintf(table, "%s\t%s\t%.1f\t%.1f\t%.2f\t%d\n", what, p.name, m, p.cpu[what], m/ours, p.failed)
-			b.ReportMetric(m, p.name+"-"+strings.NewReplacer(" /", "-", "/", "").Replace(what)+"-µs/request")
+			cpu := median(r.cpu)
+			fmt.Fprintf(table, "%s\t%s\t%.2f\t%.1f\t%.2f\t%.0f\t%.0f\t%.0f\t%.0f\t%d\n", w.name, p.name,
+				cpu, slices.Sorted(slices.Values(r.cpu)), cpu/ours, median(r.rate), median(r.p50), median(r.p99), median(r.p999), r.failed)
+			b.ReportMetric(cpu, p.name+"-"+strings.NewReplacer(" ", "-", ",", "").Replace(w.name)+"-µs/request")
 		}
 	}
 	table.Flush()
 }
 
 func median(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[len(sorted)/2]
-}
-
-// startPeers starts the gateway and the proxies that are installed.
-func startPeers(b *testing.B, dir, server string) []*peer {
-	ours := newPeer(b, "gantry")
-	ours.pids = []int{startChild(b, fmt.Sprintf("gateway,%s,%s,%s,%s", ours.plain, ours.secure, server, dir), []string{"GOMAXPROCS=1"})}
-	awaitPort(b, ours.plain)
-	peers := []*peer{ours}
-	for name, start := range map[string]func(*testing.B, *peer, string, string) *exec.Cmd{"nginx": nginx, "haproxy": haproxy} {
-		if _, err := exec.LookPath(name); err != nil {
-			b.Logf("%s is not installed: no comparison with it (apt-get install %s)", name, name)
-			continue
-		}
-		p := newPeer(b, name)
-		command := start(b, p, dir, server)
-		startCommand(b, command)
-		awaitPort(b, p.plain)
-		p.pids = family(command.Process.Pid)
-		peers = append(peers, p)
-	}
-	return peers
-}
-
-func newPeer(b *testing.B, name string) *peer {
-	return &peer{name: name, plain: freeAddress(b), secure: freeAddress(b), cpu: map[string][]float64{}}
-}
-
-func nginx(b *testing.B, p *peer, dir, server string) *exec.Cmd {
-	config := fmt.Sprintf(`
-worker_processes 1; daemon off; pid %[1]s/nginx.pid; error_log %[1]s/nginx-error.log;
-events { worker_connections 1024; }
-http {
-  access_log %[1]s/nginx.log combined buffer=32k flush=100ms; keepalive_requests 100000000;
-  upstream server { server %[2]s; keepalive 64; keepalive_requests 100000000; }
-  client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
-  server {
-    listen %[3]s; listen %[4]s ssl; server_name %[5]s;
-    ssl_certificate %[1]s/pair.pem; ssl_certificate_key %[1]s/pair.pem; ssl_protocols TLSv1.3;
-    ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
-    location / {
-      proxy_pass http://server; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;
-      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;
-    }
-  }
-}`, dir, server, p.plain, p.secure, benchHost)
-	file := filepath.Join(dir, "nginx.conf")
-	write(b, file, config)
-	return onOneCore("nginx", "-p", dir, "-c", file)
-}
-
-func haproxy(b *testing.B, p *peer, dir, server string) *exec.Cmd {
-	config := fmt.Sprintf(`
-global
-  nbthread 1
-  log stdout format raw local0
-  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
-defaults
-  mode http
-  log global
-  option httplog
-  timeout connect 2s
-  timeout client 60s
-  timeout server 60s
-  option forwardfor
-frontend in
-  bind %[3]s
-  bind %[4]s ssl crt %[1]s/pair.pem
-  http-request set-header X-Forwarded-Proto %%[ssl_fc,iif(https,http)]
-  use_backend server if { hdr(host) -i %[5]s }
-backend server
-  http-reuse always
-  server s %[2]s`, dir, server, p.plain, p.secure, benchHost)
-	file := filepath.Join(dir, "haproxy.cfg")
-	write(b, file, config+"\n")
-	command := onOneCore("haproxy", "-db", "-f", file)
-	log, err := os.Create(filepath.Join(dir, "haproxy.log"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { log.Close() })
-	command.Stdout = log
-	return command
-}
-
-// onOneCore keeps a program on the first core.
-func onOneCore(name string, arguments ...string) *exec.Cmd {
-	return exec.Command("taskset", append([]string{"-c", "0", name}, arguments...)...)
-}
-
-// startChild starts this program in another part.
-func startChild(b *testing.B, role string, env []string) int {
-	command := exec.Command(os.Args[0])
-	if strings.HasPrefix(role, "gateway") {
-		command = onOneCore(os.Args[0])
-	}
-	command.Env = append(append(os.Environ(), benchRole+"="+role), env...)
-	command.Stderr = os.Stderr
-	startCommand(b, command)
-	return command.Process.Pid
-}
-
-func startCommand(b *testing.B, command *exec.Cmd) {
-	if err := command.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		command.Process.Signal(syscall.SIGTERM)
-		command.Wait()
-	})
-}
-
-// family is a process and its children.
-func family(pid int) []int {
-	pids := []int{pid}
-	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	for _, child := range strings.Fields(string(children)) {
-		if n, err := strconv.Atoi(child); err == nil {
-			pids = append(pids, n)
-		}
-	}
-	return pids
-}
-
-func freeAddress(b *testing.B) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-func awaitPort(b *testing.B, address string) {
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-			return
-		}
-		if time.Now().After(deadline) {
-			b.Fatal(err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-func write(b *testing.B, path, text string) {
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		b.Fatal(err)
-	}
-}
-
-// writePair writes a certificate and its key.
-func writePair(b *testing.B, path string) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		b.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{benchHost}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		b.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		b.Fatal(err)
-	}
-	file, err := os.Create(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer file.Close()
-	pem.Encode(io.Writer(file), &pem.Block{Type: "CERTIFICATE", Bytes: der})
-	pem.Encode(file, &pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }

@@ -83,7 +83,7 @@ type Server struct {
 	ports map[uint16]*port
 
 	loops     *eventloop.Group
-	spare     sync.Pool      // of *ordinaryExchange
+	lanes     []lane         // of the event loops, by their numbers
 	mirrored  chan struct{}  // holds one for each copy of a request on its way
 	exchanges sync.WaitGroup // in flight in net/http, upgraded connections included
 }
@@ -116,7 +116,6 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:     cfg,
 		log:     cmp.Or(cfg.Log, slog.Default()),
-		access:  newAccessLog(cfg.AccessLog),
 		metrics: newMetrics(cfg.Registry),
 		ports:   map[uint16]*port{},
 
@@ -133,6 +132,8 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.upstreams = upstream.New(upstream.Config{ConnectTimeout: cfg.ConnectTimeout, Forget: s.loops.Forget})
+	s.lanes = make([]lane, s.loops.Loops())
+	s.access = newAccessLog(cfg.AccessLog, len(s.lanes)+1) // the last is for net/http
 	return s, nil
 }
 
