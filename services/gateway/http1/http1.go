@@ -14,6 +14,7 @@ package http1
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 )
 
@@ -108,6 +109,21 @@ func all(b []byte, class uint8) bool {
 		}
 	}
 	return true
+}
+
+// allValue is all(b, valueByte), for eight bytes at a time where it can be. What is
+// below n, or zero, has its high bit set after subtracting n, or 1, and had not before.
+func allValue(b []byte) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for len(b) >= 8 {
+		x := binary.LittleEndian.Uint64(b)
+		del := x ^ ones*0x7f
+		if ((x-ones*0x20)&^x|(del-ones)&^del)&highs != 0 && !all(b[:8], valueByte) {
+			return false
+		}
+		b = b[8:]
+	}
+	return all(b, valueByte)
 }
 
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -226,7 +242,7 @@ func ParseResponse(b []byte, h *Head) error {
 		}
 		h.Status = h.Status*10 + int(c-'0')
 	}
-	if h.Status < 100 || !all(b[12:end-1], valueByte) {
+	if h.Status < 100 || !allValue(b[12:end-1]) {
 		return ErrMalformed
 	}
 	h.fields = end + 1
@@ -262,7 +278,7 @@ func (h *Head) parseFields(b []byte, request bool) error {
 			return ErrMalformed // folded lines, spaces before the colon
 		}
 		value := line[colon+1:]
-		if !all(value, valueByte) {
+		if !allValue(value) {
 			return ErrMalformed
 		}
 		cut, err := h.field(line[:colon], trim(value), request)

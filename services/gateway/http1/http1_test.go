@@ -248,3 +248,17 @@ func BenchmarkParseResponse(b *testing.B) {
 		}
 	}
 }
+
+func TestValuesAreJudgedAlikeOneByOneAndTogether(t *testing.T) {
+	for length := range 20 {
+		for at := range length {
+			for c := range 256 {
+				b := bytes.Repeat([]byte{'a'}, length)
+				b[at] = byte(c)
+				if got, want := allValue(b), all(b, valueByte); got != want {
+					t.Fatalf("allValue(%q) is %v, all says %v", b, got, want)
+				}
+			}
+		}
+	}
+}

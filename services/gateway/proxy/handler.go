@@ -56,8 +56,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := h.server
 	s.exchanges.Add(1)
 	defer s.exchanges.Done()
-	s.metrics.inFlight.Inc()
-	defer s.metrics.inFlight.Dec()
+	lane := len(s.lanes)
+	s.metrics.inFlight[lane].Add(1)
+	defer s.metrics.inFlight[lane].Add(-1)
 
 	if state := secureState(r.Context()); state != nil {
 		r.TLS = state
@@ -68,8 +69,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Also when the response is cut, which ReverseProxy does by a panic.
 	defer func() {
 		took := time.Since(start)
-		s.metrics.of(x.rule).observe(rec.status, took)
-		s.access.write(len(s.lanes), &logLine{
+		s.metrics.of(x.rule).observe(lane, rec.status, took)
+		s.access.write(lane, &logLine{
 			start: start, client: r.RemoteAddr, method: r.Method, host: x.host, path: r.URL.Path, protocol: r.Proto,
 			status: rec.status, bytes: rec.bytes, took: took, route: x.route(), endpoint: x.endpoint, agent: r.UserAgent(),
 		})

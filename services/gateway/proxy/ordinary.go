@@ -74,14 +74,14 @@ func (o *ordinary) Begin(r *eventloop.Request) eventloop.Exchange {
 		return nil
 	}
 	x.trusted = s.trusts(r.Client)
-	s.metrics.inFlight.Inc()
+	s.metrics.inFlight[r.Loop].Add(1)
 	return x
 }
 
 // Refused implements eventloop.Policy.
 func (o *ordinary) Refused(r *eventloop.Request, status int) {
 	s := o.server
-	s.metrics.of(nil).observe(status, 0)
+	s.metrics.of(nil).observe(r.Loop, status, 0)
 	s.access.write(r.Loop, &logLine{start: r.Time, peer: r.Client, protocol: "HTTP/1.1", status: status})
 }
 
@@ -321,8 +321,8 @@ func (x *ordinaryExchange) End(status int, sent int64, took time.Duration) {
 		status = statusClientGone
 	}
 	s := x.server
-	s.metrics.inFlight.Dec()
-	x.info.observe(status, took)
+	s.metrics.inFlight[x.loop].Add(-1)
+	x.info.observe(x.loop, status, took)
 	if s.access != nil {
 		line := logLine{
 			start: x.start, peer: x.client, method: x.method, host: x.host, path: x.path,

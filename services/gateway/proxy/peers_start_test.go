@@ -25,10 +25,20 @@ import (
 // startPeers starts the gateway and the proxies that are installed.
 func startPeers(b *testing.B, dir, server string) []*peer {
 	wanted := os.Getenv("BENCH_PEERS") // names with commas between, or empty for all
-	ours := newPeer(b, "gantry")
-	ours.pid = startChild(b, fmt.Sprintf("gateway,%s,%s,%s,%s", ours.plain, ours.secure, server, dir))
-	awaitPort(b, ours.plain)
-	peers := []*peer{ours}
+	var peers []*peer
+	// Earlier builds of this program, to compare with.
+	for program := range strings.SplitSeq(os.Args[0]+","+os.Getenv("BENCH_BUILDS"), ",") {
+		if program == "" {
+			continue
+		}
+		p := newPeer(b, "gantry")
+		if len(peers) > 0 {
+			p.name = filepath.Base(program)
+		}
+		p.pid = startChild(b, program, fmt.Sprintf("gateway,%s,%s,%s,%s", p.plain, p.secure, server, dir))
+		awaitPort(b, p.plain)
+		peers = append(peers, p)
+	}
 	for _, other := range []struct {
 		name  string
 		start func(*testing.B, *peer, string, string) *exec.Cmd
@@ -179,9 +189,9 @@ func startLoad(b *testing.B, server string) *loader {
 	return &loader{json.NewEncoder(in), json.NewDecoder(out)}
 }
 
-// startChild starts this program in another part, on the first core.
-func startChild(b *testing.B, role string) int {
-	command := onOneCore(os.Args[0])
+// startChild starts this program, or another build of it, in another part on the first core.
+func startChild(b *testing.B, program, role string) int {
+	command := onOneCore(program)
 	command.Env = append(os.Environ(), benchRole+"="+role)
 	command.Stderr = os.Stderr
 	startCommand(b, command)

@@ -114,10 +114,9 @@ func New(cfg Config) (*Server, error) {
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, 75*time.Second)
 	cfg.MaxHeaderBytes = cmp.Or(cfg.MaxHeaderBytes, 64<<10)
 	s := &Server{
-		cfg:     cfg,
-		log:     cmp.Or(cfg.Log, slog.Default()),
-		metrics: newMetrics(cfg.Registry),
-		ports:   map[uint16]*port{},
+		cfg:   cfg,
+		log:   cmp.Or(cfg.Log, slog.Default()),
+		ports: map[uint16]*port{},
 
 		mirrored: make(chan struct{}, maxMirrored),
 	}
@@ -133,7 +132,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.upstreams = upstream.New(upstream.Config{ConnectTimeout: cfg.ConnectTimeout, Forget: s.loops.Forget})
 	s.lanes = make([]lane, s.loops.Loops())
-	s.access = newAccessLog(cfg.AccessLog, len(s.lanes)+1) // the last is for net/http
+	s.metrics = newMetrics(cfg.Registry, len(s.lanes)+1)
+	s.access = newAccessLog(cfg.AccessLog, len(s.lanes)+1) // the last lane is for net/http
 	return s, nil
 }
 
