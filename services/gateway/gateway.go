@@ -12,7 +12,9 @@ import (
 	"k8s.io/client-go/rest"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
 
+	"github.com/gantryhq/gantry/internal/apiclient"
 	"github.com/gantryhq/gantry/services/gateway/controller"
+	"github.com/gantryhq/gantry/services/gateway/guard"
 	"github.com/gantryhq/gantry/services/gateway/proxy"
 )
 
@@ -27,7 +29,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.complete(); err != nil {
 		return err
 	}
-	kube, gateways, err := clients(cfg.Client)
+	kube, gateways, own, err := clients(cfg.Client)
 	if err != nil {
 		return fmt.Errorf("connect to the API: %w", err)
 	}
@@ -48,12 +50,16 @@ func Run(ctx context.Context, cfg Config) error {
 			cfg.Log.Warn("the older gateway hands over no sockets; binding the same ports beside it", "error", err)
 		}
 	}
+	var control *controller.Controller
+	guards := guard.NewKeeper(guard.KeeperConfig{Fetch: fetchKeys, Log: cfg.Log, Changed: func() { control.PoliciesChanged() }})
+	defer guards.Close()
+	proxyConfig.Guards = guards
 	dataPlane, err := proxy.New(proxyConfig)
 	if err != nil {
 		return err
 	}
-	control, err := controller.New(controller.Config{
-		Kube: kube, Gateway: gateways, Proxy: dataPlane, Addresses: cfg.Addresses, Log: cfg.Log,
+	control, err = controller.New(controller.Config{
+		Kube: kube, Gateway: gateways, Own: own, Proxy: dataPlane, Addresses: cfg.Addresses, Log: cfg.Log,
 	})
 	if err != nil {
 		return err
@@ -85,17 +91,18 @@ func Run(ctx context.Context, cfg Config) error {
 
 // clients returns the two client sets over one patient connection: protobuf for
 // built-in kinds, JSON for custom resources, which know nothing else.
-func clients(cfg *rest.Config) (kubernetes.Interface, gatewayclient.Interface, error) {
+func clients(cfg *rest.Config) (kubernetes.Interface, gatewayclient.Interface, *apiclient.Client, error) {
 	patient := rest.CopyConfig(cfg)
 	patient.Wrap(waitForAPI)
 	patient.UserAgent = "gantry-gateway"
 	patient.QPS = -1 // the number of objects bounds what is sent
 	patient.ContentType = runtime.ContentTypeJSON
 	gateways, errGateways := gatewayclient.NewForConfig(patient)
+	own, errOwn := apiclient.New(patient)
 
 	compact := rest.CopyConfig(patient)
 	compact.ContentType = runtime.ContentTypeProtobuf
 	compact.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	kube, errKube := kubernetes.NewForConfig(compact)
-	return kube, gateways, errors.Join(errGateways, errKube)
+	return kube, gateways, own, errors.Join(errGateways, errOwn, errKube)
 }

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +20,8 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
 
+	"github.com/gantryhq/gantry/api/v1alpha1"
+	"github.com/gantryhq/gantry/internal/apiclient"
 	"github.com/gantryhq/gantry/services/gateway/translate"
 )
 
@@ -29,13 +32,16 @@ const byService = "service"
 type caches struct {
 	classes, gateways, httpRoutes, grants, ingresses, ingressClasses,
 	services, endpointSlices, secrets, namespaces *follower
+	// Of policies; nil without a client for them.
+	accessPolicies, trafficPolicies, credentials, configMaps *follower
 }
 
 // newCaches prepares the caches and wires their changes to the controller.
-func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, c *Controller) (*caches, error) {
+func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *apiclient.Client, c *Controller) (*caches, error) {
 	all := metav1.NamespaceAll
-	// Only certificates: the process should not even hold other secrets.
-	certificates := fields.OneTermEqualSelector("type", string(corev1.SecretTypeTLS)).String()
+	// Only what is made for the gateway: the process should not even hold other secrets.
+	ofType := func(t string) string { return fields.OneTermEqualSelector("type", t).String() }
+	certificates := ofType(string(corev1.SecretTypeTLS))
 	s := &caches{
 		classes:        follow(gateway, gateway.GatewayV1().GatewayClasses(), &gatewayv1.GatewayClass{}, ""),
 		gateways:       follow(gateway, gateway.GatewayV1().Gateways(all), &gatewayv1.Gateway{}, ""),
@@ -47,6 +53,12 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, c *Co
 		endpointSlices: follow(kube, kube.DiscoveryV1().EndpointSlices(all), &discoveryv1.EndpointSlice{}, ""),
 		namespaces:     follow(kube, kube.CoreV1().Namespaces(), &corev1.Namespace{}, ""),
 		secrets:        follow(kube, kube.CoreV1().Secrets(all), &corev1.Secret{}, certificates),
+	}
+	if own != nil {
+		s.accessPolicies = follow(own, own.AccessPolicies(all), &v1alpha1.AccessPolicy{}, "")
+		s.trafficPolicies = follow(own, own.TrafficPolicies(all), &v1alpha1.TrafficPolicy{}, "")
+		s.credentials = follow(kube, kube.CoreV1().Secrets(all), &corev1.Secret{}, ofType(translate.CredentialsType))
+		s.configMaps = follow(kube, kube.CoreV1().ConfigMaps(all), &corev1.ConfigMap{}, "")
 	}
 	for _, f := range s.followers() {
 		f.touched = c.statuses.set // somebody wrote a status; it may have been ours
@@ -63,10 +75,14 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, c *Co
 }
 
 func (s *caches) followers() []*follower {
-	return []*follower{
+	list := []*follower{
 		s.classes, s.gateways, s.httpRoutes, s.grants, s.ingresses, s.ingressClasses,
 		s.services, s.endpointSlices, s.secrets, s.namespaces,
 	}
+	if s.accessPolicies != nil {
+		list = append(list, s.accessPolicies, s.trafficPolicies, s.credentials, s.configMaps)
+	}
+	return list
 }
 
 // run follows the API until ctx ends.
@@ -106,7 +122,13 @@ func trim(o any) any {
 		for i := range o.Endpoints {
 			o.Endpoints[i] = discoveryv1.Endpoint{Addresses: o.Endpoints[i].Addresses, Conditions: o.Endpoints[i].Conditions}
 		}
+	case *corev1.ConfigMap:
+		o.Labels, o.Annotations, o.BinaryData = nil, nil, nil
+		o.Data = map[string]string{translate.KeysEntry: o.Data[translate.KeysEntry]}
 	case *corev1.Secret:
+		if o.Type != corev1.SecretTypeTLS {
+			break
+		}
 		o.Labels, o.Annotations = nil, nil
 		o.Data = map[string][]byte{
 			corev1.TLSCertKey:       o.Data[corev1.TLSCertKey],
@@ -128,6 +150,14 @@ func sameSpec(before, after any) bool {
 	case *gatewayv1.HTTPRoute:
 		b := before.(*gatewayv1.HTTPRoute)
 		return b.Generation == a.Generation && same(b.Spec, a.Spec)
+	case *v1alpha1.AccessPolicy:
+		b := before.(*v1alpha1.AccessPolicy)
+		return b.Generation == a.Generation && same(b.Spec, a.Spec)
+	case *v1alpha1.TrafficPolicy:
+		b := before.(*v1alpha1.TrafficPolicy)
+		return b.Generation == a.Generation && same(b.Spec, a.Spec)
+	case *corev1.ConfigMap:
+		return same(before.(*corev1.ConfigMap).Data, a.Data)
 	case *networkingv1.Ingress:
 		b := before.(*networkingv1.Ingress)
 		return same(b.Spec, a.Spec) && same(b.Annotations, a.Annotations)
@@ -144,7 +174,7 @@ func sameSpec(before, after any) bool {
 
 // objects takes the input of a translation from the caches.
 func (s *caches) objects() translate.Objects {
-	return translate.Objects{
+	o := translate.Objects{
 		Classes:        all[*gatewayv1.GatewayClass](s.classes),
 		Gateways:       all[*gatewayv1.Gateway](s.gateways),
 		Routes:         all[*gatewayv1.HTTPRoute](s.httpRoutes),
@@ -155,6 +185,18 @@ func (s *caches) objects() translate.Objects {
 		Secret:         func(n types.NamespacedName) *corev1.Secret { return one[*corev1.Secret](s.secrets, n.String()) },
 		Namespace:      func(n string) *corev1.Namespace { return one[*corev1.Namespace](s.namespaces, n) },
 	}
+	if s.accessPolicies != nil {
+		o.AccessPolicies = all[*v1alpha1.AccessPolicy](s.accessPolicies)
+		o.TrafficPolicies = all[*v1alpha1.TrafficPolicy](s.trafficPolicies)
+		o.Credential = func(n types.NamespacedName) *corev1.Secret { return one[*corev1.Secret](s.credentials, n.String()) }
+		o.Credentials = func(namespace string) []*corev1.Secret {
+			return slices.DeleteFunc(all[*corev1.Secret](s.credentials), func(x *corev1.Secret) bool { return x.Namespace != namespace })
+		}
+		o.ConfigMap = func(n types.NamespacedName) *corev1.ConfigMap {
+			return one[*corev1.ConfigMap](s.configMaps, n.String())
+		}
+	}
+	return o
 }
 
 func (s *caches) service(name types.NamespacedName) *corev1.Service {

@@ -2,9 +2,10 @@
 // API objects and Ingresses in step with the Kubernetes API.
 //
 // Watches: Gateway, GatewayClass, HTTPRoute, ReferenceGrant, Ingress,
-// IngressClass, Service, EndpointSlice, Namespace, Secrets of type
-// kubernetes.io/tls. Writes: the status of GatewayClass, Gateway, HTTPRoute and
-// Ingress; nothing else.
+// IngressClass, Service, EndpointSlice, Namespace, Secrets of types
+// kubernetes.io/tls and gantry.dev/credentials, ConfigMaps (of which it keeps key
+// sets), AccessPolicy and TrafficPolicy. Writes: the status of GatewayClass,
+// Gateway, HTTPRoute, Ingress and policies; nothing else.
 //
 // It is level-triggered: an event only says that something must be computed
 // again from the caches. Three loops run side by side so that none waits for
@@ -27,6 +28,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
 
+	"github.com/gantryhq/gantry/internal/apiclient"
 	"github.com/gantryhq/gantry/services/gateway/proxy"
 	"github.com/gantryhq/gantry/services/gateway/route"
 	"github.com/gantryhq/gantry/services/gateway/translate"
@@ -44,7 +46,9 @@ const retryAfter = time.Second
 type Config struct {
 	Kube    kubernetes.Interface
 	Gateway gatewayclient.Interface
-	Proxy   *proxy.Server
+	// Own reads and writes Gantry's own kinds; nil is without them.
+	Own   *apiclient.Client
+	Proxy *proxy.Server
 	// Addresses of the machine that statuses show for sockets bound to all.
 	Addresses []netip.Addr
 	Log       *slog.Logger // or nil for slog.Default()
@@ -87,11 +91,14 @@ func New(cfg Config) (*Controller, error) {
 		served:     map[types.NamespacedName][]route.ServicePort{},
 	}
 	var err error
-	if c.caches, err = newCaches(cfg.Kube, cfg.Gateway, c); err != nil {
+	if c.caches, err = newCaches(cfg.Kube, cfg.Gateway, cfg.Own, c); err != nil {
 		return nil, fmt.Errorf("prepare caches: %w", err)
 	}
 	return c, nil
 }
+
+// PoliciesChanged has the statuses of policies looked at again.
+func (c *Controller) PoliciesChanged() { c.statuses.set() }
 
 // Ready is closed once the data plane has its first configuration.
 func (c *Controller) Ready() <-chan struct{} { return c.ready }

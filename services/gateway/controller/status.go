@@ -31,6 +31,7 @@ func (c *Controller) syncStatuses(ctx context.Context) bool {
 		c.writeGateways(ctx, latest.result),
 		c.writeRoutes(ctx, latest.result),
 		c.writeIngresses(ctx, latest),
+		c.writePolicies(ctx, latest.result),
 	)
 	if err != nil && ctx.Err() == nil {
 		c.log.Warn("write status, will try again", "error", err)

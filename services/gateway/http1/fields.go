@@ -191,3 +191,36 @@ func AppendStatus(dst, b []byte) []byte {
 	dst = append(dst, "HTTP/1.1"...)
 	return append(dst, b[len("HTTP/1.1"):bytes.IndexByte(b, '\n')+1]...)
 }
+
+// Find returns the first value of a field and how many there are. b is the buffer
+// that was parsed; unlike Lookup it allocates nothing.
+func (h *Head) Find(b []byte, name string) (value []byte, count int) {
+	for rest := b[h.fields : h.Len-2]; len(rest) > 0; {
+		end := bytes.IndexByte(rest, '\n')
+		line := rest[:end-1]
+		rest = rest[end+1:]
+		if len(line) > len(name) && line[len(name)] == ':' && foldAny(line[:len(name)], name) {
+			if count++; count == 1 {
+				value = trim(line[len(name)+1:])
+			}
+		}
+	}
+	return value, count
+}
+
+// foldAny compares without regard to case.
+func foldAny(a []byte, b string) bool {
+	for i, c := range a {
+		d := b[i]
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		if d >= 'A' && d <= 'Z' {
+			d |= 0x20
+		}
+		if c != d {
+			return false
+		}
+	}
+	return true
+}

@@ -30,6 +30,7 @@ func (s *Server) rewrite(p *httputil.ProxyRequest) {
 	p.Out.Host = p.In.Host
 	p.Out.URL.RawQuery = p.In.URL.RawQuery // byte for byte, even where Go cannot parse it
 	s.forwarded(p)
+	x.admission.changeRequest(p.Out.Header)
 	for _, f := range []*route.Filters{&x.rule.Filters, &x.backend.Filters} {
 		change(p.Out.Header, &f.Request)
 		for _, h := range f.Request.Set {
@@ -82,6 +83,7 @@ func modifyResponse(r *http.Response) error {
 	x := exchangeOf(r.Request.Context())
 	change(r.Header, &x.backend.Filters.Response)
 	change(r.Header, &x.rule.Filters.Response)
+	x.admission.changeResponse(r.Header)
 	if x.rule.CORS != nil {
 		share(r, x.rule.CORS)
 	}

@@ -36,6 +36,8 @@ type exchange struct {
 	pool     *upstream.Pool
 	endpoint string // last one tried
 	timer    *time.Timer
+
+	admission *admission // or nil
 }
 
 type exchangeKey struct{}
@@ -99,6 +101,8 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 	case x.rule.Invalid != "":
 		problem(w, http.StatusInternalServerError, "the route is not valid; see its status")
 		return
+	case x.rule.Guard != nil && !h.admit(w, r, x):
+		return
 	case x.rule.CORS != nil && isPreflight(r):
 		preflight(w, r, x.rule.CORS)
 		return
@@ -149,6 +153,9 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errNoEndpoints):
 		w.Header().Set("Retry-After", "1")
 		problem(w, http.StatusServiceUnavailable, fmt.Sprintf("Service %s has no endpoint that is ready", x.backend.Service))
+	case x.admission.bodyTooLarge(err):
+		x.admission.pass.Refusal = x.admission.rules.MaxBody.Refusal()
+		x.admission.refuse(w)
 	case errors.Is(cause, errRequestTimeout), errors.Is(err, errBackendTimeout):
 		problem(w, http.StatusGatewayTimeout, "the backend did not answer in time")
 	case errors.Is(r.Context().Err(), context.Canceled):

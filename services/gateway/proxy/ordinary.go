@@ -37,6 +37,8 @@ type ordinaryExchange struct {
 	start    time.Time
 	loop     int
 
+	admission *admission // or nil
+
 	client                    netip.AddrPort
 	text                      []byte // holds the next
 	method, host, path, agent string
@@ -67,7 +69,7 @@ func (o *ordinary) Begin(r *eventloop.Request) eventloop.Exchange {
 	x.server, x.port, x.request, x.client, x.tls = s, o.port, r, r.Client, r.TLS
 	x.start, x.loop = r.Time, r.Loop
 	x.remember(r.Head)
-	ok := x.route(r) && x.judge(r)
+	ok := x.route(r) && x.judge(r) && x.admit(r)
 	x.request = nil
 	if !ok {
 		x.recycle()
@@ -190,7 +192,7 @@ func governed(name string) bool {
 // Next implements eventloop.Exchange.
 func (x *ordinaryExchange) Next() *eventloop.Backend {
 	x.release()
-	if len(x.tried) == upstream.MaxAttempts {
+	if len(x.tried) == upstream.MaxAttempts || x.admission.refused() {
 		return nil
 	}
 	e := x.pool.Acquire(x.tried)
@@ -222,6 +224,9 @@ func (x *ordinaryExchange) Repeatable() bool { return x.repeatable }
 // AppendRequest implements eventloop.Exchange.
 func (x *ordinaryExchange) AppendRequest(b []byte, r *eventloop.Request) []byte {
 	h := r.Head
+	if x.admission.refused() {
+		return b
+	}
 	filters := []*route.Filters{&x.rule.Filters, &x.backend.Filters}
 	if !x.info.filtered {
 		filters = nil
@@ -234,17 +239,17 @@ func (x *ordinaryExchange) AppendRequest(b []byte, r *eventloop.Request) []byte 
 			host = f.Rewrite.Host
 		}
 	}
-	if len(filters) == 0 {
+	if len(filters) == 0 && !x.admission.changesRequest() {
 		b = h.AppendFields(b, r.Raw)
 	} else {
 		b = h.AppendFieldsExcept(b, r.Raw, func(name []byte) bool {
 			return host != "" && len(name) == 4 && strings.EqualFold(unsafeString(name), "host") ||
-				changes(filters, name, requestChange)
+				changes(filters, name, requestChange) || x.admission.drops(name)
 		})
 		if host != "" {
 			b = append(append(append(b, "Host: "...), host...), "\r\n"...)
 		}
-		b = appendChanges(b, filters, requestChange)
+		b = x.admission.appendRequest(appendChanges(b, filters, requestChange))
 	}
 	return x.appendForwarded(b, h)
 }
@@ -295,15 +300,18 @@ func (x *ordinaryExchange) appendForwarded(b []byte, h *http1.Head) []byte {
 func (x *ordinaryExchange) AppendResponse(b, raw []byte, h *http1.Head) []byte {
 	b = http1.AppendStatus(b, raw)
 	if !x.info.filtered {
-		return h.AppendFields(b, raw)
+		return x.admission.appendResponse(h.AppendFields(b, raw))
 	}
 	filters := []*route.Filters{&x.backend.Filters, &x.rule.Filters}
 	b = h.AppendFieldsExcept(b, raw, func(name []byte) bool { return changes(filters, name, responseChange) })
-	return appendChanges(b, filters, responseChange)
+	return x.admission.appendResponse(appendChanges(b, filters, responseChange))
 }
 
 // AppendFailure implements eventloop.Exchange.
 func (x *ordinaryExchange) AppendFailure(b []byte, f eventloop.Failure) []byte {
+	if x.admission.refused() {
+		return x.admission.appendRefusal(b)
+	}
 	status, detail, fields := http.StatusBadGateway, "the backend could not be reached or broke the connection", ""
 	switch f {
 	case eventloop.TimedOut:
@@ -340,6 +348,7 @@ func (x *ordinaryExchange) End(status int, sent int64, took time.Duration) {
 // recycle keeps the exchange's memory for another one.
 func (x *ordinaryExchange) recycle() {
 	lane := &x.server.lanes[x.loop]
+	x.admission.end(x.server)
 	clear(x.tried)
 	*x = ordinaryExchange{text: x.text[:0], tried: x.tried[:0]}
 	if len(lane.spare) < maxSpare {

@@ -38,6 +38,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gantryhq/gantry/services/gateway/eventloop"
+	"github.com/gantryhq/gantry/services/gateway/guard"
 	"github.com/gantryhq/gantry/services/gateway/route"
 	"github.com/gantryhq/gantry/services/gateway/upstream"
 )
@@ -62,6 +63,9 @@ type Config struct {
 	IdleTimeout    time.Duration // of a client's connection; 0 is 75 s
 	MaxHeaderBytes int           // of a request; 0 is 64 KiB
 
+	// Guards remembers what policies need between requests; nil is a new one.
+	Guards *guard.Keeper
+
 	AccessLog io.Writer             // or nil for none
 	Registry  prometheus.Registerer // or nil for none
 	Log       *slog.Logger          // or nil for slog.Default()
@@ -82,10 +86,12 @@ type Server struct {
 	mu    sync.Mutex // guards ports
 	ports map[uint16]*port
 
-	loops     *eventloop.Group
-	lanes     []lane         // of the event loops, by their numbers
-	mirrored  chan struct{}  // holds one for each copy of a request on its way
-	exchanges sync.WaitGroup // in flight in net/http, upgraded connections included
+	loops      *eventloop.Group
+	lanes      []lane // of the event loops, by their numbers
+	guards     *guard.Keeper
+	admissions sync.Pool      // of *admission
+	mirrored   chan struct{}  // holds one for each copy of a request on its way
+	exchanges  sync.WaitGroup // in flight in net/http, upgraded connections included
 }
 
 // port is one open port of the table.
@@ -114,11 +120,15 @@ func New(cfg Config) (*Server, error) {
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, 75*time.Second)
 	cfg.MaxHeaderBytes = cmp.Or(cfg.MaxHeaderBytes, 64<<10)
 	s := &Server{
-		cfg:   cfg,
-		log:   cmp.Or(cfg.Log, slog.Default()),
-		ports: map[uint16]*port{},
+		cfg:    cfg,
+		log:    cmp.Or(cfg.Log, slog.Default()),
+		ports:  map[uint16]*port{},
+		guards: cfg.Guards,
 
 		mirrored: make(chan struct{}, maxMirrored),
+	}
+	if s.guards == nil {
+		s.guards = guard.NewKeeper(guard.KeeperConfig{Log: s.log})
 	}
 	s.table.Store(route.NewBuilder().Build())
 	s.forward = s.newReverseProxy()
@@ -140,6 +150,7 @@ func New(cfg Config) (*Server, error) {
 // SetTable makes the table the one in force, opens the ports that are new,
 // drains those that are gone, and reports all bindings.
 func (s *Server) SetTable(t *route.Table) map[uint16]Binding {
+	s.guards.Adopt(t.Guards())
 	s.table.Store(t)
 	s.metrics.forget(t)
 	s.mu.Lock()

@@ -98,6 +98,9 @@ func (r *Rule) dump(w io.Writer) {
 	if r.Invalid != "" {
 		fmt.Fprintf(w, "%sINVALID: %s\n", indent, r.Invalid)
 	}
+	if r.Guard != nil {
+		r.Guard.Dump(w, indent+"guard ")
+	}
 	r.Filters.dump(w, indent)
 	if d := r.Redirect; d != nil {
 		fmt.Fprintf(w, "%sredirect %d scheme=%q host=%q port=%d path=%s\n", indent, d.Status, d.Scheme, d.Host, d.Port, d.Path)

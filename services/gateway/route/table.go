@@ -23,6 +23,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/gantryhq/gantry/services/gateway/guard"
 )
 
 // Table is the whole configuration of the data plane, except for endpoints,
@@ -103,7 +105,11 @@ type ValueMatch struct {
 type Rule struct {
 	// Route names the object the rule came from, as "HTTPRoute/namespace/name":
 	// the label in metrics and logs.
-	Route    string
+	Route string
+	// Name is the rule's own name within the route, or empty.
+	Name string
+	// Guard is what policies demand of its requests, or nil.
+	Guard    *guard.Rules
 	Filters  Filters
 	Redirect *Redirect
 	CORS     *CORS // or nil
@@ -324,21 +330,38 @@ func (m *ValueMatch) holds(value string) bool {
 // Routes returns the names of all routes that have a rule in the table.
 func (t *Table) Routes() map[string]bool {
 	names := map[string]bool{}
+	t.eachRule(func(r *Rule) { names[r.Route] = true })
+	return names
+}
+
+// Guards returns what policies demand of any rule, each once.
+func (t *Table) Guards() []*guard.Rules {
+	known := map[*guard.Rules]bool{}
+	var list []*guard.Rules
+	t.eachRule(func(r *Rule) {
+		if r.Guard != nil && !known[r.Guard] {
+			known[r.Guard] = true
+			list = append(list, r.Guard)
+		}
+	})
+	return list
+}
+
+func (t *Table) eachRule(visit func(*Rule)) {
 	for _, p := range t.ports {
 		p.listeners.each(func(_ string, l *listener) {
 			l.hosts.each(func(_ string, v *virtualHost) {
 				for _, e := range v.regex {
-					names[e.rule.Route] = true
+					visit(e.rule)
 				}
 				for _, byPath := range []map[string][]entry{v.exact, v.prefix} {
 					for _, entries := range byPath {
 						for _, e := range entries {
-							names[e.rule.Route] = true
+							visit(e.rule)
 						}
 					}
 				}
 			})
 		})
 	}
-	return names
 }

@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/gantryhq/gantry/api/v1alpha1"
 )
 
 var update = flag.Bool("update", false, "write what the translation returns into the golden files")
@@ -67,10 +69,24 @@ func parse(t *testing.T, text []byte) Objects {
 	services := map[types.NamespacedName]*corev1.Service{}
 	secrets := map[types.NamespacedName]*corev1.Secret{}
 	namespaces := map[string]*corev1.Namespace{}
+	configMaps := map[types.NamespacedName]*corev1.ConfigMap{}
+	var credentials []*corev1.Secret
 	o := Objects{
 		Service:   func(n types.NamespacedName) *corev1.Service { return services[n] },
 		Secret:    func(n types.NamespacedName) *corev1.Secret { return secrets[n] },
 		Namespace: func(n string) *corev1.Namespace { return namespaces[n] },
+		ConfigMap: func(n types.NamespacedName) *corev1.ConfigMap { return configMaps[n] },
+	}
+	o.Credential = func(n types.NamespacedName) *corev1.Secret {
+		return named(credentials, target{namespace: n.Namespace, name: n.Name})
+	}
+	o.Credentials = func(namespace string) (list []*corev1.Secret) {
+		for _, s := range credentials {
+			if s.Namespace == namespace {
+				list = append(list, s)
+			}
+		}
+		return list
 	}
 	for _, doc := range strings.Split(string(text), "\n---\n") {
 		var kind metav1.TypeMeta
@@ -91,13 +107,25 @@ func parse(t *testing.T, text []byte) Objects {
 		case "Service":
 			s := decode(t, doc, &corev1.Service{})
 			services[nameOf(s)] = s
+		case "AccessPolicy":
+			o.AccessPolicies = append(o.AccessPolicies, decode(t, doc, &v1alpha1.AccessPolicy{}))
+		case "TrafficPolicy":
+			o.TrafficPolicies = append(o.TrafficPolicies, decode(t, doc, &v1alpha1.TrafficPolicy{}))
+		case "ConfigMap":
+			m := decode(t, doc, &corev1.ConfigMap{})
+			configMaps[nameOf(m)] = m
 		case "Namespace":
 			n := decode(t, doc, &corev1.Namespace{})
 			namespaces[n.Name] = n
 		case "Secret":
 			s := decode(t, doc, &corev1.Secret{})
+			s.Data = map[string][]byte{}
 			for k, v := range s.StringData {
-				s.Data = map[string][]byte{k: []byte(v)}
+				s.Data[k] = []byte(v)
+			}
+			if s.Type == CredentialsType {
+				credentials = append(credentials, s)
+				continue
 			}
 			if s.Annotations["test/key-pair"] != "" {
 				s.Data = keyPair(t, s.Annotations["test/key-pair"])
@@ -147,6 +175,13 @@ func statuses(r *Result) []byte {
 	for name, parents := range r.Routes {
 		for _, p := range parents {
 			add(fmt.Sprintf("HTTPRoute %s parent %s/%s", name, p.ParentRef.Name, deref(p.ParentRef.SectionName, "*")), p.Conditions)
+		}
+	}
+	for kind, policies := range map[string]map[types.NamespacedName]gatewayv1.PolicyStatus{"AccessPolicy": r.AccessPolicies, "TrafficPolicy": r.TrafficPolicies} {
+		for name, s := range policies {
+			for _, a := range s.Ancestors {
+				add(fmt.Sprintf("%s %s for %s %s/%s", kind, name, *a.AncestorRef.Kind, a.AncestorRef.Name, deref(a.AncestorRef.SectionName, "*")), a.Conditions)
+			}
 		}
 	}
 	for _, name := range r.Ingresses {

@@ -110,7 +110,7 @@ func (t *translation) addRules(l *listener, hosts []string, rules []compiledRule
 	for _, host := range hosts {
 		for _, rule := range rules {
 			for _, match := range rule.matches {
-				t.builder.AddRule(l.port, l.tls, l.hostname, hostPattern(host), match, rule.rule)
+				t.builder.AddRule(l.port, l.tls, l.hostname, hostPattern(host), match, t.protect(l, rule.rule))
 			}
 		}
 	}
@@ -154,7 +154,7 @@ func (t *translation) compile(r *gatewayv1.HTTPRoute) *compiledRoute {
 			c.invalid = append(c.invalid, fmt.Sprintf("rule %d: %v", i, err))
 			continue
 		}
-		rule := &route.Rule{Route: "HTTPRoute/" + r.Namespace + "/" + r.Name}
+		rule := &route.Rule{Route: "HTTPRoute/" + r.Namespace + "/" + r.Name, Name: string(deref(spec.Name, ""))}
 		if err := t.fill(rule, r, spec, c); err != nil {
 			c.invalid = append(c.invalid, fmt.Sprintf("rule %d: %v", i, err))
 			rule.Invalid = err.Error()

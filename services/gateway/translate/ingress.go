@@ -32,6 +32,7 @@ func (t *translation) ingress(i *networkingv1.Ingress) {
 			Route:    "Ingress/" + i.Namespace + "/" + i.Name,
 			Backends: []route.Backend{t.ingressBackend(i, backend)},
 		}
+		rule = t.protect(nil, rule)
 		pattern := route.HostPattern{Name: host, OneLabel: true}
 		t.addIngressRule(i, HTTPPort, false, pattern, match, rule)
 		if secure(host) {

@@ -20,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/gantryhq/gantry/api/v1alpha1"
+	"github.com/gantryhq/gantry/services/gateway/guard"
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
@@ -43,6 +45,14 @@ type Objects struct {
 	Ingresses      []*networkingv1.Ingress
 	IngressClasses []*networkingv1.IngressClass
 
+	AccessPolicies  []*v1alpha1.AccessPolicy
+	TrafficPolicies []*v1alpha1.TrafficPolicy
+	// Credential and Credentials look up Secrets of CredentialsType, and ConfigMap
+	// ConfigMaps; without policies they may be nil.
+	Credential  func(types.NamespacedName) *corev1.Secret
+	Credentials func(namespace string) []*corev1.Secret
+	ConfigMap   func(types.NamespacedName) *corev1.ConfigMap
+
 	Service   func(types.NamespacedName) *corev1.Service
 	Secret    func(types.NamespacedName) *corev1.Secret
 	Namespace func(name string) *corev1.Namespace
@@ -57,18 +67,22 @@ type Result struct {
 	Gateways map[types.NamespacedName]gatewayv1.GatewayStatus
 	// Routes holds the parents of this controller only.
 	Routes map[types.NamespacedName][]gatewayv1.RouteParentStatus
+	// The policies hold the ancestors of this controller only.
+	AccessPolicies, TrafficPolicies map[types.NamespacedName]gatewayv1.PolicyStatus
 	// Ingresses are those this gateway serves.
 	Ingresses []types.NamespacedName
 	// Problems are refusals that no status field can hold, in sentences.
 	Problems []string
 
 	listeners []*listener
+	keySets   map[types.NamespacedName][]*guard.KeySet // of AccessPolicies
 }
 
-// Translator remembers parsed certificates between translations. It is for
-// one goroutine.
+// Translator remembers parsed certificates and policies between translations. It is
+// for one goroutine.
 type Translator struct {
 	certificates map[types.NamespacedName]cachedCertificate
+	cache        policyCache
 }
 
 // New returns a Translator.
@@ -84,6 +98,7 @@ type translation struct {
 	result    *Result
 	listeners []*listener
 	usedCerts map[types.NamespacedName]bool
+	policies  policies
 }
 
 // Translate compiles the objects.
@@ -97,16 +112,22 @@ func (t *Translator) Translate(objects Objects) *Result {
 			Classes:  map[string]gatewayv1.GatewayClassStatus{},
 			Gateways: map[types.NamespacedName]gatewayv1.GatewayStatus{},
 			Routes:   map[types.NamespacedName][]gatewayv1.RouteParentStatus{},
+
+			AccessPolicies:  map[types.NamespacedName]gatewayv1.PolicyStatus{},
+			TrafficPolicies: map[types.NamespacedName]gatewayv1.PolicyStatus{},
 		},
 	}
 	run.classes()
 	run.gateways()
+	run.attachPolicies()
 	for _, r := range oldestFirst(objects.Routes) {
 		run.httpRoute(r)
 	}
 	for _, i := range oldestFirst(objects.Ingresses) {
 		run.ingress(i)
 	}
+	run.result.keySets = run.keySets()
+	t.cache.merged = run.policies.merged
 	run.gatewayStatuses()
 	for name := range t.certificates {
 		if !run.usedCerts[name] {

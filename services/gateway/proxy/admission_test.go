@@ -1,0 +1,157 @@
+package proxy
+
+import (
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gantryhq/gantry/services/gateway/guard"
+	"github.com/gantryhq/gantry/services/gateway/route"
+)
+
+// bothPaths runs a story for requests that the event loop carries and for those
+// that net/http does.
+func bothPaths(t *testing.T, story func(t *testing.T, path func(*http.Request))) {
+	t.Run("event loop", func(t *testing.T) { story(t, func(*http.Request) {}) })
+	t.Run("net/http", func(t *testing.T) { story(t, func(r *http.Request) { r.Header.Set("TE", "trailers") }) })
+}
+
+func with(name, value string) func(*http.Request) {
+	return func(r *http.Request) { r.Header.Add(name, value) }
+}
+
+// guarded is a gateway with one route whose policies demand something.
+func guarded(t *testing.T, rules *guard.Rules, edit ...func(*route.Rule)) *gateway {
+	g := newGateway(t)
+	rule := to("web")
+	rule.Guard = rules
+	for _, e := range edit {
+		e(rule)
+	}
+	g.rule("shop.example.com", "/", rule)
+	g.apply()
+	g.endpoints("web", route.HTTP1, backend(t, "web"))
+	return g
+}
+
+func keysOf(t *testing.T, keys map[string]string) *guard.Authentication {
+	t.Helper()
+	k := &guard.Keys{Headers: []string{"X-API-Key"}}
+	for client, key := range keys {
+		if err := k.Add(client, key, "X-Client"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := &guard.Authentication{Policy: "AccessPolicy/test/keys", Keys: k, ClientField: "X-Client"}
+	a.Seal()
+	return a
+}
+
+func TestAClientIsToldToBackendsAndNobodyElseIs(t *testing.T) {
+	bothPaths(t, func(t *testing.T, path func(*http.Request)) {
+		g := guarded(t, &guard.Rules{Authentication: keysOf(t, map[string]string{"acme": "sesame"})})
+		r, body := g.get("shop.example.com", "/", path)
+		problemOf(t, r, body, 401)
+		if r.Header.Get("WWW-Authenticate") == "" || !strings.Contains(body, `"policy":"AccessPolicy/test/keys"`) || !strings.Contains(body, guard.ProblemType+"unauthenticated") {
+			t.Errorf("refused with %v %s", r.Header, body)
+		}
+		r, body = g.get("shop.example.com", "/", path, with("X-API-Key", "wrong"))
+		problemOf(t, r, body, 401)
+		r, body = g.get("shop.example.com", "/", path, with("X-API-Key", "sesame"),
+			with("X-Client", "root"), with("X_Client", "root"), with("x-client", "root"), with("Connection", "X-Client"))
+		if r.StatusCode != 200 || !strings.Contains(body, "X-Client: acme\r\n") || strings.Contains(body, "root") || strings.Contains(body, "sesame") {
+			t.Errorf("got %d, the backend saw %q", r.StatusCode, body)
+		}
+	})
+}
+
+func TestLimitsHoldOnBothPathsTogether(t *testing.T) {
+	g := guarded(t, &guard.Rules{Limits: []*guard.Limit{{ID: "a", Name: "burst", Policy: "TrafficPolicy/test/a", Requests: 4, Window: time.Hour, Burst: 4}}})
+	for i := range 4 {
+		edit := func(*http.Request) {}
+		if i%2 == 1 {
+			edit = with("TE", "trailers")
+		}
+		// What a client says about its address makes no difference.
+		r, _ := g.get("shop.example.com", "/", edit, with("X-Forwarded-For", netip.AddrFrom4([4]byte{1, 1, 1, byte(i)}).String()))
+		if r.StatusCode != 200 || !strings.HasPrefix(r.Header.Get("RateLimit"), `"burst";r=`) || r.Header.Get("RateLimit-Policy") != `"burst";q=4;w=3600` {
+			t.Fatalf("request %d: %d %v", i, r.StatusCode, r.Header)
+		}
+	}
+	for _, edit := range []func(*http.Request){func(*http.Request) {}, with("TE", "trailers")} {
+		r, body := g.get("shop.example.com", "/", edit, with("X-Forwarded-For", "9.9.9.9"))
+		problemOf(t, r, body, 429)
+		if r.Header.Get("Retry-After") == "" || r.Header.Get("RateLimit") == "" {
+			t.Errorf("refused with %v", r.Header)
+		}
+	}
+	if log := g.log; log != nil {
+		g.access.Flush()
+		if n := strings.Count(log.String(), `"status":429`); n != 2 {
+			t.Errorf("the access log has %d refusals, want 2:\n%s", n, log)
+		}
+	}
+}
+
+func TestBodiesAreBounded(t *testing.T) {
+	bothPaths(t, func(t *testing.T, path func(*http.Request)) {
+		g := guarded(t, &guard.Rules{MaxBody: &guard.MaxBody{Policy: "TrafficPolicy/test/a", Bytes: 1000}})
+		post := func(n int, length int64) func(*http.Request) {
+			return func(r *http.Request) {
+				r.Method, r.Body, r.ContentLength = "POST", io.NopCloser(strings.NewReader(strings.Repeat("x", n))), length
+			}
+		}
+		for _, c := range []struct {
+			n      int
+			length int64
+			status int
+		}{{1000, 1000, 200}, {1001, 1001, 413}, {1000, -1, 200}, {100_000, -1, 413}} {
+			r, body := g.get("shop.example.com", "/", path, post(c.n, c.length))
+			if r.StatusCode != c.status {
+				t.Errorf("%d bytes with length %d: %d, want %d", c.n, c.length, r.StatusCode, c.status)
+			}
+			if c.status == 413 {
+				problemOf(t, r, body, 413)
+			}
+		}
+	})
+}
+
+func TestRedirectsDoNotAskWhoItIs(t *testing.T) {
+	deny := &guard.Addresses{Policy: "AccessPolicy/test/a", Deny: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	redirect := func(r *route.Rule) { r.Redirect = &route.Redirect{Scheme: "https", Status: 301} }
+	g := guarded(t, &guard.Rules{Authentication: keysOf(t, map[string]string{"a": "b"})}, redirect)
+	if r, _ := g.get("shop.example.com", "/"); r.StatusCode != 301 {
+		t.Errorf("a redirect answers %d", r.StatusCode)
+	}
+	g = guarded(t, &guard.Rules{Addresses: deny}, redirect)
+	r, body := g.get("shop.example.com", "/")
+	problemOf(t, r, body, 403)
+}
+
+func TestTheClientBehindATrustedProxyIsCounted(t *testing.T) {
+	bothPaths(t, func(t *testing.T, path func(*http.Request)) {
+		g := guarded(t, &guard.Rules{Limits: []*guard.Limit{{ID: "a", Name: "burst", Requests: 1, Window: time.Hour, Burst: 1}}})
+		g.cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		for _, c := range []struct {
+			forwarded []string
+			status    int
+		}{
+			{[]string{"192.0.2.1"}, 200},
+			{[]string{"192.0.2.2"}, 200},
+			{[]string{"192.0.2.1"}, 429},
+			{[]string{"6.6.6.6, 192.0.2.1"}, 429},
+			{[]string{"6.6.6.6", "192.0.2.1"}, 429},
+			{[]string{"192.0.2.1, 127.0.0.2"}, 429},
+			{[]string{"6.6.6.6, 192.0.2.1", "127.0.0.2"}, 429},
+		} {
+			r, _ := g.get("shop.example.com", "/", path, func(r *http.Request) { r.Header["X-Forwarded-For"] = c.forwarded })
+			if r.StatusCode != c.status {
+				t.Errorf("forwarded for %q: %d, want %d", c.forwarded, r.StatusCode, c.status)
+			}
+		}
+	})
+}

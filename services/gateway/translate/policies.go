@@ -1,0 +1,302 @@
+package translate
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/gantryhq/gantry/api/v1alpha1"
+	"github.com/gantryhq/gantry/services/gateway/guard"
+	"github.com/gantryhq/gantry/services/gateway/route"
+)
+
+// target is what a policy applies to. section is a listener of a Gateway or a rule
+// of a route, or empty.
+type target struct{ kind, namespace, name, section string }
+
+func (t target) String() string {
+	text := t.kind + " " + t.namespace + "/" + t.name
+	if t.section != "" {
+		text += " section " + t.section
+	}
+	return text
+}
+
+// levels is how many places a rule can inherit policies of one kind from: Gateway,
+// listener, Namespace, route and rule, the more specific ones last.
+const levels = 5
+
+// inheritance is what policies one rule inherits. It is a key: policies that did not
+// change are compiled once.
+type inheritance struct {
+	access  [levels]*accessParts
+	traffic [levels]*trafficParts
+}
+
+// policyCache remembers what policies were compiled to between translations.
+type policyCache struct {
+	access  map[types.NamespacedName]*accessParts
+	traffic map[types.NamespacedName]*trafficParts
+	merged  map[inheritance]*guard.Rules
+}
+
+// policies is the state of one run.
+type policies struct {
+	access  map[target]*accessParts
+	traffic map[target]*trafficParts
+	merged  map[inheritance]*guard.Rules // those in use
+	rules   map[protectedRule]*route.Rule
+}
+
+type protectedRule struct {
+	rule  *route.Rule
+	guard *guard.Rules
+}
+
+// attachPolicies compiles the policies and finds out which of them apply where.
+func (t *translation) attachPolicies() {
+	p := &t.policies
+	p.merged, p.rules = map[inheritance]*guard.Rules{}, map[protectedRule]*route.Rule{}
+	access, traffic := map[types.NamespacedName]*accessParts{}, map[types.NamespacedName]*trafficParts{}
+	p.access = attach(t, "AccessPolicy", t.AccessPolicies, t.result.AccessPolicies,
+		func(o *v1alpha1.AccessPolicy) (refs, *accessParts, error) {
+			parts := t.compileAccess(o)
+			access[nameOf(o)] = parts
+			return o.Spec.TargetRefs, parts, parts.problem()
+		})
+	p.traffic = attach(t, "TrafficPolicy", t.TrafficPolicies, t.result.TrafficPolicies,
+		func(o *v1alpha1.TrafficPolicy) (refs, *trafficParts, error) {
+			parts := t.compileTraffic(o)
+			traffic[nameOf(o)] = parts
+			return o.Spec.TargetRefs, parts, parts.problem()
+		})
+	t.cache.access, t.cache.traffic = access, traffic
+}
+
+type refs = []gatewayv1.LocalPolicyTargetReferenceWithSectionName
+
+// attach returns which policy of a kind each target has, and writes the statuses. Of
+// two policies for the same target the older one applies.
+func attach[P metav1.Object, C any](t *translation, kind string, list []P, statuses map[types.NamespacedName]gatewayv1.PolicyStatus, compile func(P) (refs, C, error)) map[target]C {
+	attached, owners := map[target]C{}, map[target]types.NamespacedName{}
+	for _, o := range oldestFirst(list) {
+		targets, compiled, err := compile(o)
+		var status gatewayv1.PolicyStatus
+		for _, ref := range targets {
+			at, found, ours := t.target(o.GetNamespace(), ref)
+			if !ours {
+				continue
+			}
+			say := func(ok bool, reason gatewayv1.PolicyConditionReason, message string) {
+				status.Ancestors = append(status.Ancestors, gatewayv1.PolicyAncestorStatus{
+					AncestorRef: ancestor(ref, at), ControllerName: ControllerName,
+					Conditions: []metav1.Condition{condition(string(gatewayv1.PolicyConditionAccepted), string(reason), ok, o.GetGeneration(), message)},
+				})
+			}
+			owner, taken := owners[at]
+			switch {
+			case !found:
+				say(false, gatewayv1.PolicyReasonTargetNotFound, fmt.Sprintf("%s does not exist here", at))
+				continue
+			case taken && owner != nameOf(o):
+				say(false, gatewayv1.PolicyReasonConflicted, fmt.Sprintf("%s %s is older and applies to %s: merge them or remove one", kind, owner, at))
+				continue
+			case err != nil:
+				say(false, gatewayv1.PolicyReasonInvalid, err.Error()+"; what the policy protects is refused until it is right")
+			default:
+				say(true, gatewayv1.PolicyReasonAccepted, "")
+			}
+			attached[at], owners[at] = compiled, nameOf(o)
+		}
+		statuses[nameOf(o)] = status
+	}
+	return attached
+}
+
+func ancestor(ref gatewayv1.LocalPolicyTargetReferenceWithSectionName, at target) gatewayv1.ParentReference {
+	a := gatewayv1.ParentReference{Group: &ref.Group, Kind: &ref.Kind, Name: ref.Name, SectionName: ref.SectionName}
+	if at.kind != "Namespace" {
+		namespace := gatewayv1.Namespace(at.namespace)
+		a.Namespace = &namespace
+	}
+	return a
+}
+
+// target finds what a policy refers to, and says whether it is this gateway's.
+func (t *translation) target(namespace string, ref gatewayv1.LocalPolicyTargetReferenceWithSectionName) (at target, found, ours bool) {
+	at = target{string(ref.Kind), namespace, string(ref.Name), string(deref(ref.SectionName, ""))}
+	switch string(ref.Group) + "/" + at.kind {
+	case "/Namespace":
+		return at, at.name == namespace && at.section == "", true
+	case gatewayv1.GroupName + "/Gateway":
+		g := named(t.Gateways, at)
+		if g == nil {
+			return at, false, true
+		}
+		_, ours = t.result.Classes[string(g.Spec.GatewayClassName)]
+		return at, at.section == "" || slices.ContainsFunc(g.Spec.Listeners, func(l gatewayv1.Listener) bool { return string(l.Name) == at.section }), ours
+	case gatewayv1.GroupName + "/HTTPRoute":
+		r := named(t.Routes, at)
+		return at, r != nil && (at.section == "" || slices.ContainsFunc(r.Spec.Rules, func(r gatewayv1.HTTPRouteRule) bool {
+			return string(deref(r.Name, "")) == at.section
+		})), true
+	case "networking.k8s.io/Ingress":
+		i := named(t.Ingresses, at)
+		return at, i != nil && at.section == "", i == nil || t.ownsIngress(i)
+	}
+	return at, false, true
+}
+
+// named finds an object by the target's name.
+func named[T metav1.Object](list []T, at target) (none T) {
+	for _, o := range list {
+		if o.GetName() == at.name && o.GetNamespace() == at.namespace {
+			return o
+		}
+	}
+	return none
+}
+
+// protect returns the rule with what the policies on the way to it demand. l is the
+// listener that it is reached by, or nil for an Ingress, which belongs to no Gateway.
+func (t *translation) protect(l *listener, r *route.Rule) *route.Rule {
+	p := &t.policies
+	if len(p.access) == 0 && len(p.traffic) == 0 {
+		return r
+	}
+	kind, rest, _ := strings.Cut(r.Route, "/")
+	namespace, name, _ := strings.Cut(rest, "/")
+	places := [levels]target{
+		2: {"Namespace", namespace, namespace, ""},
+		3: {kind, namespace, name, ""},
+		4: {kind, namespace, name, r.Name},
+	}
+	if l != nil {
+		places[0] = target{"Gateway", l.gateway.Namespace, l.gateway.Name, ""}
+		places[1] = target{"Gateway", l.gateway.Namespace, l.gateway.Name, string(l.spec.Name)}
+	}
+	var from inheritance
+	for i, place := range places {
+		if place == (target{}) || i == 4 && r.Name == "" {
+			continue
+		}
+		from.access[i], from.traffic[i] = p.access[place], p.traffic[place]
+	}
+	if from == (inheritance{}) {
+		return r
+	}
+	rules := p.merged[from]
+	if rules == nil {
+		if rules = t.cache.merged[from]; rules == nil {
+			rules = from.merge()
+		}
+		p.merged[from] = rules
+	}
+	key := protectedRule{r, rules}
+	if p.rules[key] == nil {
+		protected := *r
+		protected.Guard = rules
+		p.rules[key] = &protected
+	}
+	return p.rules[key]
+}
+
+// merge lets every field of a more specific policy take the place of the less
+// specific ones' (GEP-713, inherited policies, with the fields of spec as parts).
+func (from *inheritance) merge() *guard.Rules {
+	r := &guard.Rules{}
+	broken := map[string]string{}
+	use := func(field, policy string, err error) {
+		delete(broken, field)
+		if err != nil {
+			broken[field] = policy
+		}
+	}
+	for _, a := range from.access {
+		if a != nil {
+			a.merge(r, use)
+		}
+	}
+	for _, a := range from.traffic {
+		if a != nil {
+			a.merge(r, use)
+		}
+	}
+	for _, policy := range broken {
+		if r.Broken == "" || policy < r.Broken {
+			r.Broken = policy
+		}
+	}
+	return r
+}
+
+// credential finds a Secret that holds credentials for policies.
+func (t *translation) credential(namespace, name string) (*corev1.Secret, error) {
+	var secret *corev1.Secret
+	if t.Credential != nil {
+		secret = t.Credential(types.NamespacedName{Namespace: namespace, Name: name})
+	}
+	if secret == nil {
+		return nil, fmt.Errorf("Secret %s/%s of type %s does not exist: make it with kubectl create secret generic --type=%s", namespace, name, CredentialsType, CredentialsType)
+	}
+	return secret, nil
+}
+
+// CredentialsType is the type of the Secrets that policies may name: the gateway
+// follows no others, but for certificates.
+const CredentialsType = "gantry.dev/credentials"
+
+// versionOf changes whenever a Secret or ConfigMap does.
+func versionOf(o metav1.Object) string {
+	return string(o.GetUID()) + "/" + o.GetNamespace() + "/" + o.GetName() + "/" + o.GetResourceVersion()
+}
+
+// sortedKeys makes the order of a map's entries the same each time.
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, cmp.Compare[string])
+	return keys
+}
+
+// keySets are those that AccessPolicies have read from somewhere.
+func (t *translation) keySets() map[types.NamespacedName][]*guard.KeySet {
+	sets := map[types.NamespacedName][]*guard.KeySet{}
+	for name, a := range t.cache.access {
+		if a.authentication.value != nil {
+			sets[name] = a.authentication.value.KeySets()
+		}
+	}
+	return sets
+}
+
+// AccessPolicyStatus is the status of a policy at this moment: the keys of tokens may
+// have been read, or not, since the translation.
+func (r *Result) AccessPolicyStatus(name types.NamespacedName) (gatewayv1.PolicyStatus, bool) {
+	status, known := r.AccessPolicies[name]
+	sets := r.keySets[name]
+	if len(sets) == 0 {
+		return status, known
+	}
+	status = *status.DeepCopy()
+	for i := range status.Ancestors {
+		a := &status.Ancestors[i]
+		generation := a.Conditions[0].ObservedGeneration
+		resolved := condition(string(gatewayv1.RouteConditionResolvedRefs), string(gatewayv1.RouteReasonResolvedRefs), true, generation, "")
+		for _, set := range sets {
+			if err := set.Problem(); err != nil {
+				resolved = condition(string(gatewayv1.RouteConditionResolvedRefs), "KeysUnavailable", false, generation, fmt.Sprintf("read keys at %s: %v", set.URL, err))
+			}
+		}
+		a.Conditions = append(a.Conditions, resolved)
+	}
+	return status, known
+}
