@@ -9,6 +9,7 @@
 #   make restarts 100 restarts under 1,000 requests a second on each way (long)
 #   make validate-runtime         the OCI validation suite, with runc and with our own launcher
 #   make conformance-kubernetes   upstream's own end-to-end suite (long)
+#   make conformance-gateway      Gateway API's own conformance suite
 #   make crash    kill -9 a hundred times under load, reboots, power cuts (GANTRY_KILLS, GANTRY_SEED, GANTRY_RUNTIME)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make fmt      format and vet
@@ -73,6 +74,10 @@ validate-runtime:
 
 conformance-kubernetes: build
 	@test/conformance/run
+
+.PHONY: conformance-gateway
+conformance-gateway: build
+	@test/conformance-gateway/run
 
 .PHONY: crash
 crash: build

@@ -19,7 +19,8 @@ import (
 // on a cluster it is the command of a pod.
 func newGatewayCommand(g *globals) *cobra.Command {
 	var cfg gateway.Config
-	var addresses, trusted []string
+	var addresses, trusted, proxyProtocol []string
+	var addressPool string
 	var whenRecorded bool
 	c := &cobra.Command{
 		Use:   "gateway",
@@ -40,6 +41,12 @@ func newGatewayCommand(g *globals) *cobra.Command {
 			if cfg.TrustedProxies, err = parseEach("trusted-proxy", trusted, netip.ParsePrefix); err != nil {
 				return usageError{err}
 			}
+			if cfg.ProxyProtocol, err = parseEach("proxy-protocol-from", proxyProtocol, netip.ParsePrefix); err != nil {
+				return usageError{err}
+			}
+			if err := parsePrefix("address-pool", addressPool, &cfg.AddressPool); err != nil {
+				return usageError{err}
+			}
 			if cfg.Client, err = g.config(); err != nil {
 				return err
 			}
@@ -57,6 +64,8 @@ func newGatewayCommand(g *globals) *cobra.Command {
 	flags.StringVar(&cfg.AccessLog, "access-log", "", "file for one JSON line per request, - for standard output")
 	flags.StringSliceVar(&addresses, "address", nil, "address to show in statuses (default the machine's own)")
 	flags.StringSliceVar(&trusted, "trusted-proxy", nil, "network of proxies whose X-Forwarded-* headers are believed")
+	flags.StringVar(&addressPool, "address-pool", "", "network of this machine's addresses, of which each further Gateway gets one of its own")
+	flags.StringSliceVar(&proxyProtocol, "proxy-protocol-from", nil, "network of load balancers whose connections begin with the PROXY protocol")
 	flags.BoolVar(&cfg.TakeOver, "take-over", false, "bind ports that an older gateway still holds, before that one ends")
 	flags.BoolVar(&whenRecorded, "when-recorded", false, "begin when told so on descriptor 3, as gantry serve does")
 	_ = flags.MarkHidden("when-recorded")

@@ -45,7 +45,7 @@ type gatewayRecord struct {
 	Draining []process.Handle `json:"draining,omitempty"`
 }
 
-func openGatewayProcess(dataDir, kubeconfig, httpListen, tlsListen string) (*gatewayProcess, error) {
+func openGatewayProcess(dataDir, kubeconfig, httpListen, tlsListen string, flags ...string) (*gatewayProcess, error) {
 	g := &gatewayProcess{dir: filepath.Join(dataDir, "run")}
 	var last gatewayRecord
 	data, err := os.ReadFile(g.recordPath())
@@ -69,6 +69,7 @@ func openGatewayProcess(dataDir, kubeconfig, httpListen, tlsListen string) (*gat
 		return nil, err
 	}
 	g.args = []string{"gateway", "--kubeconfig", kubeconfig, "--listen", g.addresses.HTTP, "--tls-listen", g.addresses.TLS, "--admin", g.adminSocket()}
+	g.args = append(g.args, flags...)
 	if alive {
 		g.running, g.draining = last.Process, last.Draining
 		if last.Version != version || !slices.Equal(last.Args, g.args) {

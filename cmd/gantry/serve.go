@@ -56,6 +56,7 @@ type serveOptions struct {
 	apiListen      string
 	gatewayListen  string
 	gatewayTLS     string
+	gatewayFlags   []string // further flags of `gantry gateway`
 	registryListen string
 	nodeName       string
 	runtime        string            // handler of pods without a RuntimeClass
@@ -67,7 +68,8 @@ type serveOptions struct {
 
 func newServeCommand(g *globals) *cobra.Command {
 	o := serveOptions{}
-	var podCIDR, serviceCIDR string
+	var podCIDR, serviceCIDR, addressPool string
+	var proxyProtocol []string
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the platform on this machine, in the foreground",
@@ -84,6 +86,9 @@ func newServeCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
+			if o.gatewayFlags, err = gatewayFlags(addressPool, proxyProtocol); err != nil {
+				return usageError{err}
+			}
 			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return serve(ctx, o, c.OutOrStdout())
@@ -93,6 +98,8 @@ func newServeCommand(g *globals) *cobra.Command {
 	f.StringVar(&o.apiListen, "api-listen", apiserver.DefaultListen, "address of the Kubernetes API")
 	f.StringVar(&o.gatewayListen, "gateway-listen", "", "address of the gateway's plain HTTP (default :80, or :8080 when that is taken)")
 	f.StringVar(&o.gatewayTLS, "gateway-tls-listen", "", "address of the gateway's HTTPS (default :443, or :8443 when that is taken)")
+	f.StringVar(&addressPool, "gateway-address-pool", "", "network of this machine's addresses, of which each further Gateway gets one of its own")
+	f.StringSliceVar(&proxyProtocol, "gateway-proxy-protocol-from", nil, "network of load balancers whose connections to the gateway begin with the PROXY protocol")
 	f.StringVar(&o.registryListen, "registry-listen", "127.0.0.1:5000", "address of the image registry")
 	f.StringVar(&o.nodeName, "node-name", "", "name of the node (default the host name)")
 	f.StringVar(&o.runtime, "runtime", defaultRuntime, "what runs the containers of pods without a RuntimeClass")
@@ -101,6 +108,24 @@ func newServeCommand(g *globals) *cobra.Command {
 	f.StringVar(&serviceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16, or the next free one)")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
 	return c
+}
+
+// gatewayFlags are the flags that the gateway's process gets as they are.
+func gatewayFlags(addressPool string, proxyProtocol []string) ([]string, error) {
+	var flags []string
+	if addressPool != "" {
+		if _, err := netip.ParsePrefix(addressPool); err != nil {
+			return nil, fmt.Errorf("--gateway-address-pool: %w", err)
+		}
+		flags = append(flags, "--address-pool", addressPool)
+	}
+	if _, err := parseEach("gateway-proxy-protocol-from", proxyProtocol, netip.ParsePrefix); err != nil {
+		return nil, err
+	}
+	for _, network := range proxyProtocol {
+		flags = append(flags, "--proxy-protocol-from", network)
+	}
+	return flags, nil
 }
 
 func parsePrefix(flag, text string, to *netip.Prefix) (err error) {

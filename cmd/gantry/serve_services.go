@@ -80,7 +80,7 @@ func startGateway(ctx context.Context, in *server) error {
 	if err := waitReady(ctx, in.network.Ready()); err != nil {
 		return err
 	}
-	process, err := openGatewayProcess(in.dataDir, kubeconfig, in.gatewayListen, in.gatewayTLS)
+	process, err := openGatewayProcess(in.dataDir, kubeconfig, in.gatewayListen, in.gatewayTLS, in.gatewayFlags...)
 	if err != nil {
 		return err
 	}

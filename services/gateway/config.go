@@ -33,8 +33,14 @@ type Config struct {
 	// Addresses are shown in statuses for sockets bound to all addresses;
 	// empty for the address of the machine's default route.
 	Addresses []netip.Addr
+	// AddressPool is where Gateways that ask for no address get one of their own
+	// from, which must be the machine's; without it they share its addresses.
+	AddressPool netip.Prefix
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed.
 	TrustedProxies []netip.Prefix
+	// ProxyProtocol are the peers whose connections begin with the address of the
+	// client that they stand for (PROXY protocol, version 1 or 2).
+	ProxyProtocol []netip.Prefix
 	// TakeOver takes the listening sockets of the gateway at Admin over or, if it
 	// hands over none, binds the ports that it holds beside it.
 	TakeOver bool
@@ -72,6 +78,7 @@ func (c *Config) proxyConfig(accessLog io.Writer) proxy.Config {
 		BindHost:       host,
 		TakeOver:       c.TakeOver,
 		TrustedProxies: c.TrustedProxies,
+		ProxyProtocol:  c.ProxyProtocol,
 		AccessLog:      accessLog,
 		Log:            c.Log,
 	}

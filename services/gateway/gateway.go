@@ -59,7 +59,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	control, err = controller.New(controller.Config{
-		Kube: kube, Gateway: gateways, Own: own, Proxy: dataPlane, Addresses: cfg.Addresses, Log: cfg.Log,
+		Kube: kube, Gateway: gateways, Own: own, Proxy: dataPlane, Addresses: cfg.Addresses, AddressPool: cfg.AddressPool, Log: cfg.Log,
 	})
 	if err != nil {
 		return err

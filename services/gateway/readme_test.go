@@ -22,9 +22,10 @@ func TestExamplesOfTheReadme(t *testing.T) {
 	objects := translate.Objects{
 		Service: func(n types.NamespacedName) *corev1.Service { // every service they name exists
 			return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name},
-				Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}, {Port: 8080}}}}
+				Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}, {Port: 8080}, {Port: 9000}, {Port: 5432}}}}
 		},
 		Secret:    func(types.NamespacedName) *corev1.Secret { return nil },
+		ConfigMap: func(types.NamespacedName) *corev1.ConfigMap { return nil },
 		Namespace: func(string) *corev1.Namespace { return nil },
 	}
 	readme, err := os.ReadFile("README.md")
@@ -32,7 +33,11 @@ func TestExamplesOfTheReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	examples := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(readme, -1)
-	for _, text := range append(strings.Split(string(defaults), "\n---\n"), string(examples[0][1]), string(examples[1][1])) {
+	texts := strings.Split(string(defaults), "\n---\n")
+	for _, e := range examples {
+		texts = append(texts, strings.Split(string(e[1]), "\n---\n")...)
+	}
+	for _, text := range texts {
 		var kind metav1.TypeMeta
 		if err := yaml.Unmarshal([]byte(text), &kind); err != nil {
 			t.Fatal(err)
@@ -44,18 +49,24 @@ func TestExamplesOfTheReadme(t *testing.T) {
 			objects.Gateways = append(objects.Gateways, unmarshal(t, text, &gatewayv1.Gateway{}))
 		case "HTTPRoute":
 			objects.Routes = append(objects.Routes, unmarshal(t, text, &gatewayv1.HTTPRoute{}))
+		case "GRPCRoute":
+			objects.GRPCRoutes = append(objects.GRPCRoutes, unmarshal(t, text, &gatewayv1.GRPCRoute{}))
+		case "TLSRoute":
+			objects.TLSRoutes = append(objects.TLSRoutes, unmarshal(t, text, &gatewayv1.TLSRoute{}))
+		case "BackendTLSPolicy":
+			objects.BackendTLS = append(objects.BackendTLS, unmarshal(t, text, &gatewayv1.BackendTLSPolicy{}))
 		case "Ingress":
 			objects.Ingresses = append(objects.Ingresses, unmarshal(t, text, &networkingv1.Ingress{}))
 		}
 	}
 	result := translate.New().Translate(objects)
-	if len(result.Routes) != 1 || len(result.Ingresses) != 1 {
-		t.Fatalf("%d routes and %d ingresses are attached, want one each", len(result.Routes), len(result.Ingresses))
+	if len(result.Routes) != 3 || len(result.Ingresses) != 1 || len(result.Wishes) != 1 {
+		t.Fatalf("%d routes and %d ingresses are attached, %d certificates are wanted; want 3, 1 and 1", len(result.Routes), len(result.Ingresses), len(result.Wishes))
 	}
 	for name, parents := range result.Routes {
 		for _, c := range parents[0].Conditions {
 			if c.Status != metav1.ConditionTrue {
-				t.Errorf("%s: %s is %s: %s", name, c.Type, c.Status, c.Message)
+				t.Errorf("%v: %s is %s: %s", name, c.Type, c.Status, c.Message)
 			}
 		}
 	}

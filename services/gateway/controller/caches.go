@@ -30,10 +30,10 @@ const byService = "service"
 
 // caches hold what the API says, without the parts nobody here reads.
 type caches struct {
-	classes, gateways, httpRoutes, grants, ingresses, ingressClasses,
-	services, endpointSlices, secrets, namespaces *follower
+	classes, gateways, listenerSets, httpRoutes, grpcRoutes, tlsRoutes, tcpRoutes, grants, backendTLS,
+	ingresses, ingressClasses, services, endpointSlices, secrets, configMaps, namespaces *follower
 	// Of policies; nil without a client for them.
-	accessPolicies, trafficPolicies, credentials, configMaps *follower
+	accessPolicies, trafficPolicies, credentials *follower
 }
 
 // newCaches prepares the caches and wires their changes to the controller.
@@ -45,6 +45,12 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *
 	s := &caches{
 		classes:        follow(gateway, gateway.GatewayV1().GatewayClasses(), &gatewayv1.GatewayClass{}, ""),
 		gateways:       follow(gateway, gateway.GatewayV1().Gateways(all), &gatewayv1.Gateway{}, ""),
+		listenerSets:   follow(gateway, gateway.GatewayV1().ListenerSets(all), &gatewayv1.ListenerSet{}, ""),
+		grpcRoutes:     follow(gateway, gateway.GatewayV1().GRPCRoutes(all), &gatewayv1.GRPCRoute{}, ""),
+		tlsRoutes:      follow(gateway, gateway.GatewayV1().TLSRoutes(all), &gatewayv1.TLSRoute{}, ""),
+		tcpRoutes:      follow(gateway, gateway.GatewayV1().TCPRoutes(all), &gatewayv1.TCPRoute{}, ""),
+		backendTLS:     follow(gateway, gateway.GatewayV1().BackendTLSPolicies(all), &gatewayv1.BackendTLSPolicy{}, ""),
+		configMaps:     follow(kube, kube.CoreV1().ConfigMaps(all), &corev1.ConfigMap{}, ""),
 		httpRoutes:     follow(gateway, gateway.GatewayV1().HTTPRoutes(all), &gatewayv1.HTTPRoute{}, ""),
 		grants:         follow(gateway, gateway.GatewayV1().ReferenceGrants(all), &gatewayv1.ReferenceGrant{}, ""),
 		ingresses:      follow(kube, kube.NetworkingV1().Ingresses(all), &networkingv1.Ingress{}, ""),
@@ -58,15 +64,23 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *
 		s.accessPolicies = follow(own, own.AccessPolicies(all), &v1alpha1.AccessPolicy{}, "")
 		s.trafficPolicies = follow(own, own.TrafficPolicies(all), &v1alpha1.TrafficPolicy{}, "")
 		s.credentials = follow(kube, kube.CoreV1().Secrets(all), &corev1.Secret{}, ofType(translate.CredentialsType))
-		s.configMaps = follow(kube, kube.CoreV1().ConfigMaps(all), &corev1.ConfigMap{}, "")
 	}
 	for _, f := range s.followers() {
-		f.touched = c.statuses.set // somebody wrote a status; it may have been ours
-		f.changed = func(any) { c.routes.set() }
+		f.touched = func(any) { c.statuses.set() } // somebody wrote a status; it may have been ours
+		f.changed = func(any) { c.everythingChanged() }
+	}
+	for kind, f := range map[string]*follower{"HTTPRoute": s.httpRoutes, "GRPCRoute": s.grpcRoutes, "TLSRoute": s.tlsRoutes, "TCPRoute": s.tcpRoutes} {
+		f.changed = func(o any) { c.routeChanged(kind, nameOf(o.(metav1.Object))) }
+		f.touched = func(o any) { c.routeTouched(kind, nameOf(o.(metav1.Object))) }
 	}
 	s.services.changed = func(o any) {
 		c.serviceChanged(nameOf(o.(metav1.Object)))
-		c.routes.set()
+		c.usersChanged(nameOf(o.(metav1.Object)))
+	}
+	s.configMaps.changed = func(o any) {
+		if o := o.(*corev1.ConfigMap); slices.ContainsFunc(entries, func(e string) bool { _, ok := o.Data[e]; return ok }) {
+			c.everythingChanged()
+		}
 	}
 	s.endpointSlices.changed = func(o any) { c.serviceChanged(serviceOf(o.(*discoveryv1.EndpointSlice))) }
 	return s, s.endpointSlices.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) {
@@ -76,11 +90,11 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *
 
 func (s *caches) followers() []*follower {
 	list := []*follower{
-		s.classes, s.gateways, s.httpRoutes, s.grants, s.ingresses, s.ingressClasses,
-		s.services, s.endpointSlices, s.secrets, s.namespaces,
+		s.classes, s.gateways, s.listenerSets, s.httpRoutes, s.grpcRoutes, s.tlsRoutes, s.tcpRoutes, s.grants, s.backendTLS,
+		s.ingresses, s.ingressClasses, s.services, s.endpointSlices, s.secrets, s.configMaps, s.namespaces,
 	}
 	if s.accessPolicies != nil {
-		list = append(list, s.accessPolicies, s.trafficPolicies, s.credentials, s.configMaps)
+		list = append(list, s.accessPolicies, s.trafficPolicies, s.credentials)
 	}
 	return list
 }
@@ -123,8 +137,19 @@ func trim(o any) any {
 			o.Endpoints[i] = discoveryv1.Endpoint{Addresses: o.Endpoints[i].Addresses, Conditions: o.Endpoints[i].Conditions}
 		}
 	case *corev1.ConfigMap:
-		o.Labels, o.Annotations, o.BinaryData = nil, nil, nil
-		o.Data = map[string]string{translate.KeysEntry: o.Data[translate.KeysEntry]}
+		// Most of them are nobody's certificates or keys, but must be known to be that.
+		kept := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+			Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion,
+		}}
+		for _, entry := range entries {
+			if text, ok := o.Data[entry]; ok {
+				if kept.Data == nil {
+					kept.Data = map[string]string{}
+				}
+				kept.Data[entry] = text
+			}
+		}
+		return kept
 	case *corev1.Secret:
 		if o.Type != corev1.SecretTypeTLS {
 			break
@@ -137,6 +162,9 @@ func trim(o any) any {
 	}
 	return o
 }
+
+// entries are what is kept of ConfigMaps: certificates of authorities and keys of tokens.
+var entries = []string{translate.AuthoritiesEntry, translate.KeysEntry}
 
 // sameSpec says whether only status or other parts that do not matter differ.
 func sameSpec(before, after any) bool {
@@ -156,6 +184,16 @@ func sameSpec(before, after any) bool {
 	case *v1alpha1.TrafficPolicy:
 		b := before.(*v1alpha1.TrafficPolicy)
 		return b.Generation == a.Generation && same(b.Spec, a.Spec)
+	case *gatewayv1.ListenerSet:
+		return before.(*gatewayv1.ListenerSet).Generation == a.Generation
+	case *gatewayv1.GRPCRoute:
+		return before.(*gatewayv1.GRPCRoute).Generation == a.Generation
+	case *gatewayv1.TLSRoute:
+		return before.(*gatewayv1.TLSRoute).Generation == a.Generation
+	case *gatewayv1.TCPRoute:
+		return before.(*gatewayv1.TCPRoute).Generation == a.Generation
+	case *gatewayv1.BackendTLSPolicy:
+		return before.(*gatewayv1.BackendTLSPolicy).Generation == a.Generation
 	case *corev1.ConfigMap:
 		return same(before.(*corev1.ConfigMap).Data, a.Data)
 	case *networkingv1.Ingress:
@@ -174,26 +212,45 @@ func sameSpec(before, after any) bool {
 
 // objects takes the input of a translation from the caches.
 func (s *caches) objects() translate.Objects {
-	o := translate.Objects{
-		Classes:        all[*gatewayv1.GatewayClass](s.classes),
-		Gateways:       all[*gatewayv1.Gateway](s.gateways),
-		Routes:         all[*gatewayv1.HTTPRoute](s.httpRoutes),
-		Grants:         all[*gatewayv1.ReferenceGrant](s.grants),
-		Ingresses:      all[*networkingv1.Ingress](s.ingresses),
-		IngressClasses: all[*networkingv1.IngressClass](s.ingressClasses),
-		Service:        s.service,
-		Secret:         func(n types.NamespacedName) *corev1.Secret { return one[*corev1.Secret](s.secrets, n.String()) },
-		Namespace:      func(n string) *corev1.Namespace { return one[*corev1.Namespace](s.namespaces, n) },
-	}
+	o := s.lookUps()
+	o.Classes = all[*gatewayv1.GatewayClass](s.classes)
+	o.Gateways = all[*gatewayv1.Gateway](s.gateways)
+	o.ListenerSets = all[*gatewayv1.ListenerSet](s.listenerSets)
+	o.Routes = all[*gatewayv1.HTTPRoute](s.httpRoutes)
+	o.GRPCRoutes = all[*gatewayv1.GRPCRoute](s.grpcRoutes)
+	o.TLSRoutes = all[*gatewayv1.TLSRoute](s.tlsRoutes)
+	o.TCPRoutes = all[*gatewayv1.TCPRoute](s.tcpRoutes)
+	o.Grants = all[*gatewayv1.ReferenceGrant](s.grants)
+	o.BackendTLS = all[*gatewayv1.BackendTLSPolicy](s.backendTLS)
+	o.Ingresses = all[*networkingv1.Ingress](s.ingresses)
+	o.IngressClasses = all[*networkingv1.IngressClass](s.ingressClasses)
 	if s.accessPolicies != nil {
 		o.AccessPolicies = all[*v1alpha1.AccessPolicy](s.accessPolicies)
 		o.TrafficPolicies = all[*v1alpha1.TrafficPolicy](s.trafficPolicies)
+	}
+	return o
+}
+
+// lookUps is the part of the input that is asked for by name.
+func (s *caches) lookUps() translate.Objects {
+	o := translate.Objects{
+		HTTPRoute: func(n types.NamespacedName) *gatewayv1.HTTPRoute {
+			return one[*gatewayv1.HTTPRoute](s.httpRoutes, n.String())
+		},
+		GRPCRoute: func(n types.NamespacedName) *gatewayv1.GRPCRoute {
+			return one[*gatewayv1.GRPCRoute](s.grpcRoutes, n.String())
+		},
+		Service: s.service,
+		Secret:  func(n types.NamespacedName) *corev1.Secret { return one[*corev1.Secret](s.secrets, n.String()) },
+		ConfigMap: func(n types.NamespacedName) *corev1.ConfigMap {
+			return one[*corev1.ConfigMap](s.configMaps, n.String())
+		},
+		Namespace: func(n string) *corev1.Namespace { return one[*corev1.Namespace](s.namespaces, n) },
+	}
+	if s.accessPolicies != nil {
 		o.Credential = func(n types.NamespacedName) *corev1.Secret { return one[*corev1.Secret](s.credentials, n.String()) }
 		o.Credentials = func(namespace string) []*corev1.Secret {
 			return slices.DeleteFunc(all[*corev1.Secret](s.credentials), func(x *corev1.Secret) bool { return x.Namespace != namespace })
-		}
-		o.ConfigMap = func(n types.NamespacedName) *corev1.ConfigMap {
-			return one[*corev1.ConfigMap](s.configMaps, n.String())
 		}
 	}
 	return o

@@ -1,11 +1,13 @@
 // Package controller keeps the gateway's data plane and the statuses of Gateway
 // API objects and Ingresses in step with the Kubernetes API.
 //
-// Watches: Gateway, GatewayClass, HTTPRoute, ReferenceGrant, Ingress,
-// IngressClass, Service, EndpointSlice, Namespace, Secrets of types
-// kubernetes.io/tls and gantry.dev/credentials, ConfigMaps (of which it keeps key
-// sets), AccessPolicy and TrafficPolicy. Writes: the status of GatewayClass,
-// Gateway, HTTPRoute, Ingress and policies; nothing else.
+// Watches: Gateway, GatewayClass, ListenerSet, HTTPRoute, GRPCRoute, TLSRoute,
+// TCPRoute, ReferenceGrant, BackendTLSPolicy, Ingress, IngressClass, Service,
+// EndpointSlice, Namespace, ConfigMaps (of which it keeps authorities and key
+// sets), Secrets of types kubernetes.io/tls and gantry.dev/credentials,
+// AccessPolicy and TrafficPolicy. Writes: the status of GatewayClass, Gateway,
+// ListenerSet, the routes, Ingress and policies, and Secrets with certificates
+// that were got by ACME; nothing else.
 //
 // It is level-triggered: an event only says that something must be computed
 // again from the caches. Three loops run side by side so that none waits for
@@ -29,6 +31,7 @@ import (
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
 
 	"github.com/gantryhq/gantry/internal/apiclient"
+	"github.com/gantryhq/gantry/services/gateway/acme"
 	"github.com/gantryhq/gantry/services/gateway/proxy"
 	"github.com/gantryhq/gantry/services/gateway/route"
 	"github.com/gantryhq/gantry/services/gateway/translate"
@@ -37,6 +40,9 @@ import (
 // coalesce is how long events are gathered before they are acted upon. A
 // rolling update changes many slices within a millisecond.
 const coalesce = time.Millisecond
+
+// accountNamespace is where the keys of accounts at certificate authorities are.
+const accountNamespace = "gantry-system"
 
 // retryAfter is when a port that could not be opened, or a status that could
 // not be written, is tried again.
@@ -51,7 +57,9 @@ type Config struct {
 	Proxy *proxy.Server
 	// Addresses of the machine that statuses show for sockets bound to all.
 	Addresses []netip.Addr
-	Log       *slog.Logger // or nil for slog.Default()
+	// AddressPool is where Gateways get addresses of their own from, if it is valid.
+	AddressPool netip.Prefix
+	Log         *slog.Logger // or nil for slog.Default()
 }
 
 // Controller is one running controller.
@@ -60,13 +68,17 @@ type Controller struct {
 	log        *slog.Logger
 	caches     *caches
 	translator *translate.Translator
+	issuer     *acme.Manager
 	ready      chan struct{}
 
 	endpoints, routes, statuses signal
 
 	mu       sync.Mutex
 	services map[types.NamespacedName]bool // guarded by mu: whose endpoints may have changed
+	change   translate.Change              // guarded by mu: what is to be translated
+	all      bool                          // guarded by mu: that is everything
 	latest   *outcome                      // guarded by mu: what the statuses should say
+	unsaid   unsaid                        // guarded by mu: whose statuses may say something else
 
 	served map[types.NamespacedName][]route.ServicePort // endpoints loop only
 }
@@ -75,6 +87,12 @@ type Controller struct {
 type outcome struct {
 	result *translate.Result
 	where  translate.Reachable
+}
+
+// unsaid are the routes whose statuses are to be compared with the outcome.
+type unsaid struct {
+	routes map[translate.RouteName]bool
+	all    bool
 }
 
 // New returns a controller that does nothing until Run.
@@ -88,8 +106,12 @@ func New(cfg Config) (*Controller, error) {
 		routes:     newSignal(),
 		statuses:   newSignal(),
 		services:   map[types.NamespacedName]bool{},
+		unsaid:     unsaid{routes: map[translate.RouteName]bool{}, all: true},
+		all:        true,
 		served:     map[types.NamespacedName][]route.ServicePort{},
 	}
+	c.translator.Pool = cfg.AddressPool
+	c.issuer = acme.New(acme.Config{Kube: cfg.Kube, Challenges: &cfg.Proxy.Challenges, Namespace: accountNamespace, Log: c.log})
 	var err error
 	if c.caches, err = newCaches(cfg.Kube, cfg.Gateway, cfg.Own, c); err != nil {
 		return nil, fmt.Errorf("prepare caches: %w", err)
@@ -117,6 +139,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	close(c.ready)
 	running.Go(func() { c.endpoints.loop(ctx, func() bool { c.syncEndpoints(); return true }) })
 	running.Go(func() { c.routes.loop(ctx, c.syncRoutes) })
+	running.Go(func() { c.issuer.Run(ctx, c.everythingChanged) })
 	running.Go(func() { c.statuses.loop(ctx, func() bool { return c.syncStatuses(ctx) }) })
 	c.statuses.set()
 	<-ctx.Done()
@@ -129,6 +152,44 @@ func (c *Controller) serviceChanged(name types.NamespacedName) {
 	c.services[name] = true
 	c.mu.Unlock()
 	c.endpoints.set()
+}
+
+// everythingChanged has all translated anew.
+func (c *Controller) everythingChanged() {
+	c.mu.Lock()
+	c.all = true
+	c.mu.Unlock()
+	c.routes.set()
+}
+
+// routeChanged has one route translated anew.
+func (c *Controller) routeChanged(kind string, name types.NamespacedName) {
+	c.mu.Lock()
+	if c.change.Routes == nil {
+		c.change.Routes = map[translate.RouteName]bool{}
+	}
+	c.change.Routes[translate.RouteName{Kind: kind, NamespacedName: name}] = true
+	c.mu.Unlock()
+	c.routes.set()
+}
+
+// usersChanged has the routes to a Service translated anew.
+func (c *Controller) usersChanged(name types.NamespacedName) {
+	c.mu.Lock()
+	if c.change.Services == nil {
+		c.change.Services = map[types.NamespacedName]bool{}
+	}
+	c.change.Services[name] = true
+	c.mu.Unlock()
+	c.routes.set()
+}
+
+// routeTouched has the status of a route looked at.
+func (c *Controller) routeTouched(kind string, name types.NamespacedName) {
+	c.mu.Lock()
+	c.unsaid.routes[translate.RouteName{Kind: kind, NamespacedName: name}] = true
+	c.mu.Unlock()
+	c.statuses.set()
 }
 
 // syncEndpoints brings the endpoints of changed Services into the data plane.
@@ -160,14 +221,14 @@ func (c *Controller) syncEndpoints() {
 	c.cfg.Proxy.SetUpstreams(changed, gone)
 }
 
-// syncRoutes compiles all routes anew and swaps the table. It reports whether
+// syncRoutes compiles what has changed and swaps the table. It reports whether
 // every port could be opened.
 func (c *Controller) syncRoutes() bool {
-	result := c.translator.Translate(c.caches.objects())
+	result := c.translate()
 	for _, p := range result.Problems {
 		c.log.Warn("route not served as written", "problem", p)
 	}
-	where := translate.Reachable{Addresses: c.cfg.Addresses, Bindings: map[uint16]translate.Binding{}}
+	where := translate.Reachable{Addresses: c.cfg.Addresses, Bindings: map[netip.AddrPort]translate.Binding{}}
 	ok := true
 	for port, b := range c.cfg.Proxy.SetTable(result.Table) {
 		where.Bindings[port] = translate.Binding{Address: b.Address, Err: b.Err}
@@ -178,10 +239,59 @@ func (c *Controller) syncRoutes() bool {
 	}
 	result.Bind(where)
 	c.mu.Lock()
-	c.latest = &outcome{result, where}
+	c.conclude(&outcome{result, where})
+	if !ok {
+		c.all = true // the ports are tried again with everything
+	}
 	c.mu.Unlock()
+	c.issuer.Want(wishes(result))
 	c.statuses.set()
 	return ok
+}
+
+// translate compiles what has changed since the last call.
+func (c *Controller) translate() *translate.Result {
+	c.mu.Lock()
+	change, all := c.change, c.all
+	c.change, c.all = translate.Change{}, false
+	c.mu.Unlock()
+	lookUps := c.caches.lookUps()
+	lookUps.Issuing = c.issuer.State
+	if !all {
+		if result, ok := c.translator.Update(lookUps, change); ok {
+			return result
+		}
+	}
+	objects := c.caches.objects()
+	objects.Issuing = c.issuer.State
+	return c.translator.Translate(objects)
+}
+
+// conclude makes an outcome the one that statuses tell of. The caller holds mu.
+func (c *Controller) conclude(o *outcome) {
+	if !o.result.Partial || c.latest == nil {
+		c.latest = o
+		c.unsaid = unsaid{routes: map[translate.RouteName]bool{}, all: true}
+		return
+	}
+	known := c.latest.result
+	for name, parents := range o.result.Routes {
+		if known.Routes[name] = parents; parents == nil {
+			delete(known.Routes, name)
+		}
+		c.unsaid.routes[name] = true
+	}
+	known.Gateways, known.ListenerSets = o.result.Gateways, o.result.ListenerSets
+	c.latest.where = o.where
+}
+
+// wishes are the certificates to be got.
+func wishes(r *translate.Result) []acme.Wish {
+	list := make([]acme.Wish, len(r.Wishes))
+	for i, w := range r.Wishes {
+		list[i] = acme.Wish(w)
+	}
+	return list
 }
 
 // signal wakes a loop; many wake-ups before it runs are one.

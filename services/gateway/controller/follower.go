@@ -23,7 +23,7 @@ type follower struct {
 	cache.Indexer
 	reflector *cache.Reflector
 	changed   func(o any) // o is new, differs in more than its status, or is gone
-	touched   func()      // something else about an object changed
+	touched   func(o any) // something else about an object changed
 	synced    chan struct{}
 	onSync    func() // closes synced, once
 }
@@ -117,7 +117,7 @@ func (f *follower) Replace(list []any, version string) error {
 
 func (f *follower) tell(before any, existed bool, after any) {
 	if existed && sameSpec(before, after) {
-		f.touched()
+		f.touched(after)
 		return
 	}
 	f.changed(after)

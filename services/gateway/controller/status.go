@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -21,18 +22,38 @@ import (
 // reports whether all that was needed succeeded.
 func (c *Controller) syncStatuses(ctx context.Context) bool {
 	c.mu.Lock()
-	latest := c.latest
-	c.mu.Unlock()
+	latest, due := c.latest, c.unsaid
 	if latest == nil {
+		c.mu.Unlock()
 		return true
 	}
+	// Later translations change the outcome in place.
+	latest = &outcome{result: new(*latest.result), where: latest.where}
+	wanted := map[translate.RouteName][]gatewayv1.RouteParentStatus{}
+	if due.all {
+		maps.Copy(wanted, latest.result.Routes)
+	} else {
+		for name := range due.routes {
+			wanted[name] = latest.result.Routes[name]
+		}
+	}
+	c.unsaid = unsaid{routes: map[translate.RouteName]bool{}}
+	c.mu.Unlock()
 	err := errors.Join(
 		c.writeClasses(ctx, latest.result),
 		c.writeGateways(ctx, latest.result),
-		c.writeRoutes(ctx, latest.result),
+		c.writeListenerSets(ctx, latest.result),
+		c.writeRoutes(ctx, due, wanted),
+		c.writeBackendTLS(ctx, latest.result),
 		c.writeIngresses(ctx, latest),
 		c.writePolicies(ctx, latest.result),
 	)
+	if err != nil {
+		c.mu.Lock()
+		c.unsaid.all = c.unsaid.all || due.all
+		maps.Copy(c.unsaid.routes, due.routes)
+		c.mu.Unlock()
+	}
 	if err != nil && ctx.Err() == nil {
 		c.log.Warn("write status, will try again", "error", err)
 	}
@@ -93,38 +114,149 @@ func (c *Controller) writeGateways(ctx context.Context, r *translate.Result) (fa
 	return failed
 }
 
-// writeRoutes replaces this controller's parents in the status of routes and
-// leaves those of other controllers.
-func (c *Controller) writeRoutes(ctx context.Context, r *translate.Result) (failed error) {
-	for _, route := range all[*gatewayv1.HTTPRoute](c.caches.httpRoutes) {
-		var want []gatewayv1.RouteParentStatus
-		for _, p := range route.Status.Parents {
-			if p.ControllerName != translate.ControllerName {
-				want = append(want, p)
-			}
+func (c *Controller) writeListenerSets(ctx context.Context, r *translate.Result) (failed error) {
+	for _, set := range all[*gatewayv1.ListenerSet](c.caches.listenerSets) {
+		want, ours := r.ListenerSets[nameOf(set)]
+		if !ours {
+			continue
 		}
-		for _, p := range r.Routes[nameOf(route)] {
+		want = *want.DeepCopy()
+		want.Conditions = merge(set.Status.Conditions, want.Conditions)
+		for i := range want.Listeners {
 			var before []metav1.Condition
-			for _, b := range route.Status.Parents {
-				if b.ControllerName == p.ControllerName && equality.Semantic.DeepEqual(b.ParentRef, p.ParentRef) {
-					before = b.Conditions
+			for _, l := range set.Status.Listeners {
+				if l.Name == want.Listeners[i].Name {
+					before = l.Conditions
 				}
 			}
-			p.Conditions = merge(before, p.Conditions)
-			want = append(want, p)
+			want.Listeners[i].Conditions = merge(before, want.Listeners[i].Conditions)
 		}
-		if equality.Semantic.DeepEqual(route.Status.Parents, want) {
+		if equality.Semantic.DeepEqual(set.Status, want) {
+			continue
+		}
+		set = set.DeepCopy()
+		set.Status = want
+		_, err := c.cfg.Gateway.GatewayV1().ListenerSets(set.Namespace).UpdateStatus(ctx, set, metav1.UpdateOptions{})
+		failed = errors.Join(failed, wrap("ListenerSet", set, err))
+	}
+	return failed
+}
+
+// writeRoutes writes the parents of the routes that are due, of all kinds.
+func (c *Controller) writeRoutes(ctx context.Context, due unsaid, wanted map[translate.RouteName][]gatewayv1.RouteParentStatus) error {
+	api := c.cfg.Gateway.GatewayV1()
+	return errors.Join(
+		writeParents(ctx, wanted, "HTTPRoute", which[*gatewayv1.HTTPRoute](c.caches.httpRoutes, due, "HTTPRoute"),
+			func(o *gatewayv1.HTTPRoute) *gatewayv1.RouteStatus { return &o.Status.RouteStatus },
+			func(n string) statusWriter[*gatewayv1.HTTPRoute] { return api.HTTPRoutes(n) }),
+		writeParents(ctx, wanted, "GRPCRoute", which[*gatewayv1.GRPCRoute](c.caches.grpcRoutes, due, "GRPCRoute"),
+			func(o *gatewayv1.GRPCRoute) *gatewayv1.RouteStatus { return &o.Status.RouteStatus },
+			func(n string) statusWriter[*gatewayv1.GRPCRoute] { return api.GRPCRoutes(n) }),
+		writeParents(ctx, wanted, "TLSRoute", which[*gatewayv1.TLSRoute](c.caches.tlsRoutes, due, "TLSRoute"),
+			func(o *gatewayv1.TLSRoute) *gatewayv1.RouteStatus { return &o.Status.RouteStatus },
+			func(n string) statusWriter[*gatewayv1.TLSRoute] { return api.TLSRoutes(n) }),
+		writeParents(ctx, wanted, "TCPRoute", which[*gatewayv1.TCPRoute](c.caches.tcpRoutes, due, "TCPRoute"),
+			func(o *gatewayv1.TCPRoute) *gatewayv1.RouteStatus { return &o.Status.RouteStatus },
+			func(n string) statusWriter[*gatewayv1.TCPRoute] { return api.TCPRoutes(n) }),
+	)
+}
+
+// which returns the routes of a kind that are due.
+func which[T any](f *follower, due unsaid, kind string) []T {
+	if due.all {
+		return all[T](f)
+	}
+	var list []T
+	for name := range due.routes {
+		if o, exists, _ := f.GetByKey(name.NamespacedName.String()); exists && name.Kind == kind {
+			list = append(list, o.(T))
+		}
+	}
+	return list
+}
+
+// routeObject is a route of a typed client.
+type routeObject[T any] interface {
+	metav1.Object
+	DeepCopy() T
+}
+
+// writeParents replaces this controller's parents in the status of routes of
+// one kind and leaves those of other controllers.
+func writeParents[T routeObject[T]](ctx context.Context, wanted map[translate.RouteName][]gatewayv1.RouteParentStatus, kind string, routes []T,
+	statusOf func(T) *gatewayv1.RouteStatus, writer func(namespace string) statusWriter[T],
+) (failed error) {
+	for _, route := range routes {
+		present := statusOf(route).Parents
+		want := parents(present, wanted[translate.RouteName{Kind: kind, NamespacedName: nameOf(route)}])
+		if equality.Semantic.DeepEqual(present, want) {
 			continue
 		}
 		route = route.DeepCopy()
-		route.Status.Parents = want
+		statusOf(route).Parents = want
 		if want == nil {
-			route.Status.Parents = []gatewayv1.RouteParentStatus{} // the field is required
+			statusOf(route).Parents = []gatewayv1.RouteParentStatus{} // the field is required
 		}
-		_, err := c.cfg.Gateway.GatewayV1().HTTPRoutes(route.Namespace).UpdateStatus(ctx, route, metav1.UpdateOptions{})
-		failed = errors.Join(failed, wrap("HTTPRoute", route, err))
+		_, err := writer(route.GetNamespace()).UpdateStatus(ctx, route, metav1.UpdateOptions{})
+		failed = errors.Join(failed, wrap(kind, route, err))
 	}
 	return failed
+}
+
+// parents are those of other controllers, then ours.
+func parents(present, ours []gatewayv1.RouteParentStatus) (want []gatewayv1.RouteParentStatus) {
+	for _, p := range present {
+		if p.ControllerName != translate.ControllerName {
+			want = append(want, p)
+		}
+	}
+	for _, p := range ours {
+		var before []metav1.Condition
+		for _, b := range present {
+			if b.ControllerName == p.ControllerName && equality.Semantic.DeepEqual(b.ParentRef, p.ParentRef) {
+				before = b.Conditions
+			}
+		}
+		p.Conditions = merge(before, p.Conditions)
+		want = append(want, p)
+	}
+	return want
+}
+
+// writeBackendTLS replaces this controller's ancestors in the status of policies.
+func (c *Controller) writeBackendTLS(ctx context.Context, r *translate.Result) (failed error) {
+	for _, policy := range all[*gatewayv1.BackendTLSPolicy](c.caches.backendTLS) {
+		want := ancestors(policy.Status.Ancestors, r.BackendTLS[nameOf(policy)])
+		if equality.Semantic.DeepEqual(policy.Status.Ancestors, want) {
+			continue
+		}
+		policy = policy.DeepCopy()
+		policy.Status.Ancestors = want
+		_, err := c.cfg.Gateway.GatewayV1().BackendTLSPolicies(policy.Namespace).UpdateStatus(ctx, policy, metav1.UpdateOptions{})
+		failed = errors.Join(failed, wrap("BackendTLSPolicy", policy, err))
+	}
+	return failed
+}
+
+// ancestors are those of other controllers, then ours.
+func ancestors(present, ours []gatewayv1.PolicyAncestorStatus) []gatewayv1.PolicyAncestorStatus {
+	want := []gatewayv1.PolicyAncestorStatus{} // the field is required
+	for _, a := range present {
+		if a.ControllerName != translate.ControllerName {
+			want = append(want, a)
+		}
+	}
+	for _, a := range ours {
+		var before []metav1.Condition
+		for _, b := range present {
+			if b.ControllerName == a.ControllerName && equality.Semantic.DeepEqual(b.AncestorRef, a.AncestorRef) {
+				before = b.Conditions
+			}
+		}
+		a.Conditions = merge(before, a.Conditions)
+		want = append(want, a)
+	}
+	return want
 }
 
 func (c *Controller) writeIngresses(ctx context.Context, latest *outcome) (failed error) {

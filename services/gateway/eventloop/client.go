@@ -27,14 +27,16 @@ const linger = time.Second
 // client is one client's connection and the exchange that goes on there.
 type client struct {
 	socket
-	port     *Port
-	peer     netip.AddrPort
-	state    clientState
-	deadline int64
-	in       []byte // what was read of requests that have not begun
-	fresh    bool   // in holds bytes that were not looked at
-	secure   *tls.Conn
-	record   *record
+	port *Port
+	peer netip.AddrPort
+	// introduced says that peer was named by a proxy.
+	introduced bool
+	state      clientState
+	deadline   int64
+	in         []byte // what was read of requests that have not begun
+	fresh      bool   // in holds bytes that were not looked at
+	secure     *tls.Conn
+	record     *record
 
 	exchange Exchange
 	backend  *backendConn

@@ -62,9 +62,27 @@ type Port struct {
 	// HandOff takes a connection over for good. A TLS connection is a *tls.Conn,
 	// or a *TLSConn when bytes had already been read from it. It may block.
 	HandOff func(net.Conn)
+	// Proxied says which peers' connections begin with a header of the PROXY
+	// protocol, that names the client; nil for none.
+	Proxied func(peer netip.AddrPort) bool
+	// Divert says which TLS connections carry no HTTP, by the name that the client
+	// asks for; nil for none. Stream takes those over for good, and may block.
+	Divert func(serverName string) Diversion
+	Stream func(c net.Conn, serverName string)
 
 	closing atomic.Bool
 }
+
+// Diversion is what is done with a TLS connection.
+type Diversion int
+
+// The kinds of diversion.
+const (
+	NoDiversion Diversion = iota // it carries HTTP
+	Decrypted                    // to Stream, after the handshake
+	Encrypted                    // to Stream, with all bytes as the client sent them
+	Refuse                       // nobody serves the name
+)
 
 // Policy decides about requests. Its methods are called concurrently by all loops.
 type Policy interface {
@@ -183,6 +201,9 @@ func (g *Group) Serve(listener *net.TCPListener, p *Port) error {
 	raw, err := listener.SyscallConn()
 	if err != nil {
 		return err
+	}
+	if p.Divert != nil {
+		p.TLS = diverting(p.TLS, p.Divert)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

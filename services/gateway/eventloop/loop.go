@@ -357,6 +357,8 @@ func (a *acceptor) ready(uint32) {
 		to.clients.Add(1)
 		c := &client{socket: socket{fd: fd, loop: to}, port: a.port, peer: addrPort(peer)}
 		switch {
+		case a.port.Proxied != nil && a.port.Proxied(c.peer):
+			go c.introduce()
 		case a.port.TLS != nil:
 			go c.handshake()
 		case to == a.loop:

@@ -27,6 +27,10 @@ type record struct {
 	onLoop     bool
 	readable   bool // of the socket; client.readable is about decrypted bytes
 	serverName string
+
+	diversion Diversion
+	seen      []byte // what was read, until it is known that it is not diverted
+	keeping   bool
 }
 
 // again is the temporary error.
@@ -38,7 +42,11 @@ func (again) Temporary() bool { return true }
 
 func (r *record) Read(p []byte) (int, error) {
 	if !r.onLoop {
-		return r.Conn.Read(p)
+		n, err := r.Conn.Read(p)
+		if r.keeping && r.diversion == NoDiversion {
+			r.seen = append(r.seen, p[:n]...)
+		}
+		return n, err
 	}
 	if !r.readable {
 		return 0, again{}
@@ -59,12 +67,31 @@ func (r *record) Read(p []byte) (int, error) {
 }
 
 func (r *record) Write(p []byte) (int, error) {
+	if r.diversion == Encrypted || r.diversion == Refuse {
+		return len(p), nil
+	}
 	if !r.onLoop {
 		return r.Conn.Write(p)
 	}
 	l := r.client.loop
 	l.cipher = append(l.cipher, p...)
 	return len(p), nil
+}
+
+// RemoteAddr is the client, also where a proxy stands for it.
+func (r *record) RemoteAddr() net.Addr {
+	if r.client.introduced {
+		return net.TCPAddrFromAddrPort(r.client.peer)
+	}
+	return r.Conn.RemoteAddr()
+}
+
+// kept is what was read of a connection that is diverted as it is.
+func (r *record) kept() []byte {
+	if r.diversion == Encrypted {
+		return r.seen
+	}
+	return nil
 }
 
 // SetWriteDeadline is called by crypto/tls before it closes; the loop never waits.
@@ -82,11 +109,17 @@ func (c *client) handshake() {
 		c.refused()
 		return
 	}
-	c.record = &record{Conn: conn, client: c}
+	c.record = &record{Conn: conn, client: c, keeping: c.port.Divert != nil}
 	c.secure = tls.Server(c.record, c.port.TLS)
 	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
 	defer cancel()
-	if err := c.secure.HandshakeContext(ctx); err != nil {
+	err = c.secure.HandshakeContext(ctx)
+	c.record.keeping, c.record.seen = false, c.record.kept()
+	switch {
+	case err == nil && c.record.diversion == Decrypted, c.record.diversion == Encrypted && errors.Is(err, errDiverted):
+		c.stream()
+		return
+	case err != nil:
 		conn.Close()
 		c.refused()
 		return
@@ -176,7 +209,11 @@ func (c *client) handOver(read []byte) {
 	secure, r := c.secure, c.record
 	c.close()
 	if secure == nil {
-		go handOff(&Conn{Conn: conn, prefix: prefix})
+		plain := &Conn{Conn: conn, prefix: prefix}
+		if c.introduced {
+			plain.peer = net.TCPAddrFromAddrPort(c.peer)
+		}
+		go handOff(plain)
 		return
 	}
 	r.Conn, r.onLoop = conn, false
@@ -187,6 +224,24 @@ func (c *client) handOver(read []byte) {
 type Conn struct {
 	net.Conn
 	prefix []byte
+	peer   net.Addr // whom a proxy named, or nil
+}
+
+// RemoteAddr is the client, also where a proxy stands for it.
+func (c *Conn) RemoteAddr() net.Addr {
+	if c.peer != nil {
+		return c.peer
+	}
+	return c.Conn.RemoteAddr()
+}
+
+// CloseWrite ends what is sent, and goes on reading.
+func (c *Conn) CloseWrite() error {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
 }
 
 // Read returns the bytes that had been read first.

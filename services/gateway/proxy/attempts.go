@@ -68,11 +68,12 @@ func (x *exchange) attempt(out *http.Request, e *upstream.Endpoint) (*http.Respo
 		cancel(nil)
 	})
 	request := out.Clone(ctx)
-	request.URL.Scheme, request.URL.Host = "http", e.Host
+	transport, scheme := e.TransportFor(x.backend)
+	request.URL.Scheme, request.URL.Host = scheme, e.Host
 	if out.GetBody != nil {
 		request.Body, _ = out.GetBody() // from memory
 	}
-	response, err := e.Transport.RoundTrip(request)
+	response, err := transport.RoundTrip(request)
 	if err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, errBackendTimeout) {
 			err = cause

@@ -23,6 +23,7 @@ func preflight(w http.ResponseWriter, r *http.Request, c *route.CORS) {
 		asked := r.Header.Get("Access-Control-Request-Method")
 		permit(h, "Access-Control-Allow-Methods", c.Methods, asked, c.Credentials)
 		permit(h, "Access-Control-Allow-Headers", c.Headers, r.Header.Get("Access-Control-Request-Headers"), c.Credentials)
+		expose(h, c)
 		if c.MaxAge > 0 {
 			h.Set("Access-Control-Max-Age", strconv.Itoa(int(c.MaxAge)))
 		}
@@ -65,7 +66,13 @@ func share(response *http.Response, c *route.CORS) {
 	for _, name := range []string{"Access-Control-Allow-Origin", "Access-Control-Allow-Credentials", "Access-Control-Expose-Headers"} {
 		h.Del(name)
 	}
-	if allowOrigin(h, response.Request, c) && len(c.Expose) > 0 {
+	if allowOrigin(h, response.Request, c) {
+		expose(h, c)
+	}
+}
+
+func expose(h http.Header, c *route.CORS) {
+	if len(c.Expose) > 0 {
 		h.Set("Access-Control-Expose-Headers", strings.Join(c.Expose, ", "))
 	}
 }

@@ -134,7 +134,7 @@ func (h *handler) redirect(w http.ResponseWriter, r *http.Request, x *exchange) 
 	port := x.port.bound.Port()
 	if d.Scheme != "" {
 		scheme = d.Scheme
-		port = h.server.boundPort(map[string]uint16{"http": 80, "https": 443}[scheme])
+		port = h.server.boundPort(netip.AddrPortFrom(x.port.at.Addr(), map[string]uint16{"http": 80, "https": 443}[scheme]))
 	}
 	if d.Port != 0 {
 		port = uint16(d.Port)

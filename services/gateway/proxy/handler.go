@@ -82,8 +82,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 	s := h.server
-	table := s.table.Load()
-	if r.TLS != nil && r.TLS.ServerName != "" && !table.SameListener(h.port.number, strings.ToLower(r.TLS.ServerName), x.host) {
+	if r.TLS == nil && s.Challenges.serve(w, r.URL.Path) {
+		return
+	}
+	serving := h.port.serving.Load()
+	if r.TLS != nil && r.TLS.ServerName != "" && !serving.SameListener(strings.ToLower(r.TLS.ServerName), x.host) {
 		problem(w, http.StatusMisdirectedRequest, "this connection was opened for another host name")
 		return
 	}
@@ -91,7 +94,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 		problem(w, http.StatusBadRequest, `the path has a "." or ".." segment: send it resolved`)
 		return
 	}
-	hit, ok := table.Lookup(h.port.number, x.host, r.Method, r.URL.Path, &attributes{request: r})
+	hit, ok := serving.Lookup(x.host, r.Method, r.URL.Path, &attributes{request: r})
 	if !ok {
 		problem(w, http.StatusNotFound, fmt.Sprintf("no route serves host %q and this path", x.host))
 		return

@@ -69,7 +69,10 @@ func newGateway(t *testing.T) *gateway {
 // apply builds the table and opens its ports.
 func (g *gateway) apply() map[uint16]Binding {
 	g.t.Helper()
-	bindings := g.SetTable(g.builder.Build())
+	bindings := map[uint16]Binding{} // all at the shared address
+	for at, b := range g.SetTable(g.builder.Build()) {
+		bindings[at.Port()] = b
+	}
 	for port, b := range bindings {
 		if b.Err != nil {
 			g.t.Fatalf("open port %d: %v", port, b.Err)

@@ -212,6 +212,10 @@ func (x *exchange) route() string {
 // forget drops the series of routes that the new table no longer has, so that
 // they do not pile up for as long as the process lives.
 func (m *metrics) forget(t *route.Table) {
+	if edit := t.Edited(); edit != nil {
+		m.forgetEdited(edit)
+		return
+	}
 	current := t.Routes()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -221,4 +225,15 @@ func (m *metrics) forget(t *route.Table) {
 		}
 	}
 	m.rules.Clear()
+}
+
+func (m *metrics) forgetEdited(edit *route.Edited) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range edit.Dropped {
+		m.rules.Delete(r)
+		if !edit.Added[r.Route] {
+			delete(m.routes, r.Route)
+		}
+	}
 }

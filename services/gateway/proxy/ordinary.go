@@ -119,11 +119,14 @@ func unsafeString(b []byte) string { return unsafe.String(unsafe.SliceData(b), l
 
 // route finds the rule and the backend.
 func (x *ordinaryExchange) route(r *eventloop.Request) bool {
-	table := x.server.table.Load()
-	if r.TLS && r.ServerName != "" && !table.SameListener(x.port.number, strings.ToLower(r.ServerName), x.host) {
+	serving := x.port.serving.Load()
+	if r.TLS && r.ServerName != "" && !serving.SameListener(strings.ToLower(r.ServerName), x.host) {
 		return false
 	}
-	hit, ok := table.Lookup(x.port.number, x.host, x.method, x.path, x)
+	if !r.TLS && x.server.Challenges.asked(x.path) {
+		return false
+	}
+	hit, ok := serving.Lookup(x.host, x.method, x.path, x)
 	if !ok {
 		return false
 	}
@@ -172,7 +175,7 @@ func isOrdinary(r *route.Rule) bool {
 		return true
 	}
 	for i := range r.Backends {
-		if !plain(&r.Backends[i].Filters) {
+		if r.Backends[i].HTTP2 || r.Backends[i].TLS != nil || !plain(&r.Backends[i].Filters) {
 			return false
 		}
 	}

@@ -69,7 +69,7 @@ func benchGateway(plain, secure, server, dir string) {
 	s.SetUpstreams([]route.Upstream{{Service: service, Endpoints: []netip.AddrPort{netip.MustParseAddrPort(server)}}}, nil)
 	for port, binding := range s.SetTable(b.Build()) {
 		if binding.Err != nil {
-			must(fmt.Errorf("port %d: %w", port, binding.Err))
+			must(fmt.Errorf("port %s: %w", port, binding.Err))
 		}
 	}
 	end := make(chan os.Signal, 1)

@@ -30,7 +30,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +56,9 @@ type Config struct {
 	Inherited map[string]net.Listener
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed.
 	TrustedProxies []netip.Prefix
+	// ProxyProtocol are the peers whose connections must begin with a header of
+	// the PROXY protocol; it names the client that everything else goes by.
+	ProxyProtocol []netip.Prefix
 
 	ConnectTimeout time.Duration // to an endpoint; 0 is 2 s
 	HeaderTimeout  time.Duration // for a client's request header; 0 is 10 s
@@ -83,8 +85,8 @@ type Server struct {
 	table     atomic.Pointer[route.Table]
 	upstreams *upstream.Pools
 
-	mu    sync.Mutex // guards ports
-	ports map[uint16]*port
+	mu    sync.Mutex               // guards ports
+	ports map[netip.AddrPort]*port // by the table's key
 
 	loops      *eventloop.Group
 	lanes      []lane // of the event loops, by their numbers
@@ -92,14 +94,21 @@ type Server struct {
 	admissions sync.Pool      // of *admission
 	mirrored   chan struct{}  // holds one for each copy of a request on its way
 	exchanges  sync.WaitGroup // in flight in net/http, upgraded connections included
+	streams    streams        // in flight, without HTTP
+	// Challenges of certificate authorities that are being answered.
+	Challenges Challenges
 }
 
 // port is one open port of the table.
 type port struct {
-	number uint16
-	tls    bool
-	bound  netip.AddrPort
-	server *http.Server
+	at      netip.AddrPort // the table's key
+	tls     bool
+	raw     bool
+	diverts bool
+	bound   netip.AddrPort
+	serving atomic.Pointer[route.Port] // what the table in force says about it
+	secure  secureConfigs
+	server  *http.Server // nil for a raw port
 
 	address   string // as configured
 	listener  *net.TCPListener
@@ -122,7 +131,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:    cfg,
 		log:    cmp.Or(cfg.Log, slog.Default()),
-		ports:  map[uint16]*port{},
+		ports:  map[netip.AddrPort]*port{},
 		guards: cfg.Guards,
 
 		mirrored: make(chan struct{}, maxMirrored),
@@ -148,36 +157,50 @@ func New(cfg Config) (*Server, error) {
 }
 
 // SetTable makes the table the one in force, opens the ports that are new,
-// drains those that are gone, and reports all bindings.
-func (s *Server) SetTable(t *route.Table) map[uint16]Binding {
+// drains those that are gone, and reports all bindings by the table's keys.
+func (s *Server) SetTable(t *route.Table) map[netip.AddrPort]Binding {
 	s.guards.Adopt(t.Guards())
 	s.table.Store(t)
 	s.metrics.forget(t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 
-	wanted := map[uint16]*route.Port{}
-	for _, p := range t.Ports() {
-		wanted[p.Number] = p
-	}
-	for number, p := range s.ports {
-		if w := wanted[number]; w == nil || w.TLS != p.tls {
-			delete(s.ports, number)
-			s.log.Info("close port", "port", number, "address", p.bound)
-			go s.drain(context.Background(), p)
+	bindings := map[netip.AddrPort]Binding{}
+	for at, p := range s.ports {
+		w := t.At(at)
+		if w != nil && w.TLS == p.tls && w.Raw == p.raw && w.Diverts == p.diverts {
+			p.serving.Store(w)
+			continue
 		}
+		delete(s.ports, at)
+		s.log.Info("close port", "port", at.Port(), "address", p.bound)
+		if w == nil || w.Raw != p.raw {
+			p.listener.Close()
+			go s.drain(context.Background(), p)
+			continue
+		}
+		// It changes what it speaks: the socket goes on with the new one.
+		next, err := s.serve(w, p.address, p.listener)
+		if err != nil {
+			bindings[at] = Binding{Err: err}
+			continue
+		}
+		s.ports[at] = next
+		go s.retire(p)
 	}
-	bindings := map[uint16]Binding{}
-	for number, w := range wanted {
-		if s.ports[number] == nil {
+	for _, w := range t.Ports() {
+		if _, failed := bindings[w.At()]; failed {
+			continue
+		}
+		if s.ports[w.At()] == nil {
 			p, err := s.open(w)
 			if err != nil {
-				bindings[number] = Binding{Err: err}
+				bindings[w.At()] = Binding{Err: err}
 				continue
 			}
-			s.ports[number] = p
+			s.ports[w.At()] = p
 		}
-		bindings[number] = Binding{Address: s.ports[number].bound}
+		bindings[w.At()] = Binding{Address: s.ports[w.At()].bound}
 	}
 	// A socket that no port uses would let clients connect and wait for ever.
 	for address, unused := range s.cfg.Inherited {
@@ -212,7 +235,7 @@ func (s *Server) Table() *route.Table { return s.table.Load() }
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	ports := s.ports
-	s.ports = map[uint16]*port{}
+	s.ports = map[netip.AddrPort]*port{}
 	s.mu.Unlock()
 
 	defer s.access.Flush()
@@ -225,6 +248,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		s.exchanges.Wait()
+		s.streams.wait()
 		close(done)
 	}()
 	select {
@@ -232,32 +256,77 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 		for _, p := range ports {
-			p.server.Close()
+			if p.server != nil {
+				p.server.Close()
+			}
 		}
+		s.streams.cut()
 		return fmt.Errorf("drain connections: %w", ctx.Err())
 	}
 }
 
+// retire ends what a port spoke before, but not its socket.
+func (s *Server) retire(p *port) {
+	if p.server != nil {
+		s.loops.Close(p.events)
+		p.server.Shutdown(context.Background())
+	}
+}
+
 func (s *Server) drain(ctx context.Context, p *port) {
+	if p.raw {
+		p.listener.Close()
+		return
+	}
 	s.loops.Close(p.events)
 	p.listener.Close()
 	if err := p.server.Shutdown(ctx); err != nil && ctx.Err() == nil {
-		s.log.Warn("close port", "port", p.number, "error", err)
+		s.log.Warn("close port", "port", p.at.Port(), "error", err)
 	}
 }
 
 // open binds the port and starts to serve it.
 func (s *Server) open(w *route.Port) (*port, error) {
-	address := s.addressOf(w.Number)
+	address := s.addressOf(w)
 	listener, inherited := s.cfg.Inherited[address].(*net.TCPListener)
 	delete(s.cfg.Inherited, address)
 	if !inherited {
 		var err error
-		if listener, err = listen(address, s.cfg.TakeOver); err != nil {
+		if listener, err = listen(address, s.cfg.TakeOver || s.holds(w.Number)); err != nil {
 			return nil, err
 		}
 	}
-	p := &port{number: w.Number, tls: w.TLS, bound: listener.Addr().(*net.TCPAddr).AddrPort(), address: address, listener: listener}
+	p, err := s.serve(w, address, listener)
+	if err != nil {
+		listener.Close()
+		return nil, err
+	}
+	s.log.Info("open port", "port", w.Number, "address", p.bound, "tls", w.TLS)
+	return p, nil
+}
+
+// holds says whether the port is bound by us already at another address: that it
+// is not free does not tell of somebody else then.
+func (s *Server) holds(number uint16) bool {
+	for _, p := range s.ports {
+		if p.bound.Port() == number {
+			return true
+		}
+	}
+	return false
+}
+
+// serve accepts connections of the listener for a port.
+func (s *Server) serve(w *route.Port, address string, listener *net.TCPListener) (*port, error) {
+	p := &port{
+		at: w.At(), tls: w.TLS, raw: w.Raw, diverts: w.Diverts,
+		bound: listener.Addr().(*net.TCPAddr).AddrPort(), address: address, listener: listener,
+	}
+	p.serving.Store(w)
+	if p.raw {
+		go s.acceptStreams(p)
+		return p, nil
+	}
 	p.server = &http.Server{
 		Handler:           &handler{server: s, port: p},
 		ReadHeaderTimeout: s.cfg.HeaderTimeout,
@@ -271,16 +340,23 @@ func (s *Server) open(w *route.Port) (*port, error) {
 	p.server.Protocols.SetHTTP2(w.TLS)
 	p.server.Protocols.SetUnencryptedHTTP2(!w.TLS) // gRPC clients without TLS
 	p.events = &eventloop.Port{Policy: &ordinary{s, p}, HandOff: p.handOff}
+	if len(s.cfg.ProxyProtocol) > 0 {
+		p.events.Proxied = s.proxied
+	}
 	if w.TLS {
 		p.events.TLS = &tls.Config{
 			MinVersion:     tls.VersionTLS12,
 			NextProtos:     []string{"h2", "http/1.1"},
-			GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return s.certificate(w.Number, h) },
+			GetCertificate: p.certificate,
 		}
+	}
+	if w.Diverts {
+		p.events.TLS.GetConfigForClient = p.configFor
+		p.events.Divert = p.divert
+		p.events.Stream = func(c net.Conn, serverName string) { s.stream(p, c, serverName) }
 	}
 	p.handedOff = newHandOffs(listener.Addr())
 	if err := s.loops.Serve(listener, p.events); err != nil {
-		listener.Close()
 		return nil, err
 	}
 	go func() {
@@ -288,37 +364,27 @@ func (s *Server) open(w *route.Port) (*port, error) {
 			s.log.Error("serve port", "port", w.Number, "address", p.bound, "error", err)
 		}
 	}()
-	s.log.Info("open port", "port", w.Number, "address", p.bound, "tls", w.TLS)
 	return p, nil
 }
 
-func (s *Server) addressOf(number uint16) string {
-	if address, ok := s.cfg.Listen[number]; ok {
+// addressOf is what to bind for a port of the table.
+func (s *Server) addressOf(w *route.Port) string {
+	if w.Address.IsValid() {
+		return w.At().String()
+	}
+	if address, ok := s.cfg.Listen[w.Number]; ok {
 		return address
 	}
-	return net.JoinHostPort(s.cfg.BindHost, fmt.Sprint(number))
+	return net.JoinHostPort(s.cfg.BindHost, fmt.Sprint(w.Number))
 }
 
-// certificate chooses the key pair for a client's server name (SNI).
-func (s *Server) certificate(number uint16, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	certs := s.table.Load().Certificates(number, strings.ToLower(hello.ServerName))
-	for _, c := range certs {
-		if hello.SupportsCertificate(c.Pair) == nil {
-			return c.Pair, nil
-		}
-	}
-	if len(certs) > 0 {
-		return certs[0].Pair, nil
-	}
-	return nil, fmt.Errorf("no certificate for server name %q", hello.ServerName)
-}
-
-// boundPort is the port number that clients really use for a port of the table.
-func (s *Server) boundPort(number uint16) uint16 {
+// boundPort is the port number that clients really use for a port of the table
+// at an address.
+func (s *Server) boundPort(at netip.AddrPort) uint16 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.ports[number]; p != nil {
+	if p := s.ports[at]; p != nil {
 		return p.bound.Port()
 	}
-	return number
+	return at.Port()
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -442,7 +443,8 @@ func TestATableThatCannotBindAPortServesTheOthers(t *testing.T) {
 	g.rule("", "/", to("web"))
 	g.builder.AddListener(81, false, "")
 	bindings := g.SetTable(g.builder.Build())
-	if bindings[81].Err == nil || bindings[80].Err != nil {
+	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.Addr{}, port) }
+	if bindings[at(81)].Err == nil || bindings[at(80)].Err != nil {
 		t.Errorf("bindings: %+v", bindings)
 	}
 }

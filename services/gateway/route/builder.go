@@ -2,20 +2,74 @@ package route
 
 import (
 	"cmp"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/gantryhq/gantry/services/gateway/guard"
 )
 
-// Builder collects listeners and rules and compiles them into a Table. It is
-// for one goroutine and one Table.
+// Builder collects listeners and rules and compiles them into a Table, a new one
+// or one that differs from an earlier one in some rules. It is for one goroutine
+// and one Table.
+//
+// What it changes of an earlier Table it copies first: the ports, listeners and
+// virtual hosts on the way to a rule, and nothing else.
 type Builder struct {
-	table *Table
-	seq   int
+	*building
+	address netip.Addr // where ports are that its methods name
 }
 
-// NewBuilder returns a Builder without any port.
-func NewBuilder() *Builder {
-	return &Builder{table: &Table{ports: map[uint16]*Port{}}}
+// building is what the Builders of a Table share.
+type building struct {
+	table *Table
+	order Order
+	owned map[any]bool             // ports, listeners and hosts that no other Table has
+	hosts map[*virtualHost]*edited // what was touched of them
+}
+
+// edited are the parts of a virtual host that must be sorted again.
+type edited struct {
+	exact, prefix map[string]bool
+	regex         bool
+}
+
+// Order is the precedence of rules between which the Gateway API has no other
+// choice: the older object first, then the one whose name comes first. Rules of
+// one object follow in the order in which they were added.
+type Order struct {
+	// Class comes before all else: 0 for routes, 1 for Ingresses.
+	Class int
+	// Age is when the object was created, in seconds since 1970.
+	Age  int64
+	Name string // namespace/name
+	// Index is for the Builder.
+	Index int
+}
+
+func (o Order) compare(p Order) int {
+	return cmp.Or(cmp.Compare(o.Class, p.Class), cmp.Compare(o.Age, p.Age), cmp.Compare(o.Name, p.Name), cmp.Compare(o.Index, p.Index))
+}
+
+// NewBuilder returns a Builder without any port, for the shared address.
+func NewBuilder() *Builder { return (&Table{}).Edit() }
+
+// Edit returns a Builder of a Table that begins as t, which stays as it is.
+func (t *Table) Edit() *Builder {
+	next := &Table{ports: maps.Clone(t.ports), guards: maps.Clone(t.guards), edit: &Edited{Added: map[string]bool{}}}
+	if next.ports == nil {
+		next = &Table{ports: map[netip.AddrPort]*Port{}, guards: map[*guard.Rules]bool{}}
+	}
+	return &Builder{building: &building{table: next, owned: map[any]bool{}, hosts: map[*virtualHost]*edited{}}}
+}
+
+// SetOrder gives the rules that are added next their precedence.
+func (b *Builder) SetOrder(o Order) { b.order = o }
+
+// At returns a Builder of the same Table for the ports of another address.
+func (b *Builder) At(address netip.Addr) *Builder {
+	return &Builder{building: b.building, address: address}
 }
 
 // AddListener makes a port serve a host pattern, with no rules yet. Adding the
@@ -23,6 +77,16 @@ func NewBuilder() *Builder {
 func (b *Builder) AddListener(port uint16, tls bool, host string) {
 	b.listener(port, tls, host)
 }
+
+// AddSecureListener makes a port serve TLS connections for a host pattern in
+// another way than by HTTP without client certificates.
+func (b *Builder) AddSecureListener(port uint16, host string, s *Secure) {
+	b.listener(port, true, host).secure = s
+	b.port(port, true).Diverts = true
+}
+
+// AddRawListener makes a port take connections without looking into them.
+func (b *Builder) AddRawListener(port uint16) { b.port(port, false).Raw = true }
 
 // AddCertificate offers a key pair to TLS clients that ask for host.
 func (b *Builder) AddCertificate(port uint16, host HostPattern, c *Certificate) {
@@ -34,48 +98,164 @@ func (b *Builder) AddCertificate(port uint16, host HostPattern, c *Certificate) 
 // AddRule makes the listener answer requests for host that match with rule.
 // Between rules of the same precedence the one added first wins.
 func (b *Builder) AddRule(port uint16, tls bool, listenerHost string, host HostPattern, match Match, rule *Rule) {
+	v, e := b.host(b.listener(port, tls, listenerHost), host)
+	b.order.Index++
+	if rule.Guard != nil {
+		b.table.guards[rule.Guard] = true
+	}
+	if b.table.edit != nil {
+		b.table.edit.Added[rule.Route] = true
+	}
+	v.add(entry{match: match, rule: rule, order: b.order}, e)
+}
+
+// RemoveRules takes the rules of a route that were added with the same listener,
+// host and match out again. A host without rules is gone: it would hide less
+// specific ones.
+func (b *Builder) RemoveRules(port uint16, tls bool, listenerHost string, host HostPattern, match Match, routeName string) {
 	l := b.listener(port, tls, listenerHost)
-	v := l.hosts.get(host, func() *virtualHost {
-		return &virtualHost{hostname: host.Name, exact: map[string][]entry{}, prefix: map[string][]entry{}}
-	})
-	b.seq++
-	e := entry{match: match, rule: rule, seq: b.seq}
+	v, e := b.host(l, host)
+	keep := func(entries []entry) []entry {
+		return slices.DeleteFunc(slices.Clone(entries), func(e entry) bool {
+			if e.rule.Route != routeName {
+				return false
+			}
+			if b.table.edit != nil {
+				b.table.edit.Dropped = append(b.table.edit.Dropped, e.rule)
+			}
+			return true
+		})
+	}
+	byPath := func(m map[string][]entry, touched map[string]bool, key string) {
+		if m[key] = keep(m[key]); len(m[key]) == 0 {
+			delete(m, key)
+		}
+		touched[key] = true
+	}
 	switch match.Kind {
 	case Exact:
-		v.exact[match.Path] = append(v.exact[match.Path], e)
+		byPath(v.exact, e.exact, match.Path)
 	case Regex:
-		v.regex = append(v.regex, e)
+		v.regex, e.regex = keep(v.regex), true
 	case Prefix:
-		key := strings.TrimSuffix(match.Path, "/")
-		v.prefix[key] = append(v.prefix[key], e)
+		byPath(v.prefix, e.prefix, strings.TrimSuffix(match.Path, "/"))
+	}
+	if len(v.exact)+len(v.regex)+len(v.prefix) == 0 {
+		l.hosts.remove(host)
+	}
+}
+
+// host returns a virtual host that may be changed.
+func (b *Builder) host(l *listener, host HostPattern) (*virtualHost, *edited) {
+	v := l.hosts.get(host, func() *virtualHost {
+		v := &virtualHost{hostname: host.Name, exact: map[string][]entry{}, prefix: map[string][]entry{}}
+		b.owned[v] = true
+		return v
+	})
+	if !b.owned[v] {
+		v = &virtualHost{hostname: v.hostname, exact: maps.Clone(v.exact), prefix: maps.Clone(v.prefix), regex: v.regex, depth: v.depth}
+		b.owned[v] = true
+		l.hosts.set(host, v)
+	}
+	if b.hosts[v] == nil {
+		b.hosts[v] = &edited{exact: map[string]bool{}, prefix: map[string]bool{}}
+	}
+	return v, b.hosts[v]
+}
+
+// add appends to lists that no other Table has: they are sorted in the end.
+func (v *virtualHost) add(e entry, touched *edited) {
+	byPath := func(m map[string][]entry, touched map[string]bool, key string) {
+		if !touched[key] {
+			m[key] = slices.Clip(m[key])
+		}
+		m[key], touched[key] = append(m[key], e), true
+	}
+	switch e.match.Kind {
+	case Exact:
+		byPath(v.exact, touched.exact, e.match.Path)
+	case Regex:
+		if !touched.regex {
+			v.regex = slices.Clip(v.regex)
+		}
+		v.regex, touched.regex = append(v.regex, e), true
+	case Prefix:
+		key := strings.TrimSuffix(e.match.Path, "/")
+		byPath(v.prefix, touched.prefix, key)
 		v.depth = max(v.depth, strings.Count(key, "/"))
+	}
+}
+
+// AddStream makes the listener send TLS connections for host to the backends of
+// rule. Of two rules for the same host the one added first stays.
+func (b *Builder) AddStream(port uint16, listenerHost string, host HostPattern, rule *Rule) {
+	b.listener(port, true, listenerHost).streams.get(host, func() *Rule { return rule })
+}
+
+// AddRawStream sends the connections of a raw port to the backends of rule. Of
+// two rules the one added first stays.
+func (b *Builder) AddRawStream(port uint16, rule *Rule) {
+	p := b.port(port, false)
+	p.Raw = true
+	if p.stream == nil {
+		p.stream = rule
 	}
 }
 
 // Build sorts the rules and returns the finished Table. The Builder must not be
 // used afterwards.
 func (b *Builder) Build() *Table {
-	for _, p := range b.table.ports {
-		p.listeners.each(func(_ string, l *listener) {
-			l.hosts.each(func(_ string, v *virtualHost) { v.sort() })
-		})
+	for v, e := range b.hosts {
+		for key := range e.exact {
+			slices.SortFunc(v.exact[key], byPrecedence)
+		}
+		for key := range e.prefix {
+			slices.SortFunc(v.prefix[key], byPrecedence)
+		}
+		if e.regex {
+			slices.SortFunc(v.regex, func(a, b entry) int {
+				return cmp.Or(cmp.Compare(len(b.match.Path), len(a.match.Path)), byPrecedence(a, b))
+			})
+		}
 	}
 	return b.table
 }
 
+// port returns a port that may be changed.
 func (b *Builder) port(number uint16, tls bool) *Port {
-	p := b.table.ports[number]
-	if p == nil {
-		p = &Port{Number: number, TLS: tls}
-		b.table.ports[number] = p
+	at := netip.AddrPortFrom(b.address, number)
+	p := b.table.ports[at]
+	switch {
+	case p == nil:
+		p = &Port{Address: b.address, Number: number, TLS: tls}
+	case b.owned[p]:
+		return p
+	default:
+		copied := *p
+		p = &copied
+		p.listeners, p.certs = p.listeners.clone(), p.certs.clone()
 	}
+	b.table.ports[at], b.owned[p] = p, true
 	return p
 }
 
+// listener returns a listener that may be changed.
 func (b *Builder) listener(port uint16, tls bool, host string) *listener {
-	return b.port(port, tls).listeners.get(HostPattern{Name: host}, func() *listener {
-		return &listener{hostname: host}
+	pattern := HostPattern{Name: host}
+	p := b.port(port, tls)
+	l := p.listeners.get(pattern, func() *listener {
+		l := &listener{hostname: host}
+		b.owned[l] = true
+		return l
 	})
+	if !b.owned[l] {
+		copied := *l
+		l = &copied
+		l.hosts, l.streams = l.hosts.clone(), l.streams.clone()
+		b.owned[l] = true
+		p.listeners.set(pattern, l)
+	}
+	return l
 }
 
 // set replaces the value of a pattern that get has created.
@@ -92,18 +272,6 @@ func (m *hostMap[V]) set(p HostPattern, v V) {
 	}
 }
 
-func (v *virtualHost) sort() {
-	for _, entries := range v.exact {
-		slices.SortFunc(entries, byPrecedence)
-	}
-	for _, entries := range v.prefix {
-		slices.SortFunc(entries, byPrecedence)
-	}
-	slices.SortFunc(v.regex, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(len(b.match.Path), len(a.match.Path)), byPrecedence(a, b))
-	})
-}
-
 // byPrecedence orders rules for the same path as the Gateway API demands.
 func byPrecedence(a, b entry) int {
 	methods := func(e entry) int {
@@ -116,6 +284,6 @@ func byPrecedence(a, b entry) int {
 		cmp.Compare(methods(b), methods(a)),
 		cmp.Compare(len(b.match.Headers), len(a.match.Headers)),
 		cmp.Compare(len(b.match.Query), len(a.match.Query)),
-		cmp.Compare(a.seq, b.seq),
+		a.order.compare(b.order),
 	)
 }

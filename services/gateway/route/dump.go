@@ -13,17 +13,31 @@ import (
 func (t *Table) Dump(w io.Writer) {
 	for _, p := range t.Ports() {
 		scheme := "http"
-		if p.TLS {
+		switch {
+		case p.Raw:
+			scheme = "tcp"
+		case p.TLS:
 			scheme = "https"
 		}
-		fmt.Fprintf(w, "port %d %s\n", p.Number, scheme)
+		at := fmt.Sprint(p.Number)
+		if p.Address.IsValid() {
+			at = p.At().String()
+		}
+		fmt.Fprintf(w, "port %s %s\n", at, scheme)
+		if p.stream != nil {
+			p.stream.dump(w)
+		}
 		p.certs.each(func(host string, certs []*Certificate) {
 			for _, c := range certs {
 				fmt.Fprintf(w, "  certificate %s from %s\n", host, c.Source)
 			}
 		})
 		p.listeners.each(func(host string, l *listener) {
-			fmt.Fprintf(w, "  listener %s\n", host)
+			fmt.Fprintf(w, "  listener %s%s\n", host, l.secure)
+			l.streams.each(func(host string, r *Rule) {
+				fmt.Fprintf(w, "    server name %s\n", host)
+				r.dump(w)
+			})
 			l.hosts.each(func(host string, v *virtualHost) {
 				fmt.Fprintf(w, "    host %s\n", host)
 				v.dump(w)
@@ -117,6 +131,12 @@ func (r *Rule) dump(w io.Writer) {
 	}
 	for _, b := range r.Backends {
 		fmt.Fprintf(w, "%sbackend %s weight %d", indent, b.Service, b.Weight)
+		if b.HTTP2 {
+			fmt.Fprint(w, " HTTP/2")
+		}
+		if b.TLS != nil {
+			fmt.Fprintf(w, " %s", b.TLS)
+		}
 		if b.Invalid != "" {
 			fmt.Fprintf(w, " INVALID: %s", b.Invalid)
 		}

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -52,6 +53,25 @@ func (m *hostMap[V]) get(p HostPattern, create func() V) V {
 		(*in)[key] = v
 	}
 	return v
+}
+
+// clone returns a copy that can be changed without the original.
+func (m *hostMap[V]) clone() hostMap[V] {
+	return hostMap[V]{exact: maps.Clone(m.exact), wildcard: maps.Clone(m.wildcard), oneLabel: maps.Clone(m.oneLabel), any: m.any}
+}
+
+// remove takes a pattern out.
+func (m *hostMap[V]) remove(p HostPattern) {
+	switch {
+	case p.Name == AnyHost:
+		m.any = nil
+	case !strings.HasPrefix(p.Name, "*."):
+		delete(m.exact, p.Name)
+	case p.OneLabel:
+		delete(m.oneLabel, p.Name[1:])
+	default:
+		delete(m.wildcard, p.Name[1:])
+	}
 }
 
 // find returns the value of the most specific pattern that matches host.

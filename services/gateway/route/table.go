@@ -1,5 +1,7 @@
 // Package route is the gateway's route table: given a port, a host, a path,
-// a method, headers and query parameters it says which rule applies.
+// a method, headers and query parameters it says which rule applies. For
+// connections that carry no HTTP, or none that the gateway can read, it says so
+// by the port, or by the server name of the TLS handshake.
 //
 // A Table is immutable once built and may be read by any number of goroutines
 // without locks; a change of configuration builds a new Table and swaps the
@@ -19,6 +21,8 @@ package route
 
 import (
 	"crypto/tls"
+	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -30,18 +34,41 @@ import (
 // Table is the whole configuration of the data plane, except for endpoints,
 // which change much more often and are kept apart.
 type Table struct {
-	ports map[uint16]*Port
+	ports  map[netip.AddrPort]*Port
+	guards map[*guard.Rules]bool
+
+	edit *Edited // or nil
 }
+
+// Edited is how a Table differs from the one that it was made of.
+type Edited struct {
+	Dropped []*Rule         // only the other one has
+	Added   map[string]bool // routes that have rules which the other one has not
+}
+
+// Edited returns nil if all of the Table is new.
+func (t *Table) Edited() *Edited { return t.edit }
 
 // Port is what one listening port serves.
 type Port struct {
-	Number uint16
+	// Address is the address of the machine that the port is bound at; the zero
+	// value stands for the one that all share who ask for none of their own.
+	Address netip.Addr
+	Number  uint16
 	// TLS says whether connections start with a TLS handshake.
 	TLS bool
+	// Raw says that connections are bytes both ways, for Stream("").
+	Raw bool
+	// Diverts says that some TLS connections are not HTTP: see Secure.
+	Diverts bool
 
 	listeners hostMap[*listener]
 	certs     hostMap[[]*Certificate]
+	stream    *Rule // of a Raw port, or nil
 }
+
+// At is the key of the port: its address and number.
+func (p *Port) At() netip.AddrPort { return netip.AddrPortFrom(p.Address, p.Number) }
 
 // Certificate is a key pair and the name of the Secret it came from.
 type Certificate struct {
@@ -53,6 +80,8 @@ type Certificate struct {
 type listener struct {
 	hostname string
 	hosts    hostMap[*virtualHost]
+	secure   *Secure        // of a port with TLS, or nil for ordinary HTTPS
+	streams  hostMap[*Rule] // by server name, where secure says that there is no HTTP
 }
 
 // virtualHost holds the rules of one host name, by path.
@@ -69,7 +98,7 @@ type virtualHost struct {
 type entry struct {
 	match Match
 	rule  *Rule
-	seq   int // order of addition, the last tie-breaker
+	order Order // the last tie-breaker
 }
 
 // PathKind says how a path is compared.
@@ -136,6 +165,10 @@ type Backend struct {
 	Service ServicePort
 	Weight  int32
 	Filters Filters
+	// HTTP2 makes requests HTTP/2 whatever the Service port says, as gRPC needs it.
+	HTTP2 bool
+	// TLS is how connections to the backend are secured, or nil for not at all.
+	TLS *BackendTLS
 	// Invalid says why the reference cannot be used, or is empty. Its share of
 	// the requests is answered with status 500, as the Gateway API demands.
 	Invalid string
@@ -205,10 +238,17 @@ type Hit struct {
 	Prefix string
 }
 
-// Lookup finds the rule for a request. host is in lower case and without port,
-// path starts with a slash and is decoded.
+// At returns the port of an address and number, or nil.
+func (t *Table) At(at netip.AddrPort) *Port { return t.ports[at] }
+
+// Lookup finds the rule for a request at a port of the shared address.
 func (t *Table) Lookup(port uint16, host, method, path string, attributes Attributes) (Hit, bool) {
-	p := t.ports[port]
+	return t.At(netip.AddrPortFrom(netip.Addr{}, port)).Lookup(host, method, path, attributes)
+}
+
+// Lookup finds the rule for a request. host is in lower case and without port,
+// path starts with a slash and is decoded. A nil Port has no rules.
+func (p *Port) Lookup(host, method, path string, attributes Attributes) (Hit, bool) {
 	if p == nil {
 		return Hit{}, false
 	}
@@ -223,11 +263,9 @@ func (t *Table) Lookup(port uint16, host, method, path string, attributes Attrib
 	return v.lookup(method, path, attributes)
 }
 
-// SameListener says whether two host names are served by the same listener of
-// a port. A TLS connection opened for one host may carry requests for another
-// only then.
-func (t *Table) SameListener(port uint16, a, b string) bool {
-	p := t.ports[port]
+// SameListener says whether two host names are served by the same listener.
+// A TLS connection opened for one host may carry requests for another only then.
+func (p *Port) SameListener(a, b string) bool {
 	if p == nil {
 		return false
 	}
@@ -237,8 +275,7 @@ func (t *Table) SameListener(port uint16, a, b string) bool {
 }
 
 // Certificates returns the key pairs for a server name, or nil.
-func (t *Table) Certificates(port uint16, serverName string) []*Certificate {
-	p := t.ports[port]
+func (p *Port) Certificates(serverName string) []*Certificate {
 	if p == nil {
 		return nil
 	}
@@ -246,13 +283,13 @@ func (t *Table) Certificates(port uint16, serverName string) []*Certificate {
 	return certs
 }
 
-// Ports lists the ports in ascending order.
+// Ports lists the ports in ascending order, those of the shared address first.
 func (t *Table) Ports() []*Port {
 	ports := make([]*Port, 0, len(t.ports))
 	for _, p := range t.ports {
 		ports = append(ports, p)
 	}
-	slices.SortFunc(ports, func(a, b *Port) int { return int(a.Number) - int(b.Number) })
+	slices.SortFunc(ports, func(a, b *Port) int { return a.At().Compare(b.At()) })
 	return ports
 }
 
@@ -334,22 +371,17 @@ func (t *Table) Routes() map[string]bool {
 	return names
 }
 
-// Guards returns what policies demand of any rule, each once.
-func (t *Table) Guards() []*guard.Rules {
-	known := map[*guard.Rules]bool{}
-	var list []*guard.Rules
-	t.eachRule(func(r *Rule) {
-		if r.Guard != nil && !known[r.Guard] {
-			known[r.Guard] = true
-			list = append(list, r.Guard)
-		}
-	})
-	return list
-}
+// Guards returns what policies demand of any rule, each once; in a Table that was
+// made of another one it may have some that were that one's.
+func (t *Table) Guards() []*guard.Rules { return slices.Collect(maps.Keys(t.guards)) }
 
 func (t *Table) eachRule(visit func(*Rule)) {
 	for _, p := range t.ports {
+		if p.stream != nil {
+			visit(p.stream)
+		}
 		p.listeners.each(func(_ string, l *listener) {
+			l.streams.each(func(_ string, r *Rule) { visit(r) })
 			l.hosts.each(func(_ string, v *virtualHost) {
 				for _, e := range v.regex {
 					visit(e.rule)

@@ -2,6 +2,7 @@ package route
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"testing"
 )
@@ -125,7 +126,7 @@ func TestListenersAreIsolated(t *testing.T) {
 			t.Errorf("host %q is served by %q, want %q", host, got, want)
 		}
 	}
-	if table.SameListener(80, "a.example.com", "example.org") || !table.SameListener(80, "a.example.com", "b.example.com") {
+	if table.At(netip.AddrPortFrom(netip.Addr{}, 80)).SameListener("a.example.com", "example.org") || !table.At(netip.AddrPortFrom(netip.Addr{}, 80)).SameListener("a.example.com", "b.example.com") {
 		t.Error("listeners of hosts are confused")
 	}
 }

@@ -10,10 +10,43 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// BenchmarkTranslate10000Routes is what a change of any route costs, before the
-// new table is in force.
+// routes and services of the benchmarks.
+const (
+	benchRoutes   = 10_000
+	benchServices = 1_000
+)
+
+// BenchmarkTranslate10000Routes is what a change of a Gateway costs, and of
+// everything else that Update does not take, before the new table is in force.
 func BenchmarkTranslate10000Routes(b *testing.B) {
-	const routes, services = 10_000, 1_000
+	o := manyRoutes()
+	t := New()
+	for b.Loop() {
+		if n := len(t.Translate(o).Table.Routes()); n != benchRoutes {
+			b.Fatalf("%d routes are served", n)
+		}
+	}
+}
+
+// BenchmarkUpdateOneOf10000Routes is what a change of a route costs.
+func BenchmarkUpdateOneOf10000Routes(b *testing.B) {
+	o := manyRoutes()
+	t := New()
+	t.Translate(o)
+	for i := 0; b.Loop(); i++ {
+		r := o.Routes[i%benchRoutes].DeepCopy()
+		r.Generation++
+		r.Spec.Hostnames = []gatewayv1.Hostname{gatewayv1.Hostname(fmt.Sprintf("host-%d.example.com", i%7_000))}
+		o.HTTPRoute = func(types.NamespacedName) *gatewayv1.HTTPRoute { return r }
+		result, ok := t.Update(o, Change{Routes: map[RouteName]bool{{"HTTPRoute", nameOf(r)}: true}})
+		if !ok || len(result.Routes) != 1 {
+			b.Fatalf("%v, %d routes have been compiled", ok, len(result.Routes))
+		}
+	}
+}
+
+func manyRoutes() Objects {
+	const routes, services = benchRoutes, benchServices
 	namespace, from, port := gatewayv1.Namespace("gantry-system"), gatewayv1.NamespacesFromAll, gatewayv1.PortNumber(80)
 	o := Objects{
 		Classes: []*gatewayv1.GatewayClass{{ObjectMeta: metav1.ObjectMeta{Name: "gantry"}, Spec: gatewayv1.GatewayClassSpec{ControllerName: ControllerName}}},
@@ -44,10 +77,5 @@ func BenchmarkTranslate10000Routes(b *testing.B) {
 			},
 		})
 	}
-	t := New()
-	for b.Loop() {
-		if n := len(t.Translate(o).Table.Routes()); n != routes {
-			b.Fatalf("%d routes are served", n)
-		}
-	}
+	return o
 }

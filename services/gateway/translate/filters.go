@@ -3,13 +3,14 @@ package translate
 import (
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
 // ruleFilters translates the filters of a rule.
-func (t *translation) ruleFilters(rule *route.Rule, r *gatewayv1.HTTPRoute, specs []gatewayv1.HTTPRouteFilter, c *compiledRoute) (err error) {
+func (t *translation) ruleFilters(rule *route.Rule, r *anyRoute, specs []gatewayv1.HTTPRouteFilter, c *compiledRoute) (err error) {
 	var rest []gatewayv1.HTTPRouteFilter
 	for _, spec := range specs {
 		switch {
@@ -17,12 +18,14 @@ func (t *translation) ruleFilters(rule *route.Rule, r *gatewayv1.HTTPRoute, spec
 			rule.CORS = crossOrigin(spec.CORS)
 		case spec.Type == gatewayv1.HTTPRouteFilterRequestMirror && spec.RequestMirror != nil:
 			m := mirror(spec.RequestMirror)
-			var refused *refusal
-			if m.Service, refused = t.backendRef(r, spec.RequestMirror.BackendRef); refused != nil {
-				m.Invalid = refused.message
-				if c.refused == nil {
-					c.refused = refused
-				}
+			backend, refused := t.backendRef(r, spec.RequestMirror.BackendRef)
+			m.Service, m.Invalid = backend.Service, backend.Invalid
+			c.services = append(c.services, types.NamespacedName{Namespace: m.Service.Namespace, Name: m.Service.Name})
+			if backend.TLS != nil {
+				m.Invalid = "copies of requests are not sent over TLS"
+			}
+			if c.refused == nil {
+				c.refused = refused
 			}
 			rule.Mirrors = append(rule.Mirrors, m)
 		default:

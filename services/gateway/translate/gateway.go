@@ -2,37 +2,20 @@ package translate
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/pkg/features"
 
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
-// listener is one listener of one Gateway of ours, and what became of it.
-type listener struct {
-	gateway  *gatewayv1.Gateway
-	spec     *gatewayv1.Listener
-	port     uint16
-	tls      bool
-	hostname string
-
-	kinds        []gatewayv1.RouteGroupKind
-	certificates []*route.Certificate
-	attached     int32
-
-	accepted, resolved, conflicted metav1.Condition
-}
-
-// serves says whether the data plane should open the listener.
-func (l *listener) serves() bool {
-	usable := l.resolved.Status == metav1.ConditionTrue || l.resolved.Reason == string(gatewayv1.ListenerReasonInvalidRouteKinds)
-	return l.accepted.Status == metav1.ConditionTrue && usable && len(l.kinds) > 0
-}
+// platformGateway is the Gateway that stands for the machine itself. It shares
+// the machine's address with Ingresses also where other Gateways have their own.
+const platformGateway = "gantry-system/default"
 
 func (t *translation) classes() {
 	for _, c := range t.Classes {
@@ -58,7 +41,22 @@ var supported = func() []string {
 	list := []features.FeatureName{
 		features.SupportGateway,
 		features.SupportGatewayPort8080,
+		features.SupportGatewayAddressEmpty,
+		features.SupportGatewayBackendClientCertificate,
+		features.SupportGatewayFrontendClientCertificateValidation,
+		features.SupportGatewayFrontendClientCertificateValidationInsecureFallback,
 		features.SupportGatewayHTTPListenerIsolation,
+		features.SupportGatewayHTTPSListenerDetectMisdirectedRequests,
+		features.SupportGatewayStaticAddresses,
+		features.SupportBackendTLSPolicy,
+		features.SupportBackendTLSPolicySANValidation,
+		features.SupportGRPCRoute,
+		features.SupportGRPCRouteNamedRouteRule,
+		features.SupportListenerSet,
+		features.SupportTCPRoute,
+		features.SupportTLSRoute,
+		features.SupportTLSRouteModeTerminate,
+		features.SupportTLSRouteModeMixed,
 		features.SupportReferenceGrant,
 		features.SupportHTTPRoute,
 		features.SupportHTTPRouteBackendProtocolH2C,
@@ -93,169 +91,110 @@ var supported = func() []string {
 	return names
 }()
 
-// gateways collects the listeners of our Gateways, oldest Gateway first, so
-// that of two that conflict the older keeps its port.
+// ours says whether a Gateway is of a class of this controller.
+func (t *translation) ours(g *gatewayv1.Gateway) bool {
+	_, ok := t.result.Classes[string(g.Spec.GatewayClassName)]
+	return ok
+}
+
+// assignAddresses decides where the ports of each of our Gateways are: at the
+// addresses it asks for, at one from the pool, or at the shared one. A Gateway
+// keeps the address of the pool that its status names.
+func (t *translation) assignAddresses() {
+	taken := map[netip.Addr]bool{}
+	var wanting []*gatewayv1.Gateway
+	for _, g := range oldestFirst(t.Gateways) {
+		if !t.ours(g) {
+			continue
+		}
+		for _, a := range g.Spec.Addresses {
+			if ip, err := netip.ParseAddr(a.Value); err == nil && !slices.Contains(t.addresses[g], ip.Unmap()) {
+				t.addresses[g] = append(t.addresses[g], ip.Unmap())
+				taken[ip.Unmap()] = true
+			}
+		}
+		switch {
+		case len(t.addresses[g]) > 0 || refusedGateway(g) != nil:
+		case !t.Pool.IsValid() || nameOf(g).String() == platformGateway:
+			t.addresses[g] = []netip.Addr{sharedAddress}
+		default:
+			wanting = append(wanting, g)
+		}
+	}
+	wanting = slices.DeleteFunc(wanting, func(g *gatewayv1.Gateway) bool {
+		for _, a := range g.Status.Addresses {
+			if ip, err := netip.ParseAddr(a.Value); err == nil && t.Pool.Contains(ip) && !taken[ip] {
+				t.addresses[g], taken[ip] = []netip.Addr{ip}, true
+				return true
+			}
+		}
+		return false
+	})
+	next := t.Pool.Masked().Addr().Next() // the first is the network's own
+	for _, g := range wanting {
+		for taken[next] {
+			next = next.Next()
+		}
+		if t.Pool.Contains(next) {
+			t.addresses[g], taken[next] = []netip.Addr{next}, true
+		}
+	}
+}
+
+// gateways collects the listeners of our Gateways and of their ListenerSets,
+// oldest first, so that of two that conflict the older keeps its place.
 func (t *translation) gateways() {
 	for _, g := range oldestFirst(t.Gateways) {
-		if _, ours := t.result.Classes[string(g.Spec.GatewayClassName)]; !ours {
+		if !t.ours(g) {
 			continue
 		}
+		t.clients[g] = t.clientCertificate(g)
 		for i := range g.Spec.Listeners {
-			l := t.listener(g, &g.Spec.Listeners[i])
-			if l.accepted.Status == metav1.ConditionTrue {
-				t.conflict(l)
-			}
-			t.listeners = append(t.listeners, l)
-			if !l.serves() {
-				continue
-			}
-			t.builder.AddListener(l.port, l.tls, l.hostname)
-			for _, cert := range l.certificates {
-				t.builder.AddCertificate(l.port, hostPattern(l.hostname), cert)
-			}
+			t.addListener(t.listener(g, nil, &g.Spec.Listeners[i]))
+		}
+		for _, s := range oldestFirst(t.listenerSets(g)) {
+			t.attached[s] = t.attachSet(g, s)
 		}
 	}
 }
 
-func (t *translation) listener(g *gatewayv1.Gateway, spec *gatewayv1.Listener) *listener {
-	l := &listener{
-		gateway:  g,
-		spec:     spec,
-		port:     uint16(spec.Port),
-		tls:      spec.Protocol == gatewayv1.HTTPSProtocolType,
-		hostname: strings.ToLower(string(deref(spec.Hostname, ""))),
+// refusedGateway is why nothing of a Gateway is served, or nil.
+func refusedGateway(g *gatewayv1.Gateway) *metav1.Condition {
+	refuse := func(reason gatewayv1.GatewayConditionReason, message string) *metav1.Condition {
+		c := condition(string(gatewayv1.GatewayConditionAccepted), string(reason), false, g.Generation, message)
+		return &c
 	}
-	l.accept(true, gatewayv1.ListenerReasonAccepted, "")
-	l.resolve(true, gatewayv1.ListenerReasonResolvedRefs, "")
-	l.conflicted = condition(string(gatewayv1.ListenerConditionConflicted), string(gatewayv1.ListenerReasonNoConflicts), false, g.Generation, "")
-	if spec.Protocol != gatewayv1.HTTPProtocolType && spec.Protocol != gatewayv1.HTTPSProtocolType {
-		l.accept(false, gatewayv1.ListenerReasonUnsupportedProtocol,
-			fmt.Sprintf("protocol %s is not supported: use HTTP or HTTPS", spec.Protocol))
-		return l
-	}
-	l.supportedKinds()
-	if l.tls {
-		t.listenerCertificates(l)
-	}
-	return l
-}
-
-func (l *listener) accept(ok bool, reason gatewayv1.ListenerConditionReason, message string) {
-	l.accepted = condition(string(gatewayv1.ListenerConditionAccepted), string(reason), ok, l.gateway.Generation, message)
-}
-
-func (l *listener) resolve(ok bool, reason gatewayv1.ListenerConditionReason, message string) {
-	l.resolved = condition(string(gatewayv1.ListenerConditionResolvedRefs), string(reason), ok, l.gateway.Generation, message)
-}
-
-// supportedKinds keeps those of the listener's allowed kinds that exist here.
-func (l *listener) supportedKinds() {
-	group := gatewayv1.Group(gatewayv1.GroupName)
-	httpRoute := gatewayv1.RouteGroupKind{Group: &group, Kind: "HTTPRoute"}
-	if l.spec.AllowedRoutes == nil || len(l.spec.AllowedRoutes.Kinds) == 0 {
-		l.kinds = []gatewayv1.RouteGroupKind{httpRoute}
-		return
-	}
-	for _, k := range l.spec.AllowedRoutes.Kinds {
-		if deref(k.Group, group) == group && k.Kind == httpRoute.Kind {
-			l.kinds = []gatewayv1.RouteGroupKind{httpRoute}
-			continue
-		}
-		l.resolve(false, gatewayv1.ListenerReasonInvalidRouteKinds,
-			fmt.Sprintf("routes of kind %s are not supported: allow HTTPRoute", k.Kind))
-	}
-}
-
-// listenerCertificates resolves the certificates of an HTTPS listener.
-func (t *translation) listenerCertificates(l *listener) {
-	tls := l.spec.TLS
-	switch {
-	case tls == nil || len(tls.CertificateRefs) == 0:
-		l.resolve(false, gatewayv1.ListenerReasonInvalidCertificateRef, "an HTTPS listener needs tls.certificateRefs")
-		return
-	case deref(tls.Mode, gatewayv1.TLSModeTerminate) != gatewayv1.TLSModeTerminate:
-		l.accept(false, gatewayv1.ListenerReasonUnsupportedValue, "tls.mode Passthrough needs protocol TLS, which is not supported: use Terminate")
-		return
-	}
-	for _, ref := range tls.CertificateRefs {
-		cert, reason, err := t.certificateRef(l.gateway, ref)
-		if err != nil {
-			l.resolve(false, reason, err.Error())
-			return
-		}
-		l.certificates = append(l.certificates, cert)
-	}
-}
-
-// conflict refuses l if an earlier listener already has its place.
-func (t *translation) conflict(l *listener) {
-	refuse := func(other *listener, reason gatewayv1.ListenerConditionReason, what string) {
-		message := fmt.Sprintf("%s of port %d is already taken by listener %q of Gateway %s", what, l.port, other.spec.Name, nameOf(other.gateway))
-		l.conflicted = condition(string(gatewayv1.ListenerConditionConflicted), string(reason), true, l.gateway.Generation, message)
-		l.accept(false, reason, message)
-	}
-	for _, other := range t.listeners {
-		if other.port != l.port || other.accepted.Status != metav1.ConditionTrue {
-			continue
-		}
-		if other.tls != l.tls {
-			refuse(other, gatewayv1.ListenerReasonProtocolConflict, "the protocol")
-			return
-		}
-		// Listeners of different Gateways share the machine's one address, so
-		// equal ones are merged; within one Gateway they are a mistake.
-		if other.hostname == l.hostname && other.gateway == l.gateway {
-			refuse(other, gatewayv1.ListenerReasonHostnameConflict, fmt.Sprintf("host name %q", l.hostname))
-			return
+	for _, a := range g.Spec.Addresses {
+		if kind := deref(a.Type, gatewayv1.IPAddressType); kind != gatewayv1.IPAddressType {
+			return refuse(gatewayv1.GatewayReasonUnsupportedAddress, fmt.Sprintf("addresses of type %s are not supported: use IPAddress", kind))
 		}
 	}
-}
-
-// allows says whether a route of the given namespace may attach.
-func (t *translation) allows(l *listener, namespace string) bool {
-	var from gatewayv1.RouteNamespaces
-	if l.spec.AllowedRoutes != nil && l.spec.AllowedRoutes.Namespaces != nil {
-		from = *l.spec.AllowedRoutes.Namespaces
+	if i := g.Spec.Infrastructure; i != nil && i.ParametersRef != nil {
+		return refuse(gatewayv1.GatewayReasonInvalidParameters,
+			fmt.Sprintf("infrastructure.parametersRef %s %q is not supported: remove it", i.ParametersRef.Kind, i.ParametersRef.Name))
 	}
-	switch deref(from.From, gatewayv1.NamespacesFromSame) {
-	case gatewayv1.NamespacesFromAll:
-		return true
-	case gatewayv1.NamespacesFromSame:
-		return namespace == l.gateway.Namespace
-	case gatewayv1.NamespacesFromSelector:
-		selector, err := metav1.LabelSelectorAsSelector(from.Selector)
-		n := t.Namespace(namespace)
-		return err == nil && n != nil && selector.Matches(labels.Set(n.Labels))
-	}
-	return false
+	return nil
 }
 
 // gatewayStatuses writes what became of the listeners, once all routes have
 // been attached. Programmed is settled by Result.Bind.
 func (t *translation) gatewayStatuses() {
 	for _, g := range t.Gateways {
-		if _, ours := t.result.Classes[string(g.Spec.GatewayClassName)]; !ours {
+		if !t.ours(g) {
 			continue
 		}
 		var status gatewayv1.GatewayStatus
 		var bad []string
 		usable := 0
-		for _, l := range t.listeners {
-			if l.gateway != g {
-				continue
-			}
+		for _, l := range t.byParent[parentOf(g, nil)] {
 			if l.serves() {
 				usable++
 			} else {
 				bad = append(bad, string(l.spec.Name))
 			}
-			kinds := l.kinds
-			if kinds == nil {
-				kinds = []gatewayv1.RouteGroupKind{}
-			}
 			status.Listeners = append(status.Listeners, gatewayv1.ListenerStatus{
 				Name:           l.spec.Name,
-				SupportedKinds: kinds,
+				SupportedKinds: l.supported(),
 				AttachedRoutes: l.attached,
 				Conditions:     []metav1.Condition{l.accepted, l.resolved, l.conflicted},
 			})
@@ -265,7 +204,28 @@ func (t *translation) gatewayStatuses() {
 			accepted = condition(string(gatewayv1.GatewayConditionAccepted), string(gatewayv1.GatewayReasonListenersNotValid), usable > 0, g.Generation,
 				"listeners not valid: "+strings.Join(bad, ", ")+"; see their conditions")
 		}
-		status.Conditions = []metav1.Condition{accepted}
+		if refused := refusedGateway(g); refused != nil {
+			accepted = *refused
+		}
+		status.Conditions = append([]metav1.Condition{accepted}, t.secureConditions(g)...)
+		sets := int32(0)
+		for _, s := range t.listenerSets(g) {
+			if t.attached[s].Status == metav1.ConditionTrue {
+				sets++
+			}
+		}
+		if g.Spec.AllowedListeners != nil || sets > 0 {
+			status.AttachedListenerSets = &sets
+		}
 		t.result.Gateways[nameOf(g)] = status
 	}
+}
+
+// builders are where the ports of a Gateway are added.
+func (t *translation) builders(g *gatewayv1.Gateway) []*route.Builder {
+	list := make([]*route.Builder, len(t.addresses[g]))
+	for i, a := range t.addresses[g] {
+		list[i] = t.builder.At(a)
+	}
+	return list
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/tools/txtar"
@@ -20,6 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/gantryhq/gantry/api/v1alpha1"
+	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
 var update = flag.Bool("update", false, "write what the translation returns into the golden files")
@@ -37,14 +39,14 @@ func TestTranslation(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			result := New().Translate(parse(t, archive.Files[0].Data))
+			translator := New()
+			if pool, ok := strings.CutPrefix(string(archive.Comment), "pool "); ok {
+				translator.Pool = netip.MustParsePrefix(strings.Fields(pool)[0])
+			}
+			result := translator.Translate(parse(t, archive.Files[0].Data))
 			result.Bind(Reachable{
 				Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.10")},
-				Bindings: map[uint16]Binding{
-					80:   {Address: netip.MustParseAddrPort("0.0.0.0:8080")},
-					443:  {Address: netip.MustParseAddrPort("0.0.0.0:443")},
-					9090: {Err: fmt.Errorf("listen on :9090: address already in use")},
-				},
+				Bindings:  bindings(result.Table),
 			})
 			var table bytes.Buffer
 			result.Table.Dump(&table)
@@ -63,19 +65,40 @@ func TestTranslation(t *testing.T) {
 	}
 }
 
+// bindings are what a data plane would report: everything is open, but port
+// 9090 is taken and 203.0.113.0/24 is elsewhere.
+func bindings(table *route.Table) map[netip.AddrPort]Binding {
+	open := map[netip.AddrPort]Binding{}
+	for _, p := range table.Ports() {
+		b := Binding{Address: netip.AddrPortFrom(netip.IPv4Unspecified(), p.Number)}
+		switch {
+		case p.Number == 9090:
+			b = Binding{Err: fmt.Errorf("listen on :9090: address already in use")}
+		case p.Address.IsValid() && netip.MustParsePrefix("203.0.113.0/24").Contains(p.Address):
+			b = Binding{Err: fmt.Errorf("listen on %s: %w", p.At(), syscall.EADDRNOTAVAIL)}
+		case p.Address.IsValid():
+			b.Address = p.At()
+		case p.Number == 80:
+			b.Address = netip.MustParseAddrPort("0.0.0.0:8080")
+		}
+		open[p.At()] = b
+	}
+	return open
+}
+
 // parse reads YAML documents of the kinds that a translation takes.
 func parse(t *testing.T, text []byte) Objects {
 	t.Helper()
 	services := map[types.NamespacedName]*corev1.Service{}
 	secrets := map[types.NamespacedName]*corev1.Secret{}
-	namespaces := map[string]*corev1.Namespace{}
 	configMaps := map[types.NamespacedName]*corev1.ConfigMap{}
+	namespaces := map[string]*corev1.Namespace{}
 	var credentials []*corev1.Secret
 	o := Objects{
 		Service:   func(n types.NamespacedName) *corev1.Service { return services[n] },
 		Secret:    func(n types.NamespacedName) *corev1.Secret { return secrets[n] },
-		Namespace: func(n string) *corev1.Namespace { return namespaces[n] },
 		ConfigMap: func(n types.NamespacedName) *corev1.ConfigMap { return configMaps[n] },
+		Namespace: func(n string) *corev1.Namespace { return namespaces[n] },
 	}
 	o.Credential = func(n types.NamespacedName) *corev1.Secret {
 		return named(credentials, target{namespace: n.Namespace, name: n.Name})
@@ -98,6 +121,22 @@ func parse(t *testing.T, text []byte) Objects {
 			o.Gateways = append(o.Gateways, decode(t, doc, &gatewayv1.Gateway{}))
 		case "HTTPRoute":
 			o.Routes = append(o.Routes, decode(t, doc, &gatewayv1.HTTPRoute{}))
+		case "ListenerSet":
+			o.ListenerSets = append(o.ListenerSets, decode(t, doc, &gatewayv1.ListenerSet{}))
+		case "GRPCRoute":
+			o.GRPCRoutes = append(o.GRPCRoutes, decode(t, doc, &gatewayv1.GRPCRoute{}))
+		case "TLSRoute":
+			o.TLSRoutes = append(o.TLSRoutes, decode(t, doc, &gatewayv1.TLSRoute{}))
+		case "TCPRoute":
+			o.TCPRoutes = append(o.TCPRoutes, decode(t, doc, &gatewayv1.TCPRoute{}))
+		case "BackendTLSPolicy":
+			o.BackendTLS = append(o.BackendTLS, decode(t, doc, &gatewayv1.BackendTLSPolicy{}))
+		case "ConfigMap":
+			m := decode(t, doc, &corev1.ConfigMap{})
+			if host := m.Annotations["test/certificate"]; host != "" {
+				m.Data = map[string]string{"ca.crt": string(keyPair(t, host)[corev1.TLSCertKey])}
+			}
+			configMaps[nameOf(m)] = m
 		case "ReferenceGrant":
 			o.Grants = append(o.Grants, decode(t, doc, &gatewayv1.ReferenceGrant{}))
 		case "Ingress":
@@ -111,9 +150,6 @@ func parse(t *testing.T, text []byte) Objects {
 			o.AccessPolicies = append(o.AccessPolicies, decode(t, doc, &v1alpha1.AccessPolicy{}))
 		case "TrafficPolicy":
 			o.TrafficPolicies = append(o.TrafficPolicies, decode(t, doc, &v1alpha1.TrafficPolicy{}))
-		case "ConfigMap":
-			m := decode(t, doc, &corev1.ConfigMap{})
-			configMaps[nameOf(m)] = m
 		case "Namespace":
 			n := decode(t, doc, &corev1.Namespace{})
 			namespaces[n.Name] = n
@@ -172,9 +208,22 @@ func statuses(r *Result) []byte {
 			add(subject, l.Conditions)
 		}
 	}
+	for name, s := range r.ListenerSets {
+		add("ListenerSet "+name.String(), s.Conditions)
+		for _, l := range s.Listeners {
+			subject := fmt.Sprintf("ListenerSet %s listener %s", name, l.Name)
+			lines = append(lines, fmt.Sprintf("%s: %d attached, %d kinds", subject, l.AttachedRoutes, len(l.SupportedKinds)))
+			add(subject, l.Conditions)
+		}
+	}
+	for name, ancestors := range r.BackendTLS {
+		for _, a := range ancestors {
+			add(fmt.Sprintf("BackendTLSPolicy %s ancestor %s", name, a.AncestorRef.Name), a.Conditions)
+		}
+	}
 	for name, parents := range r.Routes {
 		for _, p := range parents {
-			add(fmt.Sprintf("HTTPRoute %s parent %s/%s", name, p.ParentRef.Name, deref(p.ParentRef.SectionName, "*")), p.Conditions)
+			add(fmt.Sprintf("%s %s parent %s/%s", name.Kind, name.NamespacedName, p.ParentRef.Name, deref(p.ParentRef.SectionName, "*")), p.Conditions)
 		}
 	}
 	for kind, policies := range map[string]map[types.NamespacedName]gatewayv1.PolicyStatus{"AccessPolicy": r.AccessPolicies, "TrafficPolicy": r.TrafficPolicies} {
@@ -186,6 +235,9 @@ func statuses(r *Result) []byte {
 	}
 	for _, name := range r.Ingresses {
 		lines = append(lines, "Ingress "+name.String()+": served")
+	}
+	for _, w := range r.Wishes {
+		lines = append(lines, fmt.Sprintf("certificate in Secret %s for %v from %s %s", w.Secret, w.Hosts, w.Directory, w.Email))
 	}
 	slices.Sort(lines)
 	for _, p := range r.Problems {

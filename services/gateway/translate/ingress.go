@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -18,14 +19,23 @@ const legacyClassAnnotation = "kubernetes.io/ingress.class"
 // ingressClass is the class an Ingress may name without an IngressClass object.
 const ingressClass = "gantry"
 
-// ingress adds the rules of an Ingress: to port 80, and to port 443 for hosts
-// with a certificate. An Ingress belongs to no Gateway; it shares the ports
+// Hosts with a certificate are redirected from HTTP to HTTPS unless one of these
+// annotations of the Ingress is "false".
+const (
+	redirectAnnotation       = "gantry.dev/ssl-redirect"
+	legacyRedirectAnnotation = "nginx.ingress.kubernetes.io/ssl-redirect"
+)
+
+// ingress adds the rules of an Ingress: to port 80, or for hosts with a
+// certificate to port 443, with a redirect on port 80. An Ingress belongs to no Gateway; it shares the ports
 // with whatever listeners Gateways have there.
 func (t *translation) ingress(i *networkingv1.Ingress) {
 	if !t.ownsIngress(i) {
 		return
 	}
+	t.builder.SetOrder(route.Order{Class: 1, Age: i.CreationTimestamp.Unix(), Name: nameOf(i).String()})
 	t.result.Ingresses = append(t.result.Ingresses, nameOf(i))
+	t.ingressWishes(i)
 	secure := t.ingressCertificates(i)
 	add := func(host string, match route.Match, backend networkingv1.IngressBackend) {
 		rule := &route.Rule{
@@ -34,10 +44,14 @@ func (t *translation) ingress(i *networkingv1.Ingress) {
 		}
 		rule = t.protect(nil, rule)
 		pattern := route.HostPattern{Name: host, OneLabel: true}
-		t.addIngressRule(i, HTTPPort, false, pattern, match, rule)
+		plain := rule
 		if secure(host) {
 			t.addIngressRule(i, HTTPSPort, true, pattern, match, rule)
+			if i.Annotations[redirectAnnotation] != "false" && i.Annotations[legacyRedirectAnnotation] != "false" {
+				plain = &route.Rule{Route: rule.Route, Redirect: &route.Redirect{Scheme: "https", Status: http.StatusPermanentRedirect}}
+			}
 		}
+		t.addIngressRule(i, HTTPPort, false, pattern, match, plain)
 	}
 	hosts := []string{}
 	for _, r := range i.Spec.Rules {
@@ -84,12 +98,15 @@ func (t *translation) ownsIngress(i *networkingv1.Ingress) bool {
 // host, and to the one for all hosts, which an Ingress opens if nobody else did.
 func (t *translation) addIngressRule(i *networkingv1.Ingress, port uint16, tls bool, host route.HostPattern, match route.Match, rule *route.Rule) {
 	for _, l := range t.listeners {
-		if l.port != port || !l.serves() {
+		if l.port != port || !l.serves() || !slices.Contains(t.addresses[l.gateway], sharedAddress) {
 			continue
 		}
-		if l.tls != tls {
-			t.problem("Ingress %s: port %d speaks another protocol by listener %q of Gateway %s", nameOf(i), port, l.spec.Name, nameOf(l.gateway))
+		if l.tls != tls || l.family == rawTCP {
+			t.problem("Ingress %s: port %d speaks another protocol by %s", nameOf(i), port, l)
 			return
+		}
+		if l.secure != nil && l.secure.Mode != route.HTTPS {
+			continue
 		}
 		if _, ok := route.Intersect(l.hostname, host.Name); ok && l.hostname != route.AnyHost {
 			t.builder.AddRule(port, tls, l.hostname, host, match, rule)
@@ -142,13 +159,18 @@ func (t *translation) ingressBackend(i *networkingv1.Ingress, backend networking
 		is = func(p corev1.ServicePort) bool { return p.Name == wanted.Name }
 		text = wanted.Name
 	}
-	if refused := t.servicePort(name, is, text); refused != nil {
+	t.fixed[name] = true
+	port, refused := t.servicePort(name, is, text)
+	if refused == nil {
+		b.Service.Port = port.Port
+		if b.TLS, b.Invalid = t.secured.of(name, port.Name); b.TLS == nil && b.Invalid == "" {
+			refused = supportedProtocol(name, port)
+		}
+	}
+	if refused != nil {
 		b.Invalid = refused.message
 		t.problem("Ingress %s: %s", nameOf(i), refused.message)
-		return b
 	}
-	ports := t.Service(name).Spec.Ports
-	b.Service.Port = ports[slices.IndexFunc(ports, is)].Port
 	return b
 }
 

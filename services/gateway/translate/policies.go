@@ -146,6 +146,11 @@ func (t *translation) target(namespace string, ref gatewayv1.LocalPolicyTargetRe
 		return at, r != nil && (at.section == "" || slices.ContainsFunc(r.Spec.Rules, func(r gatewayv1.HTTPRouteRule) bool {
 			return string(deref(r.Name, "")) == at.section
 		})), true
+	case gatewayv1.GroupName + "/GRPCRoute":
+		r := named(t.GRPCRoutes, at)
+		return at, r != nil && (at.section == "" || slices.ContainsFunc(r.Spec.Rules, func(r gatewayv1.GRPCRouteRule) bool {
+			return string(deref(r.Name, "")) == at.section
+		})), true
 	case "networking.k8s.io/Ingress":
 		i := named(t.Ingresses, at)
 		return at, i != nil && at.section == "", i == nil || t.ownsIngress(i)

@@ -1,6 +1,7 @@
 // Package translate turns Kubernetes objects into what the gateway serves and
 // into the statuses that those objects get: Gateway API v1 (GatewayClass,
-// Gateway, HTTPRoute, ReferenceGrant) and networking.k8s.io/v1 Ingress into a
+// Gateway, ListenerSet, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute,
+// ReferenceGrant, BackendTLSPolicy) and networking.k8s.io/v1 Ingress into a
 // route.Table, Services and EndpointSlices into route.Upstreams.
 //
 // It is a pure function of its input: no I/O, no clock. An object that is
@@ -12,6 +13,8 @@ package translate
 
 import (
 	"cmp"
+	"maps"
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,21 +43,33 @@ const (
 type Objects struct {
 	Classes        []*gatewayv1.GatewayClass
 	Gateways       []*gatewayv1.Gateway
+	ListenerSets   []*gatewayv1.ListenerSet
 	Routes         []*gatewayv1.HTTPRoute
+	GRPCRoutes     []*gatewayv1.GRPCRoute
+	TLSRoutes      []*gatewayv1.TLSRoute
+	TCPRoutes      []*gatewayv1.TCPRoute
 	Grants         []*gatewayv1.ReferenceGrant
+	BackendTLS     []*gatewayv1.BackendTLSPolicy
 	Ingresses      []*networkingv1.Ingress
 	IngressClasses []*networkingv1.IngressClass
 
 	AccessPolicies  []*v1alpha1.AccessPolicy
 	TrafficPolicies []*v1alpha1.TrafficPolicy
-	// Credential and Credentials look up Secrets of CredentialsType, and ConfigMap
-	// ConfigMaps; without policies they may be nil.
+	// Credential and Credentials look up Secrets of CredentialsType; without
+	// policies they may be nil.
 	Credential  func(types.NamespacedName) *corev1.Secret
 	Credentials func(namespace string) []*corev1.Secret
-	ConfigMap   func(types.NamespacedName) *corev1.ConfigMap
+
+	// HTTPRoute and GRPCRoute look up routes for Update.
+	HTTPRoute func(types.NamespacedName) *gatewayv1.HTTPRoute
+	GRPCRoute func(types.NamespacedName) *gatewayv1.GRPCRoute
 
 	Service   func(types.NamespacedName) *corev1.Service
 	Secret    func(types.NamespacedName) *corev1.Secret
+	ConfigMap func(types.NamespacedName) *corev1.ConfigMap
+	// Issuing says how it stands with the certificate of a Secret that is being
+	// got, in a sentence or "". It may be nil.
+	Issuing   func(types.NamespacedName) string
 	Namespace func(name string) *corev1.Namespace
 }
 
@@ -62,32 +77,62 @@ type Objects struct {
 // Conditions carry no transition times: whoever writes them knows the old ones.
 type Result struct {
 	Table *route.Table
+	// Partial says that only what Update was told of has been compiled: what is
+	// missing in the maps is as it was. A route without parents has none.
+	Partial bool
 
 	Classes  map[string]gatewayv1.GatewayClassStatus
 	Gateways map[types.NamespacedName]gatewayv1.GatewayStatus
+	// ListenerSets holds those of our Gateways.
+	ListenerSets map[types.NamespacedName]gatewayv1.ListenerSetStatus
 	// Routes holds the parents of this controller only.
-	Routes map[types.NamespacedName][]gatewayv1.RouteParentStatus
+	Routes map[RouteName][]gatewayv1.RouteParentStatus
 	// The policies hold the ancestors of this controller only.
 	AccessPolicies, TrafficPolicies map[types.NamespacedName]gatewayv1.PolicyStatus
+	BackendTLS                      map[types.NamespacedName][]gatewayv1.PolicyAncestorStatus
 	// Ingresses are those this gateway serves.
 	Ingresses []types.NamespacedName
+	// Wishes are certificates to be got, sorted by Secret.
+	Wishes []Wish
 	// Problems are refusals that no status field can hold, in sentences.
 	Problems []string
 
+	// What Bind needs to know.
 	listeners []*listener
 	keySets   map[types.NamespacedName][]*guard.KeySet // of AccessPolicies
+	addresses map[*gatewayv1.Gateway][]netip.Addr
+	sets      map[*gatewayv1.ListenerSet]metav1.Condition
+	pool      netip.Prefix
+}
+
+// RouteName names a route of any kind.
+type RouteName struct {
+	Kind string
+	types.NamespacedName
 }
 
 // Translator remembers parsed certificates and policies between translations. It is
 // for one goroutine.
 type Translator struct {
+	// Pool is where Gateways that ask for no address get one of their own from;
+	// without it they share the machine's. The platform's Gateway always does.
+	Pool netip.Prefix
+
 	certificates map[types.NamespacedName]cachedCertificate
 	cache        policyCache
+	authorities  map[types.NamespacedName]cachedAuthorities
+	backendTLS   map[string]*route.BackendTLS
+
+	last *translation // of everything, for Update
 }
 
 // New returns a Translator.
 func New() *Translator {
-	return &Translator{certificates: map[types.NamespacedName]cachedCertificate{}}
+	return &Translator{
+		certificates: map[types.NamespacedName]cachedCertificate{},
+		authorities:  map[types.NamespacedName]cachedAuthorities{},
+		backendTLS:   map[string]*route.BackendTLS{},
+	}
 }
 
 // translation is the state of one run.
@@ -97,8 +142,21 @@ type translation struct {
 	builder   *route.Builder
 	result    *Result
 	listeners []*listener
-	usedCerts map[types.NamespacedName]bool
+	byParent  map[parentName][]*listener
+	addresses map[*gatewayv1.Gateway][]netip.Addr // where its ports are; the zero Addr is the shared one
+	clients   map[*gatewayv1.Gateway]clientCertificate
 	policies  policies
+	secured   backendTLSPolicies
+	grants    map[string][]*gatewayv1.ReferenceGrant // by namespace
+	attached  map[*gatewayv1.ListenerSet]metav1.Condition
+	wishes    map[types.NamespacedName]Wish
+	placed    map[RouteName]*placed
+	users     map[types.NamespacedName]map[RouteName]bool // of a Service
+	fixed     map[types.NamespacedName]bool               // Services whose users Update cannot compile
+
+	usedCerts       map[types.NamespacedName]bool
+	usedAuthorities map[types.NamespacedName]bool
+	usedBackendTLS  map[string]bool
 }
 
 // Translate compiles the objects.
@@ -107,21 +165,31 @@ func (t *Translator) Translate(objects Objects) *Result {
 		Translator: t,
 		Objects:    objects,
 		builder:    route.NewBuilder(),
+		byParent:   map[parentName][]*listener{},
+		addresses:  map[*gatewayv1.Gateway][]netip.Addr{},
+		clients:    map[*gatewayv1.Gateway]clientCertificate{},
+		grants:     map[string][]*gatewayv1.ReferenceGrant{},
+		attached:   map[*gatewayv1.ListenerSet]metav1.Condition{},
+		wishes:     map[types.NamespacedName]Wish{},
 		usedCerts:  map[types.NamespacedName]bool{},
-		result: &Result{
-			Classes:  map[string]gatewayv1.GatewayClassStatus{},
-			Gateways: map[types.NamespacedName]gatewayv1.GatewayStatus{},
-			Routes:   map[types.NamespacedName][]gatewayv1.RouteParentStatus{},
 
-			AccessPolicies:  map[types.NamespacedName]gatewayv1.PolicyStatus{},
-			TrafficPolicies: map[types.NamespacedName]gatewayv1.PolicyStatus{},
-		},
+		usedAuthorities: map[types.NamespacedName]bool{},
+		usedBackendTLS:  map[string]bool{},
+		placed:          map[RouteName]*placed{},
+		users:           map[types.NamespacedName]map[RouteName]bool{},
+		fixed:           map[types.NamespacedName]bool{},
+		result:          newResult(),
+	}
+	for _, g := range objects.Grants {
+		run.grants[g.Namespace] = append(run.grants[g.Namespace], g)
 	}
 	run.classes()
+	run.assignAddresses()
 	run.gateways()
+	run.readBackendTLS()
 	run.attachPolicies()
-	for _, r := range oldestFirst(objects.Routes) {
-		run.httpRoute(r)
+	for _, r := range oldestFirst(run.routes()) {
+		run.route(r)
 	}
 	for _, i := range oldestFirst(objects.Ingresses) {
 		run.ingress(i)
@@ -129,14 +197,41 @@ func (t *Translator) Translate(objects Objects) *Result {
 	run.result.keySets = run.keySets()
 	t.cache.merged = run.policies.merged
 	run.gatewayStatuses()
-	for name := range t.certificates {
-		if !run.usedCerts[name] {
-			delete(t.certificates, name)
-		}
+	run.listenerSetStatuses()
+	run.backendTLSStatuses()
+	run.result.Wishes = slices.SortedFunc(maps.Values(run.wishes), func(a, b Wish) int {
+		return cmp.Or(cmp.Compare(a.Secret.Namespace, b.Secret.Namespace), cmp.Compare(a.Secret.Name, b.Secret.Name))
+	})
+	run.forget()
+	t.last = run
+	return run.finish()
+}
+
+// finish builds the table and gives the result what Bind needs.
+func (t *translation) finish() *Result {
+	t.result.Table = t.builder.Build()
+	t.result.listeners, t.result.addresses, t.result.sets, t.result.pool = t.listeners, t.addresses, t.attached, t.Pool
+	return t.result
+}
+
+func newResult() *Result {
+	return &Result{
+		Classes:      map[string]gatewayv1.GatewayClassStatus{},
+		Gateways:     map[types.NamespacedName]gatewayv1.GatewayStatus{},
+		ListenerSets: map[types.NamespacedName]gatewayv1.ListenerSetStatus{},
+		Routes:       map[RouteName][]gatewayv1.RouteParentStatus{},
+		BackendTLS:   map[types.NamespacedName][]gatewayv1.PolicyAncestorStatus{},
+
+		AccessPolicies:  map[types.NamespacedName]gatewayv1.PolicyStatus{},
+		TrafficPolicies: map[types.NamespacedName]gatewayv1.PolicyStatus{},
 	}
-	run.result.Table = run.builder.Build()
-	run.result.listeners = run.listeners
-	return run.result
+}
+
+// forget drops what this run did not use from the Translator's memory.
+func (t *translation) forget() {
+	maps.DeleteFunc(t.certificates, func(n types.NamespacedName, _ cachedCertificate) bool { return !t.usedCerts[n] })
+	maps.DeleteFunc(t.authorities, func(n types.NamespacedName, _ cachedAuthorities) bool { return !t.usedAuthorities[n] })
+	maps.DeleteFunc(t.Translator.backendTLS, func(k string, _ *route.BackendTLS) bool { return !t.usedBackendTLS[k] })
 }
 
 // oldestFirst returns a copy in the order that the Gateway API gives to

@@ -25,6 +25,7 @@ type Endpoint struct {
 	Transport *http.Transport
 	Loop      *eventloop.Backend // the same on the event loop
 
+	special  special
 	inFlight atomic.Int32
 	removed  atomic.Bool // set before anyone may take a count of 0 in flight for drained
 }

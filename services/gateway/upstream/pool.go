@@ -117,7 +117,7 @@ func (p *Pool) set(u route.Upstream, c *Config) {
 	p.endpoints.Store(&list)
 	for _, e := range old {
 		e.removed.Store(true)
-		e.Transport.CloseIdleConnections()
+		e.closeIdle()
 		c.Forget(e.Loop)
 	}
 }

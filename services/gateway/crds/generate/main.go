@@ -36,7 +36,9 @@ const (
 	descriptionLength = 160
 )
 
-var kinds = []string{"GatewayClass", "Gateway", "HTTPRoute", "ReferenceGrant"}
+var kinds = []string{
+	"GatewayClass", "Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "ReferenceGrant", "BackendTLSPolicy",
+}
 
 func main() {
 	if len(os.Args) != 2 {

@@ -1,0 +1,265 @@
+package translate
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/gantryhq/gantry/services/gateway/route"
+)
+
+// anyRoute is a route of any kind, with what they all have.
+type anyRoute struct {
+	metav1.Object
+	kind      string
+	parents   []gatewayv1.ParentReference
+	hostnames []gatewayv1.Hostname
+	compile   func(*anyRoute) *compiledRoute
+}
+
+// String names the route as metrics and logs do.
+func (r *anyRoute) String() string { return r.kind + "/" + r.GetNamespace() + "/" + r.GetName() }
+
+// stream says whether the route is for connections rather than for requests.
+func (r *anyRoute) stream() bool { return r.kind == "TLSRoute" || r.kind == "TCPRoute" }
+
+// compiledRule is a rule of a route with all the ways to reach it.
+type compiledRule struct {
+	matches []route.Match // none for rules of connections
+	rule    *route.Rule
+}
+
+// compiledRoute is a route independent of where it is attached.
+type compiledRoute struct {
+	rules []compiledRule
+	// services are those that the rules refer to.
+	services []types.NamespacedName
+	// refused holds the first reference that cannot be used, or nil.
+	refused *refusal
+	// invalid holds what is wrong with rules, one sentence each.
+	invalid []string
+}
+
+// routes lists the routes of all kinds.
+func (t *translation) routes() []*anyRoute {
+	list := make([]*anyRoute, 0, len(t.Routes)+len(t.GRPCRoutes)+len(t.TLSRoutes)+len(t.TCPRoutes))
+	for _, r := range t.Routes {
+		list = append(list, t.httpRoute(r))
+	}
+	for _, r := range t.GRPCRoutes {
+		list = append(list, t.grpcRoute(r))
+	}
+	for _, r := range t.TLSRoutes {
+		list = append(list, &anyRoute{r, "TLSRoute", r.Spec.ParentRefs, r.Spec.Hostnames, func(a *anyRoute) *compiledRoute {
+			var rules [][]gatewayv1.BackendRef
+			for _, rule := range r.Spec.Rules {
+				rules = append(rules, rule.BackendRefs)
+			}
+			return t.compileStream(a, rules)
+		}})
+	}
+	for _, r := range t.TCPRoutes {
+		list = append(list, &anyRoute{r, "TCPRoute", r.Spec.ParentRefs, nil, func(a *anyRoute) *compiledRoute {
+			var rules [][]gatewayv1.BackendRef
+			for _, rule := range r.Spec.Rules {
+				rules = append(rules, rule.BackendRefs)
+			}
+			return t.compileStream(a, rules)
+		}})
+	}
+	return list
+}
+
+func (t *translation) httpRoute(r *gatewayv1.HTTPRoute) *anyRoute {
+	return &anyRoute{r, "HTTPRoute", r.Spec.ParentRefs, r.Spec.Hostnames, func(a *anyRoute) *compiledRoute { return t.compileHTTP(a, r.Spec.Rules) }}
+}
+
+func (t *translation) grpcRoute(r *gatewayv1.GRPCRoute) *anyRoute {
+	return &anyRoute{r, "GRPCRoute", r.Spec.ParentRefs, r.Spec.Hostnames, func(a *anyRoute) *compiledRoute { return t.compileGRPC(a, r.Spec.Rules) }}
+}
+
+// route attaches a route to the listeners that it names and that allow it.
+func (t *translation) route(r *anyRoute) {
+	compiled := r.compile(r)
+	name := RouteName{r.kind, nameOf(r)}
+	t.placed[name] = &placed{services: compiled.services}
+	t.use(name, r.stream(), compiled.services)
+	t.builder.SetOrder(route.Order{Age: r.GetCreationTimestamp().Unix(), Name: nameOf(r).String()})
+	var parents []gatewayv1.RouteParentStatus
+	for _, ref := range r.parents {
+		listeners, ours := t.parent(r, ref)
+		if !ours {
+			continue
+		}
+		accepted := t.attach(r, ref, listeners, compiled)
+		parents = append(parents, gatewayv1.RouteParentStatus{
+			ParentRef:      ref,
+			ControllerName: ControllerName,
+			Conditions:     compiled.conditions(accepted, r.GetGeneration()),
+		})
+	}
+	if parents != nil {
+		t.result.Routes[name] = parents
+	}
+}
+
+// parent finds the listeners of the Gateway or ListenerSet that ref names, and
+// says whether that is ours at all.
+func (t *translation) parent(r *anyRoute, ref gatewayv1.ParentReference) (listeners []*listener, ours bool) {
+	kind := string(deref(ref.Kind, "Gateway"))
+	if deref(ref.Group, gatewayv1.GroupName) != gatewayv1.GroupName || kind != "Gateway" && kind != "ListenerSet" {
+		return nil, false
+	}
+	listeners, ours = t.byParent[parentName{kind, types.NamespacedName{
+		Namespace: string(deref(ref.Namespace, gatewayv1.Namespace(r.GetNamespace()))), Name: string(ref.Name),
+	}}]
+	return listeners, ours
+}
+
+// attach adds the rules to every listener that ref selects, and returns the
+// Accepted condition.
+func (t *translation) attach(r *anyRoute, ref gatewayv1.ParentReference, listeners []*listener, c *compiledRoute) metav1.Condition {
+	refuse := func(reason gatewayv1.RouteConditionReason, message string) metav1.Condition {
+		return condition(string(gatewayv1.RouteConditionAccepted), string(reason), false, r.GetGeneration(), message)
+	}
+	selected, allowed, matching, attached := 0, 0, 0, 0
+	var taken string
+	for _, l := range listeners {
+		if (ref.SectionName != nil && *ref.SectionName != l.spec.Name) || (ref.Port != nil && *ref.Port != l.spec.Port) {
+			continue
+		}
+		selected++
+		if !t.allows(l, r.kind, r.GetNamespace()) {
+			continue
+		}
+		allowed++
+		hosts := hostsFor(l, r)
+		if len(hosts) == 0 {
+			continue
+		}
+		matching++
+		if other, host := l.takenBy(r.kind, hosts); other != "" {
+			taken = fmt.Sprintf("host name %q is already served by a %s: the two kinds cannot share one", host, other)
+			continue
+		}
+		attached++
+		if len(c.rules) == 0 && len(c.invalid) > 0 {
+			continue
+		}
+		l.attached++
+		l.hosts[r.kind] = append(l.hosts[r.kind], hosts...)
+		t.secured.reach(c.services, l.gateway)
+		t.placed[RouteName{r.kind, nameOf(r)}].add(l, hosts, c.rules)
+		if l.serves() && refusedGateway(l.gateway) == nil {
+			t.addRules(l, hosts, c.rules)
+		}
+	}
+	switch {
+	case selected == 0:
+		return refuse(gatewayv1.RouteReasonNoMatchingParent, "the parent has no listener with the sectionName and port of this parentRef")
+	case allowed == 0:
+		return refuse(gatewayv1.RouteReasonNotAllowedByListeners, fmt.Sprintf("no listener allows %ss of namespace %s: see allowedRoutes and protocol of the listeners", r.kind, r.GetNamespace()))
+	case matching == 0:
+		return refuse(gatewayv1.RouteReasonNoMatchingListenerHostname, "no listener serves any of the route's hostnames")
+	case attached == 0:
+		return refuse(gatewayv1.RouteReasonUnsupportedValue, taken)
+	case len(c.rules) == 0 && len(c.invalid) > 0:
+		return refuse(gatewayv1.RouteReasonUnsupportedValue, strings.Join(c.invalid, "; "))
+	}
+	return condition(string(gatewayv1.RouteConditionAccepted), string(gatewayv1.RouteReasonAccepted), true, r.GetGeneration(), "")
+}
+
+// takenBy says which other kind of requests' routes has one of the hosts here.
+func (l *listener) takenBy(kind string, hosts []string) (other, host string) {
+	for other, theirs := range l.hosts {
+		if other == kind || len(theirs) == 0 {
+			continue
+		}
+		for _, h := range hosts {
+			if slices.ContainsFunc(theirs, func(their string) bool { _, ok := route.Intersect(their, h); return ok }) {
+				return other, h
+			}
+		}
+	}
+	return "", ""
+}
+
+func (t *translation) addRules(l *listener, hosts []string, rules []compiledRule) {
+	for _, b := range t.builders(l.gateway) {
+		for _, r := range rules {
+			rule := t.protect(l, t.withClientCertificate(r.rule, l.gateway))
+			if l.family == rawTCP {
+				b.AddRawStream(l.port, rule)
+				continue
+			}
+			for _, host := range hosts {
+				if len(r.matches) == 0 {
+					b.AddStream(l.port, l.hostname, hostPattern(host), rule)
+				}
+				for _, match := range r.matches {
+					b.AddRule(l.port, l.tls, l.hostname, hostPattern(host), match, rule)
+				}
+			}
+		}
+	}
+}
+
+// hostsFor returns the host patterns that the route serves on the listener.
+func hostsFor(l *listener, r *anyRoute) []string {
+	if len(r.hostnames) == 0 {
+		return []string{l.hostname}
+	}
+	var hosts []string
+	for _, h := range r.hostnames {
+		if host, ok := route.Intersect(l.hostname, strings.ToLower(string(h))); ok {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
+}
+
+// conditions returns what the route says about one parent.
+func (c *compiledRoute) conditions(accepted metav1.Condition, generation int64) []metav1.Condition {
+	resolved := condition(string(gatewayv1.RouteConditionResolvedRefs), string(gatewayv1.RouteReasonResolvedRefs), true, generation, "")
+	if c.refused != nil {
+		resolved = condition(string(gatewayv1.RouteConditionResolvedRefs), string(c.refused.reason), false, generation, c.refused.message)
+	}
+	conditions := []metav1.Condition{accepted, resolved}
+	if len(c.invalid) > 0 && accepted.Status == metav1.ConditionTrue {
+		conditions = append(conditions, condition(string(gatewayv1.RouteConditionPartiallyInvalid), string(gatewayv1.RouteReasonUnsupportedValue), true, generation,
+			"Dropped Rule: "+strings.Join(c.invalid, "; ")))
+	}
+	return conditions
+}
+
+// addBackend resolves a weighted reference and notes what is wrong with it.
+func (t *translation) addBackend(c *compiledRoute, r *anyRoute, ref gatewayv1.BackendRef) route.Backend {
+	backend, refused := t.backendRef(r, ref.BackendObjectReference)
+	backend.Weight = deref(ref.Weight, 1)
+	if c.refused == nil {
+		c.refused = refused
+	}
+	c.services = append(c.services, types.NamespacedName{Namespace: backend.Service.Namespace, Name: backend.Service.Name})
+	return backend
+}
+
+// compileStream translates rules that only say where connections go.
+func (t *translation) compileStream(r *anyRoute, rules [][]gatewayv1.BackendRef) *compiledRoute {
+	c := &compiledRoute{}
+	for _, refs := range rules {
+		rule := &route.Rule{Route: r.String()}
+		for _, ref := range refs {
+			rule.Backends = append(rule.Backends, t.addBackend(c, r, ref))
+		}
+		c.rules = append(c.rules, compiledRule{rule: rule})
+	}
+	return c
+}
+
+// sharedAddress is where the ports are of those who ask for no address.
+var sharedAddress netip.Addr

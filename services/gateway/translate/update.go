@@ -1,0 +1,204 @@
+package translate
+
+import (
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/gantryhq/gantry/api/v1alpha1"
+)
+
+// Change names what may differ from the objects of the last translation.
+type Change struct {
+	Routes   map[RouteName]bool
+	Services map[types.NamespacedName]bool
+}
+
+// maxUpdate is for how many routes compiling everything anew is not slower.
+const maxUpdate = 1000
+
+// placed is where a route has been attached.
+type placed struct {
+	services    []types.NamespacedName
+	attachments []attachment
+}
+
+type attachment struct {
+	listener *listener
+	hosts    []string
+	rules    []compiledRule
+}
+
+func (p *placed) add(l *listener, hosts []string, rules []compiledRule) {
+	p.attachments = append(p.attachments, attachment{l, hosts, rules})
+}
+
+// use notes which Services a route refers to.
+func (t *translation) use(name RouteName, stream bool, services []types.NamespacedName) {
+	for _, s := range services {
+		if stream {
+			t.fixed[s] = true
+			continue
+		}
+		if t.users[s] == nil {
+			t.users[s] = map[RouteName]bool{}
+		}
+		t.users[s][name] = true
+	}
+}
+
+// Update compiles the routes that a change concerns into a copy of the last
+// table that shares everything else with it. It returns false, and has done
+// nothing, where a change can concern more than that: then Translate is needed.
+// Only the look-ups of objects are used.
+func (t *Translator) Update(objects Objects, c Change) (*Result, bool) {
+	run := t.last
+	if run == nil {
+		return nil, false
+	}
+	names := map[RouteName]bool{}
+	for name := range c.Routes {
+		names[name] = true
+	}
+	for s := range c.Services {
+		if run.fixed[s] || run.secured.targeted[s] {
+			return nil, false
+		}
+		for name := range run.users[s] {
+			names[name] = true
+		}
+	}
+	if len(names) > maxUpdate {
+		return nil, false
+	}
+	run.adopt(objects)
+	clear(run.policies.rules) // of this run only
+	var present []*anyRoute
+	for name := range names {
+		if !run.separable(name) {
+			return nil, false
+		}
+		if r := run.lookUp(name); r != nil {
+			present = append(present, r)
+		}
+	}
+	before := run.result
+	run.result = newResult()
+	run.result.Partial, run.result.Classes, run.result.Wishes = true, before.Classes, before.Wishes
+	run.builder = before.Table.Edit()
+	for name := range names {
+		run.displace(name)
+		run.result.Routes[name] = nil
+	}
+	for _, r := range oldestFirst(present) {
+		run.route(r)
+	}
+	run.gatewayStatuses()
+	run.listenerSetStatuses()
+	return run.finish(), true
+}
+
+// adopt takes the look-ups of new objects.
+func (t *translation) adopt(o Objects) {
+	t.HTTPRoute, t.GRPCRoute = o.HTTPRoute, o.GRPCRoute
+	t.Service, t.Secret, t.ConfigMap, t.Namespace, t.Issuing = o.Service, o.Secret, o.ConfigMap, o.Namespace, o.Issuing
+	t.Credential, t.Credentials = o.Credential, o.Credentials
+}
+
+func (t *translation) lookUp(name RouteName) *anyRoute {
+	switch name.Kind {
+	case "HTTPRoute":
+		if r := t.HTTPRoute(name.NamespacedName); r != nil {
+			return t.httpRoute(r)
+		}
+	case "GRPCRoute":
+		if r := t.GRPCRoute(name.NamespacedName); r != nil {
+			return t.grpcRoute(r)
+		}
+	}
+	return nil
+}
+
+// separable says whether a route can be compiled without the others: nothing
+// that it does, or did, decides about another object.
+func (t *translation) separable(name RouteName) bool {
+	if name.Kind != "HTTPRoute" && name.Kind != "GRPCRoute" {
+		return false
+	}
+	if t.hasPolicy(name) { // whose status says whether the route exists
+		return false
+	}
+	var listeners []*listener
+	services := []types.NamespacedName{}
+	if old := t.placed[name]; old != nil {
+		services = old.services
+		for _, a := range old.attachments {
+			listeners = append(listeners, a.listener)
+		}
+	}
+	if r := t.lookUp(name); r != nil {
+		services = append(slices.Clip(services), r.compile(r).services...)
+		for _, ref := range r.parents {
+			of, _ := t.parent(r, ref)
+			listeners = append(listeners, of...)
+		}
+	}
+	// The Gateways that reach a Service are in the status of its policy.
+	if slices.ContainsFunc(services, func(s types.NamespacedName) bool { return t.secured.targeted[s] }) {
+		return false
+	}
+	// HTTPRoutes and GRPCRoutes keep each other from host names.
+	return !slices.ContainsFunc(listeners, func(l *listener) bool {
+		for kind, hosts := range l.hosts {
+			if kind != name.Kind && len(hosts) > 0 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// hasPolicy says whether a policy is for the route in particular.
+func (t *translation) hasPolicy(name RouteName) bool {
+	names := func(namespace string, refs refs) bool {
+		return namespace == name.Namespace && slices.ContainsFunc(refs, func(r gatewayv1.LocalPolicyTargetReferenceWithSectionName) bool {
+			return string(r.Kind) == name.Kind && string(r.Name) == name.Name
+		})
+	}
+	return slices.ContainsFunc(t.AccessPolicies, func(p *v1alpha1.AccessPolicy) bool { return names(p.Namespace, p.Spec.TargetRefs) }) ||
+		slices.ContainsFunc(t.TrafficPolicies, func(p *v1alpha1.TrafficPolicy) bool { return names(p.Namespace, p.Spec.TargetRefs) })
+}
+
+// displace takes a route out of the table and of what the listeners count.
+func (t *translation) displace(name RouteName) {
+	old := t.placed[name]
+	if old == nil {
+		return
+	}
+	delete(t.placed, name)
+	for _, s := range old.services {
+		delete(t.users[s], name)
+	}
+	for _, a := range old.attachments {
+		l := a.listener
+		l.attached--
+		for _, host := range a.hosts {
+			if i := slices.Index(l.hosts[name.Kind], host); i >= 0 {
+				l.hosts[name.Kind] = slices.Delete(l.hosts[name.Kind], i, i+1)
+			}
+		}
+		routeName := name.Kind + "/" + name.Namespace + "/" + name.Name
+		for _, b := range t.builders(l.gateway) {
+			for _, rule := range a.rules {
+				for _, host := range a.hosts {
+					for _, match := range rule.matches {
+						if l.serves() && refusedGateway(l.gateway) == nil {
+							b.RemoveRules(l.port, l.tls, l.hostname, hostPattern(host), match, routeName)
+						}
+					}
+				}
+			}
+		}
+	}
+}
