@@ -277,6 +277,11 @@ func (b *backendConn) answer(p []byte, h *http1.Head, inPlace bool) {
 	b.last = b.last || h.Close || h.Len+used < len(p)
 	c.status = h.Status
 	c.last = c.last || b.body.untilEnd || c.port.closing.Load()
+	if inPlace && !c.last && h.Whole() && c.exchange.PassesResponse() {
+		c.sent += int64(used)
+		b.pass(p[:h.Len+used])
+		return
+	}
 	text := c.exchange.AppendResponse(b.loop.text[:0], p[:h.Len], h)
 	if c.last {
 		text = append(text, "Connection: close\r\n"...)

@@ -120,6 +120,9 @@ type Exchange interface {
 	// Repeatable tells whether the request may reach a second backend although
 	// the first one may have acted on it.
 	Repeatable() bool
+	// PassesResponse tells that the client gets the response as it comes, but for
+	// fields of this hop. AppendResponse is then not always asked.
+	PassesResponse() bool
 	// AppendResponse appends the head that the client gets, without its empty line.
 	AppendResponse(dst, raw []byte, h *http1.Head) []byte
 	// AppendFailure appends a whole response with "Connection: close".

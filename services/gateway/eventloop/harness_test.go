@@ -99,6 +99,8 @@ func (p *everything) limit(t Timeouts) {
 	p.timeouts = t
 }
 
+func (a *attempt) PassesResponse() bool { return a.repeatable }
+
 func (a *attempt) AppendResponse(b, raw []byte, h *http1.Head) []byte {
 	return h.AppendFields(http1.AppendStatus(b, raw), raw)
 }

@@ -25,7 +25,7 @@ const (
 	// request which is already on its way is answered instead of reset.
 	farewell = 500 * time.Millisecond
 	// nap is how long a loop waits without telling Go's scheduler.
-	nap = time.Millisecond
+	nap = 5 * time.Millisecond
 	// clockEvents is how many events are worked on before the clock is read again.
 	clockEvents = 16
 )

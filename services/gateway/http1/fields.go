@@ -153,6 +153,10 @@ func (h *Head) AppendFields(dst, b []byte) []byte {
 	return append(dst, b[from:h.Len-2]...)
 }
 
+// Whole tells whether a response can be sent on byte by byte: it is HTTP/1.1, and
+// all its fields go on to the next hop.
+func (h *Head) Whole() bool { return h.nCuts == 0 && h.Unusual == 0 }
+
 // AppendFieldsExcept is AppendFields without those fields that drop names.
 func (h *Head) AppendFieldsExcept(dst, b []byte, drop func(name []byte) bool) []byte {
 	at, cuts := h.fields, h.cuts[:h.nCuts]

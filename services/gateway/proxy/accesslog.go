@@ -14,8 +14,10 @@ import (
 
 // Lines are written together, and not by the event loops: one write for each
 // request would cost as much as forwarding it, and a slow disk would stop others.
+// Few large writes also let Go's scheduler rest, which looks after each that takes
+// longer than some microseconds for a millisecond.
 const (
-	logBatch = 64 << 10
+	logBatch = 1 << 20
 	logDelay = 100 * time.Millisecond
 	// logLimit is how much a lane collects while the disk is slow. Beyond it whoever
 	// logs waits for the disk: lines are not lost.
@@ -100,7 +102,7 @@ func (l *accessLog) Flush() {
 			_, _ = l.to.Write(lines) // a log that cannot be written must not fail the requests it is about
 		}
 		l.spare = nil
-		if cap(lines) <= 2*logBatch {
+		if cap(lines) <= 2*logBatch && len(lines) > cap(lines)/8 { // or it was a burst
 			l.spare = lines
 		}
 	}

@@ -299,6 +299,9 @@ func (x *ordinaryExchange) appendForwarded(b []byte, h *http1.Head) []byte {
 	return append(b, "\r\n"...)
 }
 
+// PassesResponse implements eventloop.Exchange.
+func (x *ordinaryExchange) PassesResponse() bool { return !x.info.filtered }
+
 // AppendResponse implements eventloop.Exchange.
 func (x *ordinaryExchange) AppendResponse(b, raw []byte, h *http1.Head) []byte {
 	b = http1.AppendStatus(b, raw)

@@ -115,13 +115,13 @@ func workloads() []workload {
 }
 
 func benchTime() time.Duration {
-	d, err := time.ParseDuration(cmp.Or(os.Getenv("BENCH_TIME"), "2s"))
+	d, err := time.ParseDuration(cmp.Or(os.Getenv("BENCH_TIME"), "1s"))
 	must(err)
 	return d
 }
 
 func benchRounds() int {
-	n, err := strconv.Atoi(cmp.Or(os.Getenv("BENCH_ROUNDS"), "5"))
+	n, err := strconv.Atoi(cmp.Or(os.Getenv("BENCH_ROUNDS"), "7"))
 	must(err)
 	return n
 }
@@ -273,24 +273,34 @@ func cpuTime(b *testing.B, pid int) (total time.Duration) {
 
 func printPeers(b *testing.B, peers []*peer, works []workload) {
 	table := tabwriter.NewWriter(os.Stdout, 2, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "\nworkload\tproxy\tCPU µs/request\tall rounds\tits CPU / Gantry's\trequests/s\tp50 µs\tp99 µs\tp99.9 µs\tfailed")
+	fmt.Fprintln(table, "\nworkload\tproxy\tCPU µs/request\trounds\tits CPU / Gantry's\trequests/s\tp50 µs\tp99 µs\tp99.9 µs\tfailed")
 	for _, w := range works {
-		ours := 0.
-		if r := peers[0].results[w.name]; r != nil {
-			ours = median(r.cpu)
-		}
+		ours := peers[0].results[w.name]
 		for _, p := range peers {
 			r := p.results[w.name]
-			if r == nil {
+			if r == nil || len(r.cpu) == 0 {
 				continue
 			}
 			cpu := median(r.cpu)
-			fmt.Fprintf(table, "%s\t%s\t%.2f\t%.1f\t%.2f\t%.0f\t%.0f\t%.0f\t%.0f\t%d\n", w.name, p.name,
-				cpu, slices.Sorted(slices.Values(r.cpu)), cpu/ours, median(r.rate), median(r.p50), median(r.p99), median(r.p999), r.failed)
+			fmt.Fprintf(table, "%s\t%s\t%.2f\t%.1f–%.1f\t%.2f\t%.0f\t%.0f\t%.0f\t%.0f\t%d\n", w.name, p.name,
+				cpu, slices.Min(r.cpu), slices.Max(r.cpu), ratio(r, ours), median(r.rate), median(r.p50), median(r.p99), median(r.p999), r.failed)
 			b.ReportMetric(cpu, p.name+"-"+strings.NewReplacer(" ", "-", ",", "").Replace(w.name)+"-µs/request")
 		}
 	}
 	table.Flush()
+}
+
+// ratio compares two proxies round by round: what else the machine does changes
+// from one round to the next.
+func ratio(r, ours *result) float64 {
+	if ours == nil || len(ours.cpu) != len(r.cpu) {
+		return 0
+	}
+	var ratios []float64
+	for i := range r.cpu {
+		ratios = append(ratios, r.cpu[i]/ours.cpu[i])
+	}
+	return median(ratios)
 }
 
 func median(values []float64) float64 {

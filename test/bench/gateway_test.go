@@ -1,0 +1,129 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
+
+	"github.com/gantryhq/gantry/internal/testenv"
+	"github.com/gantryhq/gantry/test/instance"
+)
+
+// What a large configuration of the gateway consists of.
+const (
+	manyServices = 1000
+	manyRoutes   = 5000
+)
+
+// BenchmarkGatewayRoutes measures what the process `gantry gateway` holds in memory
+// with few routes and with many, each for a host of its own and accepted.
+func BenchmarkGatewayRoutes(b *testing.B) {
+	testenv.NeedContainers(b)
+	for b.Loop() {
+		in := instance.Start(b, instance.Options{})
+		config := in.Config(b)
+		config.QPS = -1
+		routes, err := gatewayclient.NewForConfig(config)
+		must(b, err)
+		client, before := in.Client(b), gatewayMemory(b, in)
+		must(b, create(b.Context(), manyServices, func(ctx context.Context, i int) error { return createService(ctx, client, i) }))
+		start := time.Now()
+		must(b, create(b.Context(), manyRoutes, func(ctx context.Context, i int) error {
+			_, err := routes.GatewayV1().HTTPRoutes(namespace).Create(ctx, manyRoute(i), metav1.CreateOptions{})
+			return err
+		}))
+		awaitAccepted(b, routes)
+		took := time.Since(start)
+		time.Sleep(settling) // memory of the work itself is given back
+		after := gatewayMemory(b, in)
+		fmt.Printf("gateway's memory (Pss): %.1f MB with few routes, %.1f MB with %d routes to %d services, which took %v to be accepted\n",
+			before, after, manyRoutes, manyServices, took.Round(time.Millisecond))
+		b.ReportMetric(after, "gateway-MB")
+	}
+}
+
+// create calls f for each number, some at a time.
+func create(ctx context.Context, n int, f func(context.Context, int) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i := range n {
+		g.Go(func() error { return f(ctx, i) })
+	}
+	return g.Wait()
+}
+
+func createService(ctx context.Context, client kubernetes.Interface, i int) error {
+	name, port, portName, ready := fmt.Sprintf("many-%d", i), int32(8080), "http", true
+	_, err := client.CoreV1().Services(namespace).Create(ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: portName, Port: 80}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	_, err = client.DiscoveryV1().EndpointSlices(namespace).Create(ctx, &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: &portName, Port: &port}},
+		Endpoints: []discoveryv1.Endpoint{{
+			Addresses: []string{fmt.Sprintf("198.18.%d.%d", i/250, 1+i%250)}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
+	}, metav1.CreateOptions{})
+	return err
+}
+
+func manyRoute(i int) *gatewayv1.HTTPRoute {
+	system, port := gatewayv1.Namespace("gantry-system"), gatewayv1.PortNumber(80)
+	backend := gatewayv1.HTTPBackendRef{}
+	backend.Name, backend.Port = gatewayv1.ObjectName(fmt.Sprintf("many-%d", i%manyServices)), &port
+	r := &gatewayv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("many-%d", i)}}
+	r.Spec.ParentRefs = []gatewayv1.ParentReference{{Name: "default", Namespace: &system}}
+	r.Spec.Hostnames = []gatewayv1.Hostname{gatewayv1.Hostname(fmt.Sprintf("many-%d.example.com", i))}
+	r.Spec.Rules = []gatewayv1.HTTPRouteRule{{BackendRefs: []gatewayv1.HTTPBackendRef{backend}}}
+	return r
+}
+
+// awaitAccepted returns when the gateway has accepted all routes.
+func awaitAccepted(t testing.TB, routes gatewayclient.Interface) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
+		list, err := routes.GatewayV1().HTTPRoutes(namespace).List(t.Context(), metav1.ListOptions{})
+		must(t, err)
+		accepted := 0
+		for i := range list.Items {
+			for _, p := range list.Items[i].Status.Parents {
+				if meta.IsStatusConditionTrue(p.Conditions, string(gatewayv1.RouteConditionAccepted)) {
+					accepted++
+				}
+			}
+		}
+		if accepted == manyRoutes {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d routes are accepted", accepted, manyRoutes)
+		}
+	}
+}
+
+// gatewayMemory is the proportional set size of an instance's gateway in MB.
+func gatewayMemory(t testing.TB, in *instance.Instance) float64 {
+	t.Helper()
+	for pid, p := range processes() {
+		if strings.Contains(p.command, "\x00gateway\x00") && strings.Contains(p.command, in.DataDir) {
+			return memorySizes("Pss", pid)
+		}
+	}
+	t.Fatal("no gateway is running")
+	return 0
+}
