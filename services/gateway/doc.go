@@ -8,8 +8,9 @@
 // them together (Run) and installs what they need in the API (EnsureCRDs,
 // EnsureDefaults).
 //
-// It follows the Gateway API v1 (https://gateway-api.sigs.k8s.io) for HTTPRoute
-// and networking.k8s.io/v1 for Ingress. The only thing it knows of the platform
+// It follows the Gateway API v1 (https://gateway-api.sigs.k8s.io), standard
+// channel without UDPRoute, and networking.k8s.io/v1 for Ingress. Package acme
+// gets certificates for both. The only thing it knows of the platform
 // is a *rest.Config, so it serves any Kubernetes cluster alike.
 //
 // Callers may not assume that configuration which the API has accepted is

@@ -151,6 +151,14 @@ func (r *Rules) Admit(q *Request, p *Pass) Verdict {
 	return Admitted
 }
 
+// AdmitConnection decides about a connection into which the gateway does not look.
+// Only the client's address can be checked: where more is demanded than that,
+// nobody gets through.
+func (r *Rules) AdmitConnection(client netip.Addr) bool {
+	return r.Broken == "" && r.Authentication == nil && r.Authorization == nil &&
+		(r.Addresses == nil || r.Addresses.allows(client))
+}
+
 func (p *Pass) refuse(r *Refusal) Verdict {
 	p.Refusal = r
 	return Refused

@@ -133,10 +133,20 @@ func (s *Server) stream(p *port, c net.Conn, serverName string) {
 	s.metrics.inFlight[lane].Add(1)
 	defer s.metrics.inFlight[lane].Add(-1)
 	line := &logLine{start: start, client: c.RemoteAddr().String(), host: serverName, protocol: "TCP", route: rule.Route}
-	line.status, line.bytes = s.carry(c, rule, line)
+	if line.status = 403; rule.Guard == nil || rule.Guard.AdmitConnection(clientOf(c)) {
+		line.status, line.bytes = s.carry(c, rule, line)
+	}
 	line.took = time.Since(start)
 	info.observe(lane, line.status, line.took)
 	s.access.write(lane, line)
+}
+
+// clientOf is the address that a connection is from.
+func clientOf(c net.Conn) netip.Addr {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
 }
 
 // carry connects to an endpoint and copies both ways until both sides are done.

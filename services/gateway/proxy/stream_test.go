@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gantryhq/gantry/services/gateway/guard"
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
@@ -79,6 +80,41 @@ func TestAPortCarriesConnectionsWithoutLookingIntoThem(t *testing.T) {
 		}
 		if got := say(t, c); got != "db one\ndb two\nbye\n" {
 			t.Errorf("got %q", got)
+		}
+	}
+}
+
+func TestPoliciesKeepConnectionsOut(t *testing.T) {
+	g := newGateway(t)
+	here := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	cases := map[uint16]struct {
+		guard  *guard.Rules
+		served bool
+	}{
+		5001: {&guard.Rules{Addresses: &guard.Addresses{Allow: here}}, true},
+		5002: {&guard.Rules{Addresses: &guard.Addresses{Deny: here}}, false},
+		5003: {&guard.Rules{Authorization: &guard.Authorization{}}, false},
+		5004: {&guard.Rules{Broken: "AccessPolicy/test/broken"}, false},
+	}
+	for port, c := range cases {
+		g.cfg.Listen[port] = "127.0.0.1:0"
+		rule := to("db")
+		rule.Guard = c.guard
+		g.builder.AddRawStream(port, rule)
+	}
+	g.SetUpstreams([]route.Upstream{{Service: servicePort("db"), Endpoints: []netip.AddrPort{lines(t, "db", nil)}}}, nil)
+	bound := g.apply()
+	for port, c := range cases {
+		conn, err := net.Dial("tcp", bound[port].Address.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, "one\n")
+		conn.(*net.TCPConn).CloseWrite()
+		answer, _ := io.ReadAll(conn) // a refused connection may be reset
+		conn.Close()
+		if served := string(answer) == "db one\nbye\n"; served != c.served {
+			t.Errorf("port %d: %q", port, answer)
 		}
 	}
 }

@@ -126,6 +126,8 @@ func (t *translation) ingressCertificates(i *networkingv1.Ingress) (secure func(
 		cert, err := t.certificate(types.NamespacedName{Namespace: i.Namespace, Name: spec.SecretName})
 		if err != nil {
 			t.problem("Ingress %s: %v", nameOf(i), err)
+		}
+		if cert == nil {
 			continue
 		}
 		hosts := spec.Hosts

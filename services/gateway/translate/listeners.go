@@ -40,6 +40,7 @@ type listener struct {
 
 	kinds        []gatewayv1.RouteGroupKind
 	certificates []*route.Certificate
+	stale        bool // certificates have one that is not in its Secret any more
 	attached     int32
 	// hosts that routes serve here, by the kind of the route: HTTPRoutes and
 	// GRPCRoutes cannot share one.
@@ -71,7 +72,7 @@ var protocols = map[gatewayv1.ProtocolType]struct {
 
 // serves says whether the data plane should open the listener.
 func (l *listener) serves() bool {
-	usable := l.resolved.Status == metav1.ConditionTrue || l.resolved.Reason == string(gatewayv1.ListenerReasonInvalidRouteKinds)
+	usable := l.stale && len(l.certificates) > 0 || l.resolved.Status == metav1.ConditionTrue || l.resolved.Reason == string(gatewayv1.ListenerReasonInvalidRouteKinds)
 	return l.accepted.Status == metav1.ConditionTrue && usable && len(l.kinds) > 0
 }
 

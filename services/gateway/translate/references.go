@@ -19,11 +19,13 @@ import (
 // route would dominate the translation.
 type cachedCertificate struct {
 	version string
-	cert    *route.Certificate
+	uid     types.UID
+	cert    *route.Certificate // with err the last good one, or nil
 	err     error
 }
 
-// certificate parses a Secret of type kubernetes.io/tls.
+// certificate parses a Secret of type kubernetes.io/tls. With an error it returns
+// what the Secret held before, if that was a certificate.
 func (t *translation) certificate(name types.NamespacedName) (*route.Certificate, error) {
 	secret := t.Secret(name)
 	if secret == nil {
@@ -40,6 +42,10 @@ func (t *translation) certificate(name types.NamespacedName) (*route.Certificate
 		return c.cert, c.err
 	}
 	c := cachedCertificate{version: version}
+	if before, ok := t.certificates[name]; ok && before.uid == secret.UID {
+		c.cert = before.cert // as long as there is no better one
+	}
+	c.uid = secret.UID
 	pair, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
 	if err != nil {
 		c.err = fmt.Errorf("Secret %s holds no key pair: %w", name, err)

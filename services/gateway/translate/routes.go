@@ -43,6 +43,9 @@ type compiledRoute struct {
 	refused *refusal
 	// invalid holds what is wrong with rules, one sentence each.
 	invalid []string
+	// mistakes are what is wrong with a later version of the route, which is not
+	// served for that reason.
+	mistakes []string
 }
 
 // routes lists the routes of all kinds.
@@ -85,7 +88,7 @@ func (t *translation) grpcRoute(r *gatewayv1.GRPCRoute) *anyRoute {
 
 // route attaches a route to the listeners that it names and that allow it.
 func (t *translation) route(r *anyRoute) {
-	compiled := r.compile(r)
+	r, compiled := t.lastGood(r)
 	name := RouteName{r.kind, nameOf(r)}
 	t.placed[name] = &placed{services: compiled.services}
 	t.use(name, r.stream(), compiled.services)
@@ -106,6 +109,37 @@ func (t *translation) route(r *anyRoute) {
 	if parents != nil {
 		t.result.Routes[name] = parents
 	}
+}
+
+// lastGood compiles a route or, if there is a mistake in it and there was none in
+// an earlier version, that one.
+func (t *translation) lastGood(r *anyRoute) (*anyRoute, *compiledRoute) {
+	name := RouteName{r.kind, nameOf(r)}
+	compiled := r.compile(r)
+	if len(compiled.invalid) == 0 {
+		t.good[name] = r.Object
+		return r, compiled
+	}
+	good := t.good[name]
+	if good == nil || good.GetUID() != r.GetUID() || good.GetGeneration() >= r.GetGeneration() {
+		return r, compiled
+	}
+	var earlier *anyRoute
+	switch o := good.(type) {
+	case *gatewayv1.HTTPRoute:
+		earlier = t.httpRoute(o)
+	case *gatewayv1.GRPCRoute:
+		earlier = t.grpcRoute(o)
+	default:
+		return r, compiled // the others cannot have mistakes
+	}
+	instead := earlier.compile(earlier)
+	if len(instead.invalid) > 0 {
+		return r, compiled
+	}
+	instead.mistakes = compiled.invalid
+	// Where it is attached, and of which version statuses tell, is what it says now.
+	return &anyRoute{r.Object, r.kind, r.parents, earlier.hostnames, earlier.compile}, instead
 }
 
 // parent finds the listeners of the Gateway or ListenerSet that ref names, and
@@ -230,6 +264,10 @@ func (c *compiledRoute) conditions(accepted metav1.Condition, generation int64) 
 		resolved = condition(string(gatewayv1.RouteConditionResolvedRefs), string(c.refused.reason), false, generation, c.refused.message)
 	}
 	conditions := []metav1.Condition{accepted, resolved}
+	if len(c.mistakes) > 0 && accepted.Status == metav1.ConditionTrue {
+		conditions = append(conditions, condition(string(gatewayv1.RouteConditionPartiallyInvalid), string(gatewayv1.RouteReasonUnsupportedValue), true, generation,
+			"Fall Back: the last version without mistakes is served instead: "+strings.Join(c.mistakes, "; ")))
+	}
 	if len(c.invalid) > 0 && accepted.Status == metav1.ConditionTrue {
 		conditions = append(conditions, condition(string(gatewayv1.RouteConditionPartiallyInvalid), string(gatewayv1.RouteReasonUnsupportedValue), true, generation,
 			"Dropped Rule: "+strings.Join(c.invalid, "; ")))

@@ -36,8 +36,13 @@ func (t *translation) secureListener(l *listener) {
 	t.listenerWish(l)
 	for _, ref := range tls.CertificateRefs {
 		cert, reason, err := t.certificateRef(l, ref)
-		if err != nil {
+		switch {
+		case err != nil && cert != nil:
+			l.resolve(false, reason, err.Error()+"; the certificate that it held before is served")
+			l.stale = true
+		case err != nil:
 			l.resolve(false, reason, err.Error())
+			l.certificates = nil
 			return
 		}
 		l.certificates = append(l.certificates, cert)
@@ -102,7 +107,7 @@ func (t *translation) clientCertificate(g *gatewayv1.Gateway) (c clientCertifica
 		return c
 	}
 	cert, reason, err := t.gatewayCertificate(g, *g.Spec.TLS.Backend.ClientCertificateRef)
-	if err != nil {
+	if err != nil && cert == nil {
 		if reason == gatewayv1.ListenerReasonInvalidCertificateRef {
 			reason = gatewayv1.ListenerConditionReason(gatewayv1.GatewayReasonInvalidClientCertificateRef)
 		}

@@ -124,6 +124,9 @@ type Translator struct {
 	backendTLS   map[string]*route.BackendTLS
 
 	last *translation // of everything, for Update
+	// good are the routes as they were last without a mistake: what is served
+	// while somebody looks for a mistake in a later version.
+	good map[RouteName]metav1.Object
 }
 
 // New returns a Translator.
@@ -132,6 +135,7 @@ func New() *Translator {
 		certificates: map[types.NamespacedName]cachedCertificate{},
 		authorities:  map[types.NamespacedName]cachedAuthorities{},
 		backendTLS:   map[string]*route.BackendTLS{},
+		good:         map[RouteName]metav1.Object{},
 	}
 }
 
@@ -229,6 +233,7 @@ func newResult() *Result {
 
 // forget drops what this run did not use from the Translator's memory.
 func (t *translation) forget() {
+	maps.DeleteFunc(t.good, func(n RouteName, _ metav1.Object) bool { return t.placed[n] == nil })
 	maps.DeleteFunc(t.certificates, func(n types.NamespacedName, _ cachedCertificate) bool { return !t.usedCerts[n] })
 	maps.DeleteFunc(t.authorities, func(n types.NamespacedName, _ cachedAuthorities) bool { return !t.usedAuthorities[n] })
 	maps.DeleteFunc(t.Translator.backendTLS, func(k string, _ *route.BackendTLS) bool { return !t.usedBackendTLS[k] })

@@ -177,6 +177,9 @@ func (t *translation) displace(name RouteName) {
 		return
 	}
 	delete(t.placed, name)
+	if t.lookUp(name) == nil {
+		delete(t.good, name)
+	}
 	for _, s := range old.services {
 		delete(t.users[s], name)
 	}
