@@ -300,7 +300,7 @@ func (x *ordinaryExchange) appendForwarded(b []byte, h *http1.Head) []byte {
 }
 
 // PassesResponse implements eventloop.Exchange.
-func (x *ordinaryExchange) PassesResponse() bool { return !x.info.filtered }
+func (x *ordinaryExchange) PassesResponse() bool { return !x.info.filtered && x.admission == nil }
 
 // AppendResponse implements eventloop.Exchange.
 func (x *ordinaryExchange) AppendResponse(b, raw []byte, h *http1.Head) []byte {
