@@ -5,6 +5,7 @@
 #   make test     all tests: unit, API contract, end to end with real containers
 #   make bench    scale-out 1→50→0 and 1→200, CPU and memory per pod; beside Docker Swarm where docker.io is installed
 #   make bench-gateway   the gateway's CPU per request beside nginx and HAProxy
+#   make bench-flash     a flash sale: how fast capacity follows a hundredfold load, and a first request from zero
 #   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
 #   make restarts 100 restarts under 1,000 requests a second on each way (long)
 #   make validate-runtime         the OCI validation suite, with runc and with our own launcher
@@ -62,6 +63,10 @@ bench: build
 .PHONY: bench-gateway
 bench-gateway:
 	$(GO) test -run '^$$' -bench BesidePeers -benchtime 1x -timeout 30m ./services/gateway/proxy
+
+.PHONY: bench-flash
+bench-flash: build
+	$(GO) test -run '^$$' -bench Flash -benchtime 1x -timeout 30m ./test/flash
 
 contract-upstream: build bin/kubectl
 	PATH="$(CURDIR)/bin:$$PATH" GANTRY_PROGRAM="$(CURDIR)/bin/gantry" test/contract/upstream/run

@@ -17,6 +17,7 @@ func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&AccessPolicy{}, &AccessPolicyList{},
 		&BackendPolicy{}, &BackendPolicyList{},
+		&ScalePolicy{}, &ScalePolicyList{},
 		&TrafficPolicy{}, &TrafficPolicyList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)

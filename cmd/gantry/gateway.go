@@ -60,7 +60,7 @@ func newGatewayCommand(g *globals) *cobra.Command {
 	flags := c.Flags()
 	flags.StringVar(&cfg.Listen, "listen", ":80", "address to bind for listeners with port 80")
 	flags.StringVar(&cfg.TLSListen, "tls-listen", ":443", "address to bind for listeners with port 443")
-	flags.StringVar(&cfg.Admin, "admin", "", "unix socket or host:port for /metrics, /healthz, /readyz and /routes")
+	flags.StringVar(&cfg.Admin, "admin", "", "unix socket or host:port for /metrics, /healthz, /readyz, /routes and /demand")
 	flags.StringVar(&cfg.AccessLog, "access-log", "", "file for one JSON line per request, - for standard output")
 	flags.StringSliceVar(&addresses, "address", nil, "address to show in statuses (default the machine's own)")
 	flags.StringSliceVar(&trusted, "trusted-proxy", nil, "network of proxies whose X-Forwarded-* headers are believed")

@@ -118,7 +118,13 @@ func sameAddress(a, b string) bool {
 }
 
 func (g *gatewayProcess) recordPath() string  { return filepath.Join(g.dir, "gateway.json") }
-func (g *gatewayProcess) adminSocket() string { return filepath.Join(g.dir, "gateway.sock") }
+func (g *gatewayProcess) adminSocket() string { return filepath.Join(g.dir, gatewaySocket) }
+
+// gatewaySocket is the gateway's admin socket in DataDir/run.
+const gatewaySocket = "gateway.sock"
+
+// gatewayAdminSocket is where the gateway of a data directory tells of itself.
+func gatewayAdminSocket(dataDir string) string { return filepath.Join(dataDir, "run", gatewaySocket) }
 
 // ensure starts the process unless it runs, and waits until it is ready.
 func (g *gatewayProcess) ensure(ctx context.Context) error {

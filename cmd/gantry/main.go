@@ -40,6 +40,8 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 			newUpCommand(g),
 			newDownCommand(g),
 			newGatewayCommand(g),
+			newScaleCommand(g),
+			newMetricsCommand(g),
 			newBackupCommand(g),
 		},
 		"deliver": {

@@ -46,6 +46,8 @@ var components = []component{
 	{"controllers", startControllers},
 	{"node", startNode},
 	{"gateway", startGateway},
+	{"scaling", startScaling},
+	{"metrics", startMetrics},
 	{"addresses", publishAddresses},
 	{"backups", startBackups},
 }

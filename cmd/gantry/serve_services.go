@@ -10,11 +10,14 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/platform"
 	"github.com/gantryhq/gantry/services/gateway"
+	"github.com/gantryhq/gantry/services/metrics"
 	"github.com/gantryhq/gantry/services/registry"
+	"github.com/gantryhq/gantry/services/scale"
 )
 
 func startRegistry(ctx context.Context, in *server) error {
@@ -93,6 +96,30 @@ func startGateway(ctx context.Context, in *server) error {
 	}
 	in.background("gateway process", process.keepRunning)
 	return nil
+}
+
+// startScaling adjusts replicas to what the gateway tells of the demand.
+func startScaling(ctx context.Context, in *server) error {
+	if err := scale.EnsureRole(ctx, in.installer()); err != nil {
+		return err
+	}
+	in.background("scaling", func(ctx context.Context) error {
+		return scale.Run(ctx, scale.Config{
+			Client: in.api.ClientConfig(scale.User), Gateways: "unix:" + gatewayAdminSocket(in.dataDir), Register: legacyregistry.RawMustRegister,
+		})
+	})
+	return nil
+}
+
+// startMetrics answers the metrics APIs, to which the API server sends requests without a connection.
+func startMetrics(ctx context.Context, in *server) error {
+	m, err := metrics.New(metrics.Config{Client: in.api.ClientConfig(metrics.User), Gateways: "unix:" + gatewayAdminSocket(in.dataDir)})
+	if err != nil {
+		return err
+	}
+	in.api.ServeExtension(metrics.Namespace, metrics.Name, m)
+	in.background("metrics", m.Run)
+	return metrics.Ensure(ctx, in.installer())
 }
 
 // publishAddresses lets clients find the services.

@@ -39,7 +39,39 @@ func (s *Server) bootstrap(ctx context.Context) error {
 			return fmt.Errorf("create priority class %s: %w", class.Name, err)
 		}
 	}
+	if err := s.ensureExtensionAuthentication(ctx); err != nil {
+		return err
+	}
 	return s.ensureKubernetesService(ctx)
+}
+
+// extensionAuthentication is where extension servers read how to know their callers, as upstream's
+// servers publish it.
+const extensionAuthentication = "extension-apiserver-authentication"
+
+func (s *Server) ensureExtensionAuthentication(ctx context.Context) error {
+	data := map[string]string{
+		"client-ca-file":                     string(s.ca.Bundle()),
+		"requestheader-client-ca-file":       string(s.ca.Bundle()),
+		"requestheader-allowed-names":        `["` + frontProxy + `"]`,
+		"requestheader-username-headers":     `["X-Remote-User"]`,
+		"requestheader-group-headers":        `["X-Remote-Group"]`,
+		"requestheader-extra-headers-prefix": `["X-Remote-Extra-"]`,
+	}
+	maps := s.client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	present, err := maps.Get(ctx, extensionAuthentication, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: extensionAuthentication}, Data: data}, metav1.CreateOptions{})
+	case err == nil && !equality.Semantic.DeepEqual(present.Data, data):
+		present = present.DeepCopy()
+		present.Data = data
+		_, err = maps.Update(ctx, present, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("publish how extension servers know their callers: %w", err)
+	}
+	return nil
 }
 
 func (s *Server) ensureNamespace(ctx context.Context, name string) error {

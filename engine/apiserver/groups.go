@@ -7,6 +7,9 @@ import (
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	crdstore "k8s.io/apiextensions-apiserver/pkg/registry/customresourcedefinition"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -14,6 +17,9 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/client-go/kubernetes"
+	aggregationinstall "k8s.io/kube-aggregator/pkg/apis/apiregistration/install"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	apiservicestore "k8s.io/kube-aggregator/pkg/registry/apiservice/etcd"
 	admissionregistrationrest "k8s.io/kubernetes/pkg/registry/admissionregistration/rest"
 	appsrest "k8s.io/kubernetes/pkg/registry/apps/rest"
 	authenticationrest "k8s.io/kubernetes/pkg/registry/authentication/rest"
@@ -60,6 +66,27 @@ func providers(client kubernetes.Interface, who authenticator.Request, may autho
 		eventsrest.RESTStorageProvider{TTL: eventTTL},
 		resourcerest.RESTStorageProvider{NamespaceClient: client.CoreV1().Namespaces(), Authorizer: may},
 	}
+}
+
+// newAggregationScheme knows the kinds of apiregistration.k8s.io.
+func newAggregationScheme() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	aggregationinstall.Install(scheme)
+	plain := schema.GroupVersion{Version: "v1"}
+	metav1.AddToGroupVersion(scheme, plain)
+	scheme.AddUnversionedTypes(plain, &metav1.Status{}, &metav1.APIVersions{}, &metav1.APIGroupList{}, &metav1.APIGroup{}, &metav1.APIResourceList{})
+	return scheme
+}
+
+// newAggregationGroup is apiregistration.k8s.io/v1: the registrations of extension servers.
+func newAggregationGroup(scheme *runtime.Scheme, codecs serializer.CodecFactory, opts generic.RESTOptionsGetter) *genericapiserver.APIGroupInfo {
+	services := apiservicestore.NewREST(scheme, opts)
+	info := genericapiserver.NewDefaultAPIGroupInfo(apiregistrationv1.GroupName, scheme, metav1.ParameterCodec, codecs)
+	info.VersionedResourcesStorageMap["v1"] = map[string]rest.Storage{
+		"apiservices":        services,
+		"apiservices/status": apiservicestore.NewStatusREST(scheme, services),
+	}
+	return &info
 }
 
 // newCRDGroup is apiextensions.k8s.io/v1: the definitions of custom resources.

@@ -134,8 +134,8 @@ func (g *apiGroups) installVersion(info *genericapiserver.APIGroupInfo, gv schem
 		MinRequestTimeout:          minWatch,
 		MaxRequestBodyBytes:        maxRequestBody,
 	}
-	if info.NegotiatedSerializer != nil && gv.Group == "apiextensions.k8s.io" {
-		version.Serializer = info.NegotiatedSerializer // a scheme of its own
+	if info.NegotiatedSerializer != nil && (gv.Group == "apiextensions.k8s.io" || gv.Group == "apiregistration.k8s.io") {
+		version.Serializer = info.NegotiatedSerializer // schemes of their own
 	}
 	resources, _, err := version.InstallREST(g.container)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -33,13 +34,14 @@ const documentLifetime = 30 * time.Second
 type openAPI struct {
 	groups *apiGroups
 	crds   *customResources
+	others *aggregator
 
 	mu   sync.Mutex              // guards following
 	kept map[string]http.Handler // by path and hash
 }
 
-func newOpenAPI(g *apiGroups, crds *customResources) *openAPI {
-	return &openAPI{groups: g, crds: crds, kept: map[string]http.Handler{}}
+func newOpenAPI(g *apiGroups, crds *customResources, others *aggregator) *openAPI {
+	return &openAPI{groups: g, crds: crds, others: others, kept: map[string]http.Handler{}}
 }
 
 func (o *openAPI) install(m *mux.PathRecorderMux) {
@@ -94,7 +96,9 @@ func (o *openAPI) customKinds() map[schema.GroupVersion][]*apiextensionsv1.Custo
 // index answers which documents there are.
 func (o *openAPI) index(w http.ResponseWriter, _ *http.Request) {
 	list := handler3.OpenAPIV3Discovery{Paths: map[string]handler3.OpenAPIV3DiscoveryGroupVersion{}}
-	for gv, h := range o.hashes() {
+	hashes := o.hashes()
+	maps.Copy(hashes, o.others.documents())
+	for gv, h := range hashes {
 		list.Paths[rootOf(gv)] = handler3.OpenAPIV3DiscoveryGroupVersion{ServerRelativeURL: "/openapi/v3/" + rootOf(gv) + "?hash=" + h}
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -111,6 +115,12 @@ func rootOf(gv schema.GroupVersion) string {
 // document answers the document of one group version.
 func (o *openAPI) document(w http.ResponseWriter, r *http.Request) {
 	root := strings.TrimPrefix(r.URL.Path, "/openapi/v3/")
+	if gv, err := schema.ParseGroupVersion(strings.TrimPrefix(root, "apis/")); err == nil {
+		if h := o.others.document(gv); h != nil {
+			h.ServeHTTP(w, r)
+			return
+		}
+	}
 	for gv, h := range o.hashes() {
 		if rootOf(gv) != root {
 			continue

@@ -36,7 +36,7 @@ func (s *Server) installPaths() {
 	s.mux.Handle("/api", s.groups.legacyRoot)
 	s.mux.Handle("/apis", s.groups.groupsRoot)
 	s.mux.HandlePrefix("/apis/", s.crdPaths)
-	newOpenAPI(s.groups, s.crds).install(s.mux)
+	newOpenAPI(s.groups, s.crds, s.extensions).install(s.mux)
 	for prefix, h := range s.cfg.Mounts {
 		s.mux.HandlePrefix(prefix, h)
 	}

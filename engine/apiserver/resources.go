@@ -28,6 +28,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	internalcore "k8s.io/kubernetes/pkg/apis/core"
 
 	"github.com/gantryhq/gantry/engine/apiserver/inproc"
@@ -56,6 +57,7 @@ var servedVersions = []schema.GroupVersion{
 	admissionregistrationv1.SchemeGroupVersion,
 	eventsv1.SchemeGroupVersion,
 	resourcev1.SchemeGroupVersion,
+	apiregistrationv1.SchemeGroupVersion,
 }
 
 // servedResources tells upstream's storage providers what to set up.

@@ -15,6 +15,7 @@ import (
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	aggregation "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 	builder2 "k8s.io/kube-openapi/pkg/builder"
 	"k8s.io/kube-openapi/pkg/builder3"
 	"k8s.io/kube-openapi/pkg/common"
@@ -27,7 +28,7 @@ import (
 )
 
 func v3Config() *common.OpenAPIV3Config {
-	cfg := genericapiserver.DefaultOpenAPIV3Config(generated.GetOpenAPIDefinitions, openapinamer.NewDefinitionNamer(legacyscheme.Scheme, apiextensions.Scheme))
+	cfg := genericapiserver.DefaultOpenAPIV3Config(generated.GetOpenAPIDefinitions, openapinamer.NewDefinitionNamer(legacyscheme.Scheme, apiextensions.Scheme, aggregation.Scheme))
 	cfg.Info.Title, cfg.Info.Version = "Kubernetes", kubernetesVersion().GitVersion
 	return cfg
 }
@@ -86,7 +87,7 @@ func (o *openAPI) v2(w http.ResponseWriter, r *http.Request) {
 }
 
 func (o *openAPI) buildV2() (*spec.Swagger, error) {
-	cfg := genericapiserver.DefaultOpenAPIConfig(generated.GetOpenAPIDefinitions, openapinamer.NewDefinitionNamer(legacyscheme.Scheme, apiextensions.Scheme))
+	cfg := genericapiserver.DefaultOpenAPIConfig(generated.GetOpenAPIDefinitions, openapinamer.NewDefinitionNamer(legacyscheme.Scheme, apiextensions.Scheme, aggregation.Scheme))
 	cfg.Info.Title, cfg.Info.Version = "Kubernetes", kubernetesVersion().GitVersion
 	doc, err := builder2.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices(o.groups.container.RegisteredWebServices()), cfg)
 	if err != nil {

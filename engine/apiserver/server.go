@@ -39,20 +39,21 @@ var (
 
 // Server is the Kubernetes API.
 type Server struct {
-	cfg       Config
-	ca        *pki.Authority
-	listeners []net.Listener
-	chain     *chain
-	groups    *apiGroups
-	core      *core
-	crds      *customResources
-	crdPaths  *crdDiscovery
-	who       authenticator.Request
-	may       authorizer.Authorizer
-	grants    *decisions
-	mux       *mux.PathRecorderMux
-	client    kubernetes.Interface // of ownConfig
-	informers informers.SharedInformerFactory
+	cfg        Config
+	ca         *pki.Authority
+	listeners  []net.Listener
+	chain      *chain
+	groups     *apiGroups
+	core       *core
+	crds       *customResources
+	crdPaths   *crdDiscovery
+	extensions *aggregator
+	who        authenticator.Request
+	may        authorizer.Authorizer
+	grants     *decisions
+	mux        *mux.PathRecorderMux
+	client     kubernetes.Interface // of ownConfig
+	informers  informers.SharedInformerFactory
 
 	fromNetwork http.Handler
 	fromProcess http.Handler // set before New returns and not changed any more
@@ -89,7 +90,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) startDefinitions(ctx context.Context) error { return s.crds.start(ctx) }
+func (s *Server) startDefinitions(ctx context.Context) error {
+	go s.extensions.run(ctx)
+	return s.crds.start(ctx)
+}
 
 // assemble builds the API from storage to filters.
 func (s *Server) assemble(ctx context.Context) error {
@@ -140,6 +144,9 @@ func (s *Server) assemble(ctx context.Context) error {
 		return err
 	}
 	s.crdPaths = newCRDDiscovery(s.crds, s.groups)
+	if s.extensions, err = s.newAggregator(); err != nil {
+		return err
+	}
 	s.mux = mux.NewPathRecorderMux("gantry")
 	s.installPaths()
 	s.fromNetwork = s.chain.network(http.HandlerFunc(s.route), s.who)
@@ -164,6 +171,15 @@ func (s *Server) installGroups(options *registryOptions, rules authorizer.RuleRe
 		}
 	}
 	crds, err := newCRDGroup(newRegistryOptions(s.cfg.Store, apiextensions.Scheme, apiextensions.Codecs, runtime.ContentTypeProtobuf))
+	if err != nil {
+		return err
+	}
+	scheme := newAggregationScheme()
+	codecs := serializer.NewCodecFactory(scheme)
+	registrations := newAggregationGroup(scheme, codecs, newRegistryOptions(s.cfg.Store, scheme, codecs, runtime.ContentTypeProtobuf))
+	err = s.groups.install(registrations, newLazyConverter(func() managedfields.TypeConverter {
+		return newConverter(scheme, s.groups.served)
+	}), 15000)
 	if err != nil {
 		return err
 	}
@@ -192,6 +208,10 @@ func newSerializer() serializer.CodecFactory {
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	if s.groups.owns(r.URL.Path) {
 		s.groups.container.Dispatch(w, r)
+		return
+	}
+	if h := s.extensions.find(r.URL.Path); h != nil {
+		h.ServeHTTP(w, r)
 		return
 	}
 	s.mux.ServeHTTP(w, r)

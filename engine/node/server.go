@@ -24,6 +24,7 @@ func (n *Node) Handler() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	mux.HandleFunc("GET /pods", n.servePods)
 	mux.HandleFunc("GET /stats/summary", n.serveSummary)
+	mux.HandleFunc("GET /metrics/resource", n.serveResourceMetrics)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", n.serveLogs)
 	for _, at := range []string{"/{namespace}/{pod}/{container}", "/{namespace}/{pod}/{uid}/{container}"} {
 		mux.HandleFunc("/exec"+at, n.serveExec)

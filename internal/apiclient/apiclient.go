@@ -53,6 +53,13 @@ func (c *Client) BackendPolicies(namespace string) *gentype.ClientWithList[*v1al
 		func() *v1alpha1.BackendPolicyList { return &v1alpha1.BackendPolicyList{} })
 }
 
+// ScalePolicies are those of a namespace; "" is all of them, to list and watch.
+func (c *Client) ScalePolicies(namespace string) *gentype.ClientWithList[*v1alpha1.ScalePolicy, *v1alpha1.ScalePolicyList] {
+	return gentype.NewClientWithList("scalepolicies", c.rest, c.params, namespace,
+		func() *v1alpha1.ScalePolicy { return &v1alpha1.ScalePolicy{} },
+		func() *v1alpha1.ScalePolicyList { return &v1alpha1.ScalePolicyList{} })
+}
+
 // TrafficPolicies are those of a namespace; "" is all of them, to list and watch.
 func (c *Client) TrafficPolicies(namespace string) *gentype.ClientWithList[*v1alpha1.TrafficPolicy, *v1alpha1.TrafficPolicyList] {
 	return gentype.NewClientWithList("trafficpolicies", c.rest, c.params, namespace,

@@ -89,7 +89,7 @@ func Run(ctx context.Context, cfg Config) error {
 	return dataPlane.Shutdown(drain)
 }
 
-// clients returns the two client sets over one patient connection: protobuf for
+// clients returns the client sets over one patient connection: protobuf for
 // built-in kinds, JSON for custom resources, which know nothing else.
 func clients(cfg *rest.Config) (kubernetes.Interface, gatewayclient.Interface, *apiclient.Client, error) {
 	patient := rest.CopyConfig(cfg)

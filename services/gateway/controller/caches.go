@@ -33,7 +33,7 @@ type caches struct {
 	classes, gateways, listenerSets, httpRoutes, grpcRoutes, tlsRoutes, tcpRoutes, grants, backendTLS,
 	ingresses, ingressClasses, services, endpointSlices, secrets, configMaps, namespaces *follower
 	// Of policies; nil without a client for them.
-	accessPolicies, trafficPolicies, credentials *follower
+	accessPolicies, trafficPolicies, scalePolicies, credentials *follower
 }
 
 // newCaches prepares the caches and wires their changes to the controller.
@@ -64,6 +64,10 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *
 		s.accessPolicies = follow(own, own.AccessPolicies(all), &v1alpha1.AccessPolicy{}, "")
 		s.trafficPolicies = follow(own, own.TrafficPolicies(all), &v1alpha1.TrafficPolicy{}, "")
 		s.credentials = follow(kube, kube.CoreV1().Secrets(all), &corev1.Secret{}, ofType(translate.CredentialsType))
+		s.scalePolicies = follow(own, own.ScalePolicies(all), &v1alpha1.ScalePolicy{}, "")
+		if err := s.indexScaledServices(); err != nil {
+			return nil, err
+		}
 	}
 	for _, f := range s.followers() {
 		f.touched = func(any) { c.statuses.set() } // somebody wrote a status; it may have been ours
@@ -82,6 +86,10 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *
 			c.everythingChanged()
 		}
 	}
+	if s.scalePolicies != nil {
+		s.scalePolicies.changed = func(o any) { c.scalePolicyChanged(o.(*v1alpha1.ScalePolicy)) }
+		s.scalePolicies.touched = func(any) {}
+	}
 	s.endpointSlices.changed = func(o any) { c.serviceChanged(serviceOf(o.(*discoveryv1.EndpointSlice))) }
 	return s, s.endpointSlices.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) {
 		return []string{serviceOf(o.(*discoveryv1.EndpointSlice)).String()}, nil
@@ -95,6 +103,9 @@ func (s *caches) followers() []*follower {
 	}
 	if s.accessPolicies != nil {
 		list = append(list, s.accessPolicies, s.trafficPolicies, s.credentials)
+	}
+	if s.scalePolicies != nil {
+		list = append(list, s.scalePolicies)
 	}
 	return list
 }
@@ -196,6 +207,9 @@ func sameSpec(before, after any) bool {
 		return before.(*gatewayv1.BackendTLSPolicy).Generation == a.Generation
 	case *corev1.ConfigMap:
 		return same(before.(*corev1.ConfigMap).Data, a.Data)
+	case *v1alpha1.ScalePolicy:
+		b := before.(*v1alpha1.ScalePolicy)
+		return same(b.Spec.Hold, a.Spec.Hold) && slices.Equal(scaledServices(b), scaledServices(a))
 	case *networkingv1.Ingress:
 		b := before.(*networkingv1.Ingress)
 		return same(b.Spec, a.Spec) && same(b.Annotations, a.Annotations)

@@ -5,7 +5,7 @@
 // TCPRoute, ReferenceGrant, BackendTLSPolicy, Ingress, IngressClass, Service,
 // EndpointSlice, Namespace, ConfigMaps (of which it keeps authorities and key
 // sets), Secrets of types kubernetes.io/tls and gantry.dev/credentials,
-// AccessPolicy and TrafficPolicy. Writes: the status of GatewayClass, Gateway,
+// AccessPolicy, TrafficPolicy and ScalePolicy. Writes: the status of GatewayClass, Gateway,
 // ListenerSet, the routes, Ingress and policies, and Secrets with certificates
 // that were got by ACME; nothing else.
 //
@@ -79,6 +79,8 @@ type Controller struct {
 	all      bool                          // guarded by mu: that is everything
 	latest   *outcome                      // guarded by mu: what the statuses should say
 	unsaid   unsaid                        // guarded by mu: whose statuses may say something else
+	// scaledBy are the Services that each ScalePolicy named last; guarded by mu.
+	scaledBy map[types.NamespacedName][]types.NamespacedName
 
 	served map[types.NamespacedName][]route.ServicePort // endpoints loop only
 }
@@ -108,6 +110,7 @@ func New(cfg Config) (*Controller, error) {
 		services:   map[types.NamespacedName]bool{},
 		unsaid:     unsaid{routes: map[translate.RouteName]bool{}, all: true},
 		all:        true,
+		scaledBy:   map[types.NamespacedName][]types.NamespacedName{},
 		served:     map[types.NamespacedName][]route.ServicePort{},
 	}
 	c.translator.Pool = cfg.AddressPool
@@ -208,7 +211,9 @@ func (c *Controller) syncEndpoints() {
 		}
 		delete(c.served, name)
 		if service := c.caches.service(name); service != nil {
+			scaled := c.caches.scaled(name)
 			for _, u := range translate.Upstreams(service, c.caches.slices(name)) {
+				u.Scaled = scaled
 				changed = append(changed, u)
 				delete(before, u.Service)
 				c.served[name] = append(c.served[name], u.Service)

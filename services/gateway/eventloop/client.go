@@ -53,6 +53,8 @@ type client struct {
 	exchangeLimit int64 // when the exchange is given up; 0 is never
 	limit         int64 // when it or the attempt is
 	timer         int   // place in the loop's timers, counted from 1
+	waits         bool  // for a backend
+	waited        int   // how often it has begun to
 }
 
 // begin takes the connection in.
@@ -106,7 +108,7 @@ func (c *client) ready(events uint32) {
 	if c.dead {
 		return
 	}
-	if c.broken {
+	if c.broken || c.waits && c.closing { // who waits for a backend must not do so for a client that is gone
 		c.abandon()
 		return
 	}
@@ -290,6 +292,12 @@ func (c *client) attempt(otherwise Failure) {
 		c.loop.connect(to, c)
 		return
 	}
+	if w, ok := c.exchange.(Waiter); ok && otherwise == NoBackend {
+		var waits bool
+		if otherwise, waits = c.wait(w); waits {
+			return
+		}
+	}
 	c.fail(otherwise)
 }
 
@@ -362,6 +370,7 @@ func (c *client) endExchange() {
 			c.limitTo(0)
 		}
 	}
+	c.waits = false
 	if c.held != nil {
 		c.loop.drop(c.held)
 		c.held = nil

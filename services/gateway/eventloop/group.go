@@ -140,7 +140,17 @@ const (
 	NoBackend   Failure = iota // Next had none to begin with
 	Unreachable                // none that was tried answered
 	TimedOut                   // none answered within the Timeouts
+	Crowded                    // none was there, and as many as may wait already
+	Waited                     // none came while the exchange waited
 )
+
+// Waiter is an [Exchange] that may wait for a backend.
+type Waiter interface {
+	// Wait is asked when Next has no backend. It returns how long the exchange waits
+	// until it fails with f; 0 is not at all. After resume, which may be called once and
+	// from any goroutine, Next is asked again. bytes is what the exchange takes of memory.
+	Wait(bytes int, resume func()) (limit time.Duration, f Failure)
+}
 
 // Backend is one address that requests of one group are sent to. Connections to
 // it are kept by the loops until [Group.Forget].

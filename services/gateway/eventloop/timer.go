@@ -64,8 +64,11 @@ func (c *client) limitAttempt() {
 func (l *loop) giveUp() {
 	for len(l.timers) > 0 && l.timers[0].limit <= l.now {
 		c := l.timers[0]
+		waited := c.waits && c.limit != c.exchangeLimit
 		c.limitTo(0)
-		if c.status == 0 {
+		if waited {
+			c.fail(Waited)
+		} else if c.status == 0 {
 			c.fail(TimedOut)
 		} else {
 			c.abandon()

@@ -15,8 +15,6 @@ import (
 	"github.com/gantryhq/gantry/services/gateway/upstream"
 )
 
-var errNoEndpoints = errors.New("no endpoint is ready")
-
 // RoundTrip sends the request to an endpoint of the exchange's pool, and to
 // another one if that could not be reached.
 func (s *Server) RoundTrip(out *http.Request) (*http.Response, error) {
@@ -28,7 +26,10 @@ func (s *Server) RoundTrip(out *http.Request) (*http.Response, error) {
 	var tried []*upstream.Endpoint
 	var lastErr error
 	for len(tried) < upstream.MaxAttempts {
-		e := x.pool.Acquire(tried)
+		e, err := x.next(out.Context(), tried)
+		if err != nil {
+			return nil, err
+		}
 		if e == nil {
 			break
 		}
@@ -45,9 +46,6 @@ func (s *Server) RoundTrip(out *http.Request) (*http.Response, error) {
 		if out.Context().Err() != nil || !safeToRepeat(out, err) {
 			return nil, err
 		}
-	}
-	if lastErr == nil {
-		lastErr = errNoEndpoints
 	}
 	return nil, lastErr
 }

@@ -119,6 +119,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 		return
 	}
 	x.pool = s.upstreams.Get(x.backend.Service)
+	x.pool.Count()
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), exchangeKey{}, x))
 	defer cancel(nil)
 	if d := x.rule.RequestTimeout; d > 0 {
@@ -153,12 +154,18 @@ func choose(backends []route.Backend) *route.Backend {
 func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	x := exchangeOf(r.Context())
 	switch cause := context.Cause(r.Context()); {
-	case errors.Is(err, errNoEndpoints):
+	case errors.Is(err, upstream.ErrNoEndpoints):
 		w.Header().Set("Retry-After", "1")
 		problem(w, http.StatusServiceUnavailable, fmt.Sprintf("Service %s has no endpoint that is ready", x.backend.Service))
 	case x.admission.bodyTooLarge(err):
 		x.admission.pass.Refusal = x.admission.rules.MaxBody.Refusal()
 		x.admission.refuse(w)
+	case errors.Is(err, upstream.ErrCrowded):
+		w.Header().Set("Retry-After", "1")
+		problem(w, http.StatusServiceUnavailable, crowdedDetail(x.backend.Service))
+	case errors.Is(err, errWaited):
+		w.Header().Set("Retry-After", "1")
+		problem(w, http.StatusGatewayTimeout, waitedDetail(x.backend.Service))
 	case errors.Is(cause, errRequestTimeout), errors.Is(err, errBackendTimeout):
 		problem(w, http.StatusGatewayTimeout, "the backend did not answer in time")
 	case errors.Is(r.Context().Err(), context.Canceled):

@@ -33,12 +33,14 @@ type ordinaryExchange struct {
 	pool     *upstream.Pool
 	endpoint *upstream.Endpoint // the one being tried, which counts the request as in flight
 	tried    []*upstream.Endpoint
+	waiter   *upstream.Waiter // while it waits for an endpoint, or has waited
 	info     *ruleInfo
 	start    time.Time
 	loop     int
 
 	admission *admission // or nil
 
+	waitsSince                time.Time // zero if it never waited
 	client                    netip.AddrPort
 	text                      []byte // holds the next
 	method, host, path, agent string
@@ -74,6 +76,9 @@ func (o *ordinary) Begin(r *eventloop.Request) eventloop.Exchange {
 	if !ok {
 		x.recycle()
 		return nil
+	}
+	if !x.admission.refused() {
+		x.pool.Count()
 	}
 	x.trusted = s.trusts(r.Client)
 	s.metrics.inFlight[r.Loop].Add(1)
@@ -140,8 +145,7 @@ func (x *ordinaryExchange) route(r *eventloop.Request) bool {
 		return false
 	}
 	x.pool = x.server.upstreams.Get(x.backend.Service)
-	list := x.pool.Endpoints()
-	return len(list) > 0 && list[0].Protocol == route.HTTP1
+	return x.pool.Speaks(route.HTTP1)
 }
 
 // judge finds out whether the request may be sent twice.
@@ -196,6 +200,9 @@ func governed(name string) bool {
 func (x *ordinaryExchange) Next() *eventloop.Backend {
 	x.release()
 	if len(x.tried) == upstream.MaxAttempts || x.admission.refused() {
+		return nil
+	}
+	if x.waiter == nil && len(x.tried) == 0 && x.pool.Busy() {
 		return nil
 	}
 	e := x.pool.Acquire(x.tried)
@@ -325,6 +332,12 @@ func (x *ordinaryExchange) AppendFailure(b []byte, f eventloop.Failure) []byte {
 	case eventloop.NoBackend:
 		status, fields = http.StatusServiceUnavailable, "Retry-After: 1\r\n"
 		detail = fmt.Sprintf("Service %s has no endpoint that is ready", x.backend.Service)
+	case eventloop.Crowded:
+		status, fields = http.StatusServiceUnavailable, "Retry-After: 1\r\n"
+		detail = crowdedDetail(x.backend.Service)
+	case eventloop.Waited:
+		status, fields = http.StatusGatewayTimeout, "Retry-After: 1\r\n"
+		detail = waitedDetail(x.backend.Service)
 	}
 	return eventloop.AppendProblem(b, status, detail, fields)
 }
@@ -348,6 +361,9 @@ func (x *ordinaryExchange) End(status int, sent int64, took time.Duration) {
 		s.access.write(x.loop, &line)
 	}
 	x.release()
+	if x.waiter != nil {
+		x.waiter.Cancel()
+	}
 	x.recycle()
 }
 

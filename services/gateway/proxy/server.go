@@ -216,6 +216,9 @@ func (s *Server) SetUpstreams(changed []route.Upstream, gone []route.ServicePort
 	s.upstreams.Set(changed, gone)
 }
 
+// Upstreams tells of the demand.
+func (s *Server) Upstreams() *upstream.Pools { return s.upstreams }
+
 // Listeners returns the open sockets by the address they were configured with.
 func (s *Server) Listeners() map[string]*net.TCPListener {
 	s.mu.Lock()

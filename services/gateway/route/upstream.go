@@ -1,6 +1,9 @@
 package route
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Protocol is what endpoints of a Service port speak.
 type Protocol int
@@ -17,4 +20,18 @@ type Upstream struct {
 	Service   ServicePort
 	Protocol  Protocol
 	Endpoints []netip.AddrPort
+	// Scaled says that somebody adjusts the number of endpoints to the demand, which is
+	// measured for that; or nil.
+	Scaled *Scaled
+}
+
+// Scaled is how requests wait for endpoints that are on their way. The zero value lets
+// none wait.
+type Scaled struct {
+	Waiting  int           // requests that may wait at the same time
+	Bytes    int64         // what they may take of memory together
+	Patience time.Duration // how long each may wait
+	// PerEndpoint is how many requests an endpoint gets at the same time; more of them
+	// wait. 0 is any number.
+	PerEndpoint int32
 }

@@ -26,12 +26,18 @@ type Endpoint struct {
 	Loop      *eventloop.Backend // the same on the event loop
 
 	special  special
+	pool     *Pool
 	inFlight atomic.Int32
 	removed  atomic.Bool // set before anyone may take a count of 0 in flight for drained
 }
 
-// Release ends a request that Acquire has counted.
-func (e *Endpoint) Release() { e.inFlight.Add(-1) }
+// Release ends a request that Acquire has counted, and lets one that waits have its place.
+func (e *Endpoint) Release() {
+	e.inFlight.Add(-1)
+	if e.pool.demand.waiting.Load() > 0 {
+		e.pool.wake()
+	}
+}
 
 // InFlight is the number of requests that are with the endpoint.
 func (e *Endpoint) InFlight() int { return int(e.inFlight.Load()) }

@@ -26,6 +26,9 @@ import (
 // MaxAttempts bounds how many endpoints one request is offered to.
 const MaxAttempts = 5
 
+// cacheLine is what processors share of memory at least, in bytes.
+const cacheLine = 64
+
 // candidates is how many endpoints are compared for each request.
 const candidates = 8
 
@@ -40,6 +43,7 @@ type Pools struct {
 	config Config
 	mu     sync.Mutex // serialises Set
 	pools  atomic.Pointer[map[route.ServicePort]*Pool]
+	bell   bell // rung when the demand rises
 }
 
 // New returns Pools without any Service port.
@@ -83,6 +87,7 @@ func (all *Pools) Set(changed []route.Upstream, gone []route.ServicePort) {
 		if p == nil {
 			own()
 			p = &Pool{}
+			p.demand.bell = &all.bell
 			pools[c.Service] = p
 		}
 		p.set(c, &all.config)
@@ -96,6 +101,11 @@ func (all *Pools) Set(changed []route.Upstream, gone []route.ServicePort) {
 type Pool struct {
 	endpoints atomic.Pointer[[]*Endpoint]
 	next      atomic.Uint32
+	requests  atomic.Uint64 // that came
+	// What follows is read for each request, and seldom written: it must not be invalidated
+	// together with what is counted above.
+	_      [cacheLine]byte
+	demand demand
 }
 
 // set replaces the endpoints.
@@ -109,12 +119,14 @@ func (p *Pool) set(u route.Upstream, c *Config) {
 		e := old[address]
 		if e == nil || e.Protocol != u.Protocol {
 			e = newEndpoint(address, u.Protocol, c.ConnectTimeout)
+			e.pool = p
 		} else {
 			delete(old, address)
 		}
 		list = append(list, e)
 	}
 	p.endpoints.Store(&list)
+	p.adjust(u)
 	for _, e := range old {
 		e.removed.Store(true)
 		e.closeIdle()
@@ -134,19 +146,27 @@ func (p *Pool) Endpoints() []*Endpoint {
 }
 
 // Acquire picks an endpoint and counts a request in flight there; nil if there
-// is none that was not tried. Once an endpoint was removed and has no request
-// in flight, it never gets another one.
+// is none that was not tried and has room. Once an endpoint was removed and has no
+// request in flight, it never gets another one.
 func (p *Pool) Acquire(tried []*Endpoint) *Endpoint {
-	for {
+	limit := p.limit()
+	for tries := 0; ; tries++ {
 		e := p.pick(tried)
 		if e == nil {
 			return nil
 		}
-		e.inFlight.Add(1)
-		if !e.removed.Load() {
+		n := e.inFlight.Add(1)
+		switch {
+		case e.removed.Load(): // since the list was read
+			e.inFlight.Add(-1)
+		case limit == 0 || n <= limit:
 			return e
+		default:
+			e.inFlight.Add(-1)
+			if tries > len(p.Endpoints()) || p.room() == 0 {
+				return nil
+			}
 		}
-		e.inFlight.Add(-1) // removed since the list was read
 	}
 }
 

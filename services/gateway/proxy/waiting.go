@@ -1,0 +1,83 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gantryhq/gantry/services/gateway/eventloop"
+	"github.com/gantryhq/gantry/services/gateway/route"
+	"github.com/gantryhq/gantry/services/gateway/upstream"
+)
+
+var errWaited = errors.New("no endpoint was ready in time")
+
+// next acquires an endpoint, and waits for one where it may.
+func (x *exchange) next(ctx context.Context, tried []*upstream.Endpoint) (*upstream.Endpoint, error) {
+	var since time.Time
+	for {
+		if len(tried) > 0 || !since.IsZero() || !x.pool.Busy() {
+			if e := x.pool.Acquire(tried); e != nil || len(tried) > 0 {
+				return e, nil
+			}
+		}
+		if err := await(ctx, x.pool, &since); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// await returns when it may be worth while to acquire an endpoint again. since is when the request
+// began to wait; the zero time when it has not yet.
+func await(ctx context.Context, p *upstream.Pool, since *time.Time) error {
+	resumed := make(chan struct{})
+	w, patience, err := p.Wait(0, !since.IsZero(), func() { close(resumed) })
+	if err != nil {
+		return err
+	}
+	timer := time.NewTimer(left(patience, since))
+	defer timer.Stop()
+	select {
+	case <-resumed:
+		return nil
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-timer.C:
+		err = errWaited
+	}
+	w.Cancel()
+	return err
+}
+
+// left is what is left of the patience of a request that waits since then, or from now on.
+func left(patience time.Duration, since *time.Time) time.Duration {
+	if since.IsZero() {
+		*since = time.Now()
+	}
+	return patience - time.Since(*since)
+}
+
+// Wait implements eventloop.Waiter.
+func (x *ordinaryExchange) Wait(bytes int, resume func()) (time.Duration, eventloop.Failure) {
+	if x.admission.refused() {
+		return 0, eventloop.NoBackend
+	}
+	w, patience, err := x.pool.Wait(bytes, x.waiter != nil, resume)
+	switch {
+	case errors.Is(err, upstream.ErrCrowded):
+		return 0, eventloop.Crowded
+	case err != nil:
+		return 0, eventloop.NoBackend
+	}
+	x.waiter = w
+	return left(patience, &x.waitsSince), eventloop.Waited
+}
+
+func crowdedDetail(s route.ServicePort) string {
+	return fmt.Sprintf("Service %s is being scaled up, and as many requests as may already wait for it", s)
+}
+
+func waitedDetail(s route.ServicePort) string {
+	return fmt.Sprintf("Service %s is being scaled up, and no endpoint was ready in time", s)
+}

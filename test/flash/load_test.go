@@ -1,0 +1,174 @@
+package flash
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// answer is what became of one request.
+type answer struct {
+	due  time.Duration // since the load began
+	took time.Duration // from when it was due
+	err  error
+}
+
+// load sends requests at the times that a plan says, whether or not others are answered.
+type load struct {
+	address, host, path string
+	timeout             time.Duration
+
+	began   time.Time
+	mu      sync.Mutex // guards following
+	answers []answer
+	idle    []*conn
+	open    atomic.Int32
+	most    atomic.Int32 // connections at the same time
+}
+
+// conn is a connection that carries one request at a time.
+type conn struct {
+	net.Conn
+	read *bufio.Reader
+}
+
+// phase is a part of a plan.
+type phase struct {
+	rate int // requests a second
+	last time.Duration
+}
+
+// run carries out a plan and returns when everything is answered.
+func (l *load) run(plan []phase) {
+	l.began = time.Now()
+	var sending sync.WaitGroup
+	due := time.Duration(0)
+	for _, p := range plan {
+		end := due + p.last
+		gap := time.Second / time.Duration(p.rate)
+		for ; due < end; due += gap {
+			if ahead := due - time.Since(l.began); ahead > 500*time.Microsecond {
+				time.Sleep(ahead)
+			}
+			at := due
+			sending.Go(func() { l.send(at) })
+		}
+		due = end
+	}
+	sending.Wait()
+	for _, c := range l.idle {
+		c.Close()
+	}
+}
+
+func (l *load) send(due time.Duration) {
+	err := l.exchange()
+	a := answer{due: due, took: time.Since(l.began) - due, err: err}
+	l.mu.Lock()
+	l.answers = append(l.answers, a)
+	l.mu.Unlock()
+}
+
+func (l *load) exchange() error {
+	c, err := l.connection()
+	if err != nil {
+		return err
+	}
+	if err := c.SetDeadline(time.Now().Add(l.timeout)); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", l.path, l.host); err != nil {
+		c.Close()
+		return err
+	}
+	response, err := http.ReadResponse(c.read, nil)
+	if err != nil {
+		c.Close()
+		return err
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	response.Body.Close()
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("status %d", response.StatusCode)
+	}
+	if err != nil || response.Close {
+		c.Close()
+		return err
+	}
+	l.mu.Lock()
+	l.idle = append(l.idle, c)
+	l.mu.Unlock()
+	l.open.Add(-1)
+	return nil
+}
+
+// connection is an unused one, or a new one.
+func (l *load) connection() (*conn, error) {
+	if n := l.open.Add(1); n > l.most.Load() {
+		l.most.Store(n)
+	}
+	l.mu.Lock()
+	if n := len(l.idle); n > 0 {
+		c := l.idle[n-1]
+		l.idle = l.idle[:n-1]
+		l.mu.Unlock()
+		return c, nil
+	}
+	l.mu.Unlock()
+	raw, err := net.DialTimeout("tcp", l.address, l.timeout)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{raw, bufio.NewReaderSize(raw, 4<<10)}, nil
+}
+
+// summary is what clients saw of some requests.
+type summary struct {
+	Requests, Failed int
+	P50, P99, Max    time.Duration
+	Errors           map[string]int
+}
+
+// between sums up the requests that were due in a time.
+func (l *load) between(from, to time.Duration) summary {
+	s := summary{Errors: map[string]int{}}
+	var took []time.Duration
+	for _, a := range l.answers {
+		if a.due < from || a.due >= to {
+			continue
+		}
+		s.Requests++
+		if a.err != nil {
+			s.Failed++
+			s.Errors[a.err.Error()]++
+			continue
+		}
+		took = append(took, a.took)
+	}
+	if len(took) > 0 {
+		slices.Sort(took)
+		s.P50, s.P99, s.Max = took[len(took)/2], took[len(took)*99/100], took[len(took)-1]
+	}
+	return s
+}
+
+// calm is when, after a time, the answers became quick for good: from then on the slowest
+// of a hundred in each half second took no longer than limit. False if that never came.
+func (l *load) calm(from, to, limit time.Duration) (time.Duration, bool) {
+	const slot = 500 * time.Millisecond
+	calm, found := from, false
+	for at := from; at+slot <= to; at += slot {
+		if s := l.between(at, at+slot); s.Failed > 0 || s.P99 > limit {
+			found = false
+		} else if !found {
+			calm, found = at, true
+		}
+	}
+	return calm, found
+}
