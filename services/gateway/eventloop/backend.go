@@ -30,6 +30,7 @@ type backendConn struct {
 	reused   bool
 	last     bool // it cannot carry another exchange
 	deaf     bool // it takes no more of the request
+	late     bool // the request is sent after the events of this batch
 	deadline int64
 	in       []byte // an incomplete head
 	body     body
@@ -82,20 +83,35 @@ func (l *loop) connect(to *Backend, c *client) {
 		}
 		b.state, b.reused, b.deadline = waiting, true, 0
 		b.client, c.backend = c, b
-		sent, ok := b.send(c.held)
-		switch {
-		case ok:
-			b.retain(c.held[sent:])
-			c.pump()
-			return
-		case sent > 0:
-			b.failed()
+		if l.late.on {
+			b.late = true
+			l.late.requests = append(l.late.requests, b)
 			return
 		}
-		b.client, c.backend = nil, nil // nothing was sent: another connection will do
-		b.close()
+		if b.ask() {
+			return
+		}
 	}
 	l.dial(to, c)
+}
+
+// ask sends the request over a connection that was parked. It reports false when
+// nothing was sent: then the connection is closed, and another one will do.
+func (b *backendConn) ask() bool {
+	c := b.client
+	sent, ok := b.send(c.held)
+	switch {
+	case ok:
+		b.retain(c.held[sent:])
+		c.pump()
+	case sent > 0:
+		b.failed()
+	default:
+		b.client, c.backend = nil, nil
+		b.close()
+		return false
+	}
+	return true
 }
 
 // gone tells whether the peer has closed a parked connection.
@@ -349,7 +365,7 @@ func (b *backendConn) complete() {
 // effects can be repeated by that.
 func (b *backendConn) failed() {
 	c := b.client
-	fresh := b.state == connecting
+	fresh := b.state == connecting || b.late // nothing was sent
 	answered := b.state == answering || len(b.in) > 0
 	b.client, c.backend = nil, nil
 	b.close()

@@ -96,14 +96,7 @@ func (c *client) ready(events uint32) {
 		c.record.readable = true
 	}
 	if events&unix.EPOLLOUT != 0 && len(c.out) > 0 {
-		if !c.flush() {
-			c.abandon()
-			return
-		}
-		c.progress()
-		if len(c.out) == 0 {
-			c.flushed()
-		}
+		c.sendKept()
 	}
 	if c.dead {
 		return
@@ -119,6 +112,18 @@ func (c *client) ready(events uint32) {
 		c.pump()
 	case lingering:
 		c.discard()
+	}
+}
+
+// sendKept sends what was kept, and goes on when that was all.
+func (c *client) sendKept() {
+	if !c.flush() {
+		c.abandon()
+		return
+	}
+	c.progress()
+	if len(c.out) == 0 {
+		c.flushed()
 	}
 }
 
@@ -143,7 +148,7 @@ func (c *client) readPlain(p []byte) (int, readResult) {
 // deliver sends to the client, encrypted where it must be.
 func (c *client) deliver(p []byte) bool {
 	if c.secure == nil {
-		return c.write(p)
+		return c.writeLate(p)
 	}
 	return c.writeSecure(p)
 }
@@ -305,7 +310,7 @@ func (c *client) attempt(otherwise Failure) {
 func (c *client) pump() {
 	for c.state == inExchange && !c.body.done && c.readable {
 		b := c.backend
-		if b == nil || b.state == connecting || len(b.out) > 0 || b.deaf {
+		if b == nil || b.state == connecting || b.late || len(b.out) > 0 || b.deaf {
 			return
 		}
 		n, result := c.readPlain(c.loop.buf)

@@ -16,7 +16,7 @@ const (
 	readSize  = 64 << 10 // of the buffer that all connections of a loop read into
 	headRoom  = 4 << 10  // before it, for a head that goes out with the body that was read
 	keepSize  = 16 << 10 // of the buffers in which connections keep bytes
-	keepSpare = 64       // such buffers that a loop holds unused
+	keepSpare = 128      // such buffers that a loop holds unused
 	batch     = 256      // events taken at once
 	accepts   = 16       // connections accepted at once, so that others get their turn
 	// tick is how exactly timeouts are kept.
@@ -57,6 +57,7 @@ type loop struct {
 	wall    int64 // the Unix time at which the loop started, by the wall clock of the last sweep
 	swept   int64
 	parked  int // unused connections to backends
+	late    late
 	spare   [][]byte
 	room    []byte // the buffer of buf and what is before it
 	buf     []byte // what was read last
@@ -167,6 +168,7 @@ func (l *loop) run() {
 		if late { // perhaps by far
 			l.wall = time.Now().UnixNano() - l.now
 		}
+		l.late.on = n >= lateFrom
 		for i := range events[:n] {
 			if i%clockEvents == clockEvents-1 {
 				l.tell()
@@ -176,6 +178,7 @@ func (l *loop) run() {
 				s.watcher.ready(e.Events)
 			}
 		}
+		l.sendLate()
 		l.giveUp()
 		if late {
 			l.sweep()

@@ -180,7 +180,7 @@ func (c *client) writeSecure(p []byte) bool {
 	if _, err := c.secure.Write(p); err != nil {
 		return false
 	}
-	return c.write(l.cipher)
+	return c.writeLate(l.cipher)
 }
 
 // notifyClose tells the client that nothing was cut off.
