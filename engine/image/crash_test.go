@@ -11,7 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/gantryhq/gantry/internal/testenv"
 )
@@ -52,7 +54,11 @@ func TestAPullKilledAtAnyRequestIsForgottenAndCanBeRepeated(t *testing.T) {
 	completed, kills := false, 0
 	for killAt := int64(1); !completed; killAt++ {
 		var requests atomic.Int64
-		child := exec.Command(os.Args[0])
+		// One that hangs says where, and does not take the rest of the tests with it.
+		limited, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		child := exec.CommandContext(limited, os.Args[0])
+		child.Cancel = func() error { return child.Process.Signal(syscall.SIGQUIT) }
+		child.WaitDelay = 10 * time.Second
 		child.Env = append(os.Environ(), envCrash+"="+data+" "+ref)
 		var complaint bytes.Buffer
 		child.Stderr = &complaint
@@ -70,6 +76,10 @@ func TestAPullKilledAtAnyRequestIsForgottenAndCanBeRepeated(t *testing.T) {
 		must(t, child.Start())
 		close(started)
 		completed = child.Wait() == nil
+		if limited.Err() != nil {
+			t.Fatalf("after %d kills the pull hung: %s", kills, complaint.String())
+		}
+		cancel()
 		if !completed && !killed.Load() {
 			t.Fatalf("after %d kills the pull failed by itself: %s", kills, complaint.String())
 		}
