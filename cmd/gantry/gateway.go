@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/gantryhq/gantry/internal/footprint"
 	"github.com/gantryhq/gantry/services/gateway"
@@ -49,6 +50,9 @@ func newGatewayCommand(g *globals) *cobra.Command {
 			}
 			if cfg.Client, err = g.config(); err != nil {
 				return err
+			}
+			if err := keepCapabilities(unix.CAP_NET_BIND_SERVICE); err != nil {
+				return fmt.Errorf("give up privileges: %w", err)
 			}
 			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
