@@ -130,7 +130,9 @@ func gatewayAdminSocket(dataDir string) string { return filepath.Join(dataDir, "
 func (g *gatewayProcess) ensure(ctx context.Context) error {
 	if g.running.Alive() {
 		// One that was never told to begin ends by itself.
-		if err := g.waitReady(ctx); err == nil || g.running.Alive() {
+		if err := g.waitReady(ctx); err == nil {
+			return g.retire()
+		} else if g.running.Alive() {
 			return err
 		}
 	}
@@ -138,6 +140,17 @@ func (g *gatewayProcess) ensure(ctx context.Context) error {
 		return err
 	}
 	return g.waitReady(ctx)
+}
+
+// retire has replaced gateways finish their requests and end. Not before their
+// successor is ready: however long that takes, somebody accepts connections.
+func (g *gatewayProcess) retire() error {
+	for _, h := range g.draining {
+		if err := h.Signal(unix.SIGTERM); err != nil {
+			return fmt.Errorf("end a gateway that was replaced: %w", err)
+		}
+	}
+	return nil
 }
 
 // start starts the process and tells it to begin once it is recorded: should this
@@ -207,14 +220,11 @@ func endDraining(list []process.Handle) error {
 	return nil
 }
 
-// replace starts a successor beside the running process and then lets that drain.
+// replace starts a successor beside the running process, which ends when that one
+// is ready: see retire.
 func (g *gatewayProcess) replace() error {
-	old := g.running
-	g.draining = append(g.draining, old)
-	if err := g.start("--take-over"); err != nil {
-		return err
-	}
-	return old.Signal(unix.SIGTERM)
+	g.draining = append(g.draining, g.running)
+	return g.start("--take-over")
 }
 
 // waitReady asks the gateway's admin socket until it says that routes are loaded.

@@ -42,11 +42,11 @@ type Instance struct {
 	API      string // host:port
 	Registry string // host:port
 	Gateway  string // host:port of plain HTTP
+	Secure   string // host:port of HTTPS
 
 	// ReadyAfter is what the last start said of itself: `gantry ready in N ms`.
 	ReadyAfter time.Duration
 
-	tls     string // host:port of HTTPS
 	args    []string
 	command func(program string, args ...string) *exec.Cmd
 	cmd     *exec.Cmd
@@ -66,7 +66,7 @@ func Start(t testing.TB, o Options) *Instance {
 	if in.DataDir == "" {
 		in.DataDir = temporaryDir(t)
 	}
-	in.API, in.Registry, in.Gateway, in.tls = freePort(t), freePort(t), freePort(t), freePort(t)
+	in.API, in.Registry, in.Gateway, in.Secure = freePort(t), freePort(t), freePort(t), freePort(t)
 	t.Cleanup(func() { in.Down(t) })
 	in.Serve(t)
 	return in
@@ -86,7 +86,7 @@ func (in *Instance) Begin(t testing.TB) {
 	log, err := os.OpenFile(filepath.Join(in.DataDir, "serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	check(t, err)
 	args := append([]string{"serve", "--data-dir", in.DataDir, "--api-listen", in.API, "--registry-listen", in.Registry,
-		"--gateway-listen", in.Gateway, "--gateway-tls-listen", in.tls}, in.args...)
+		"--gateway-listen", in.Gateway, "--gateway-tls-listen", in.Secure}, in.args...)
 	if runtime := os.Getenv("GANTRY_RUNTIME"); runtime != "" {
 		args = append(args, "--runtime", runtime)
 	}

@@ -4,13 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Client and server of this file speak just enough HTTP to cost little: what they use of
@@ -19,6 +23,9 @@ import (
 const greeting = "still here\n"
 
 var answer = fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", len(greeting), greeting)
+
+// workTime is what the server takes for a request with a body.
+const workTime = 10 * time.Millisecond
 
 // answerAll answers every request on the connection with the greeting.
 func answerAll(c net.Conn) {
@@ -35,7 +42,20 @@ func answerAll(c net.Conn) {
 			if end < 0 {
 				break
 			}
-			have = copy(buf, buf[end+4:have])
+			head := buf[:end+2]
+			if key, ok := field(head, "Sec-WebSocket-Key: "); ok {
+				echo(c, key)
+				return
+			}
+			text, _ := field(head, "Content-Length: ")
+			length, _ := strconv.Atoi(text)
+			if have < end+4+length {
+				break
+			}
+			have = copy(buf, buf[end+4+length:have])
+			if length > 0 {
+				<-time.After(workTime)
+			}
 			if _, err := c.Write(answer); err != nil {
 				return
 			}
@@ -43,11 +63,26 @@ func answerAll(c net.Conn) {
 	}
 }
 
+// field finds the value behind a name, in any case, in a head.
+func field(head []byte, name string) (string, bool) {
+	at := bytes.Index(bytes.ToLower(head), bytes.ToLower([]byte(name)))
+	if at < 0 {
+		return "", false
+	}
+	value, _, _ := bytes.Cut(head[at+len(name):], []byte("\r\n"))
+	return string(value), true
+}
+
 // asker sends requests to a web server.
 type asker struct {
 	addr  string
 	host  string // name that it is asked by
 	fresh bool   // a connection for every request, else they are used again
+	body  string // not "": it is a POST
+	// careful looks whether a connection was closed before it is used again, as every
+	// client does.
+	careful bool
+	tls     *tls.Config // or nil
 
 	mu   sync.Mutex
 	idle []*conn
@@ -55,8 +90,24 @@ type asker struct {
 
 type conn struct {
 	net.Conn
-	in   *bufio.Reader
-	used time.Time
+	socket *net.TCPConn // below it
+	in     *bufio.Reader
+	used   time.Time
+}
+
+// closed tells whether the peer has closed the connection.
+func (c *conn) closed() bool {
+	closed := true
+	raw, err := c.socket.SyscallConn()
+	if err != nil {
+		return true
+	}
+	_ = raw.Read(func(fd uintptr) bool {
+		_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		closed = err != unix.EAGAIN
+		return true
+	})
+	return closed
 }
 
 // keepIdle is less than the 75 s after which the gateway closes connections.
@@ -70,13 +121,13 @@ func (a *asker) ask(ctx context.Context) error {
 		return err
 	}
 	deadline, _ := ctx.Deadline()
-	if err := converse(c, a.host, deadline); err != nil {
+	if err := a.converse(c, deadline); err != nil {
 		c.Close()
 		return err
 	}
 	if a.fresh {
 		// A reset: the port would rest for a minute otherwise, and they would run out.
-		return errors.Join(c.Conn.(*net.TCPConn).SetLinger(0), c.Close())
+		return errors.Join(c.socket.SetLinger(0), c.socket.Close())
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -90,27 +141,48 @@ func (a *asker) ask(ctx context.Context) error {
 }
 
 func (a *asker) connect(ctx context.Context) (*conn, error) {
-	a.mu.Lock()
-	if k := len(a.idle); k > 0 {
+	for {
+		a.mu.Lock()
+		k := len(a.idle)
+		if k == 0 {
+			a.mu.Unlock()
+			break
+		}
 		c := a.idle[k-1]
 		a.idle = a.idle[:k-1]
 		a.mu.Unlock()
-		return c, nil
+		if !a.careful || !c.closed() {
+			return c, nil
+		}
+		c.Close()
 	}
-	a.mu.Unlock()
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp4", a.addr)
+	socket, err := d.DialContext(ctx, "tcp4", a.addr)
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, in: bufio.NewReaderSize(c, 1<<10)}, nil
+	c := &conn{Conn: socket, socket: socket.(*net.TCPConn)}
+	if a.tls != nil {
+		secure := tls.Client(socket, a.tls)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			socket.Close()
+			return nil, err
+		}
+		c.Conn = secure
+	}
+	c.in = bufio.NewReaderSize(c, 1<<10)
+	return c, nil
 }
 
-func converse(c *conn, host string, deadline time.Time) error {
+func (a *asker) converse(c *conn, deadline time.Time) error {
 	if err := c.SetDeadline(deadline); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", host); err != nil {
+	text := fmt.Sprintf("GET / HTTP/1.1\r\nHost: %s\r\n\r\n", a.host)
+	if a.body != "" {
+		text = fmt.Sprintf("POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", a.host, len(a.body), a.body)
+	}
+	if _, err := io.WriteString(c, text); err != nil {
 		return err
 	}
 	res, err := http.ReadResponse(c.in, nil)

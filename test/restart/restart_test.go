@@ -1,4 +1,5 @@
-// Package restart restarts `gantry serve` under traffic and counts what clients notice.
+// Package restart restarts and changes everything under traffic and counts what clients
+// notice: `gantry serve`, and what it runs (changes_test.go).
 //
 // Pods that serve and a pod that asks run all the time; so does a client outside the
 // cluster. `gantry serve` is ended again and again, politely and by kill -9 in turn,
@@ -7,7 +8,8 @@
 //
 // GANTRY_RESTARTS says how often, usually 4 times, and GANTRY_RESTART_RATE with how many
 // requests per second on each way, usually 250; `make restarts` does it a hundred times
-// with a thousand.
+// with a thousand. GANTRY_CHANGES and GANTRY_CHANGE_RATE are the same for changes:
+// `make changes` makes a thousand under 2,000 requests per second.
 package restart
 
 import (
@@ -124,7 +126,7 @@ func startStory(t *testing.T) *story {
 		ObjectMeta: metav1.ObjectMeta{Name: "web"},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: new(int32(replicas)), Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: s.podSpec(corev1.EnvVar{Name: roleEnv, Value: roleServer})},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: s.serverSpec()},
 		},
 	}, metav1.CreateOptions{})
 	must(t, err)
@@ -168,6 +170,15 @@ func (s *story) copyProgram() {
 	must(s.t, err)
 	_, err = io.Copy(to, from)
 	must(s.t, errors.Join(err, to.Close()))
+}
+
+// serverSpec runs the server, which is ready when it answers.
+func (s *story) serverSpec() corev1.PodSpec {
+	spec := s.podSpec(corev1.EnvVar{Name: roleEnv, Value: roleServer})
+	spec.Containers[0].ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
+		HTTPGet: &corev1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(8080)},
+	}}
+	return spec
 }
 
 // podSpec runs this program in a role.
@@ -247,8 +258,14 @@ func (s *story) report(times int, away []time.Duration, outcomes []*Outcome) {
 	for _, d := range away {
 		total += d
 	}
-	round := func(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 	fmt.Printf("%d restarts, by SIGTERM and SIGKILL in turn, %v away on average\n", times, (total / time.Duration(max(times, 1))).Round(time.Millisecond))
+	s.table(outcomes)
+}
+
+// table prints how the requests went.
+func (s *story) table(outcomes []*Outcome) {
+	s.t.Helper()
+	round := func(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "\trequests\tfailed\tp50\tp99\tlongest\t")
 	for _, o := range outcomes {

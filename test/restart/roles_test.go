@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,12 +53,21 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// serve is the web server.
+// serve is the web server. At SIGTERM it answers nothing more and closes all
+// connections, whatever was on its way there: the least that a server can do for its
+// clients. Only those that talk over WebSockets are told.
 func serve() error {
 	l, err := net.Listen("tcp4", ":8080")
 	if err != nil {
 		return err
 	}
+	terminated := make(chan os.Signal, 1)
+	signal.Notify(terminated, syscall.SIGTERM)
+	go func() {
+		<-terminated
+		sockets.goodbye()
+		os.Exit(0)
+	}()
 	for {
 		c, err := l.Accept()
 		if err != nil {
