@@ -6,8 +6,10 @@
 #   make bench    scale-out 1→50→0 and 1→200, CPU and memory per pod; beside Docker Swarm where docker.io is installed
 #   make bench-gateway   the gateway's CPU per request beside nginx and HAProxy
 #   make bench-flash     a flash sale: how fast capacity follows a hundredfold load, and a first request from zero
+#   make differential     what the gateway forwards, beside Debian's nginx, which it fetches
 #   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
 #   make restarts 100 restarts under 1,000 requests a second on each way (long)
+#   make changes  1,000 rolling updates, scalings, route edits, certificate rotations and gateway upgrades under 2,000 requests a second (long)
 #   make validate-runtime         the OCI validation suite, with runc and with our own launcher
 #   make conformance-kubernetes   upstream's own end-to-end suite (long)
 #   make conformance-gateway      Gateway API's own conformance suite
@@ -24,7 +26,7 @@ export CGO_ENABLED := 0
 # For builds and tests alike, so that nothing is compiled twice.
 export GOFLAGS += -trimpath
 
-.PHONY: help build demo test bench contract-upstream restarts conformance-kubernetes validate-runtime generate fmt install clean setup
+.PHONY: help build demo test bench contract-upstream restarts changes conformance-kubernetes validate-runtime generate fmt install clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -68,11 +70,19 @@ bench-gateway:
 bench-flash: build
 	$(GO) test -run '^$$' -bench Flash -benchtime 1x -timeout 30m ./test/flash
 
+.PHONY: differential
+differential:
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || [ -x bin/nginx ] || script/nginx
+	$(GO) test -run TestForwardingIsLikeNginx -count 1 -v ./services/gateway/proxy
+
 contract-upstream: build bin/kubectl
 	PATH="$(CURDIR)/bin:$$PATH" GANTRY_PROGRAM="$(CURDIR)/bin/gantry" test/contract/upstream/run
 
 restarts: build
 	GANTRY_RESTARTS=100 GANTRY_RESTART_RATE=1000 $(GO) test -run TestRestartsUnderTraffic -count 1 -v -timeout 60m ./test/restart
+
+changes: build
+	GANTRY_CHANGES=$${GANTRY_CHANGES:-1000} GANTRY_CHANGE_RATE=$${GANTRY_CHANGE_RATE:-2000} $(GO) test -run TestChangesUnderTraffic -count 1 -v -timeout 180m ./test/restart
 
 validate-runtime:
 	@test/isolation/run

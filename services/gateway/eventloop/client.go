@@ -188,7 +188,7 @@ func (c *client) readRequests() {
 		c.in = append(c.in, got...)
 		c.fresh = bytes.Contains(c.in[before:], []byte("\n\r\n")) || bytes.Contains(c.in[before:], []byte("\n\n"))
 		if !c.fresh && len(c.in) > c.loop.config.MaxHead {
-			c.refuse(headTooLarge)
+			c.refuse(tooLarge(c.in))
 		}
 	}
 }
@@ -205,7 +205,7 @@ func (c *client) parse(b []byte) bool {
 		c.keep(b)
 		return false
 	case err == http1.ErrIncomplete, err == nil && h.Len > c.loop.config.MaxHead:
-		c.refuse(headTooLarge)
+		c.refuse(tooLarge(b[:min(len(b), c.loop.config.MaxHead)]))
 	case err != nil:
 		c.refuse(badRequest)
 	case h.Unusual != 0:

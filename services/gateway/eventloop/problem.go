@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -32,9 +33,19 @@ type refusal struct {
 
 var (
 	badRequest     = refusal{http.StatusBadRequest, "the request is malformed"}
+	targetTooLong  = refusal{http.StatusRequestURITooLong, "the target of the request is too long"}
 	headTooLarge   = refusal{http.StatusRequestHeaderFieldsTooLarge, "the head of the request is too large"}
 	requestTimeout = refusal{http.StatusRequestTimeout, "the request did not arrive in time"}
 )
+
+// tooLarge says which part of a head that is too large is to blame: the line of
+// the request (RFC 9112, section 3) or its fields (RFC 6585, section 5).
+func tooLarge(head []byte) refusal {
+	if bytes.IndexByte(head, '\n') < 0 {
+		return targetTooLong
+	}
+	return headTooLarge
+}
 
 // statusOf reads the status from a response of our own.
 func statusOf(response []byte) int {

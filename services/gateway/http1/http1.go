@@ -195,7 +195,7 @@ func (h *Head) requestLine(line []byte) error {
 	if q := bytes.IndexByte(h.Target, '?'); q >= 0 {
 		h.Path = h.Target[:q]
 	}
-	if !plainPath(h.Path) || bytes.IndexByte(h.Target, '#') >= 0 {
+	if !plainPath(h.Path) || string(h.Method) == "CONNECT" || bytes.IndexByte(h.Target, '#') >= 0 {
 		h.Unusual |= OddTarget
 	}
 	return nil

@@ -66,6 +66,7 @@ func (x *exchange) attempt(out *http.Request, e *upstream.Endpoint) (*http.Respo
 		cancel(nil)
 	})
 	request := out.Clone(ctx)
+	request.Trailer = x.trailer // filled in while the body is read
 	transport, scheme := e.TransportFor(x.backend)
 	request.URL.Scheme, request.URL.Host = scheme, e.Host
 	if out.GetBody != nil {

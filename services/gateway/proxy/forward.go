@@ -28,6 +28,11 @@ func (s *Server) newReverseProxy() *httputil.ReverseProxy {
 func (s *Server) rewrite(p *httputil.ProxyRequest) {
 	x := exchangeOf(p.In.Context())
 	p.Out.Host = p.In.Host
+	if strings.EqualFold(p.Out.Header.Get("Upgrade"), "h2c") {
+		// Obsolete (RFC 9113, section 3.1), and a way to hide requests from the gateway.
+		p.Out.Header.Del("Upgrade")
+		p.Out.Header.Del("Connection")
+	}
 	p.Out.URL.RawQuery = p.In.URL.RawQuery // byte for byte, even where Go cannot parse it
 	s.forwarded(p)
 	x.admission.changeRequest(p.Out.Header)

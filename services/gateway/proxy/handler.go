@@ -9,7 +9,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/gantryhq/gantry/services/gateway/route"
 	"github.com/gantryhq/gantry/services/gateway/upstream"
@@ -38,6 +41,9 @@ type exchange struct {
 	timer    *time.Timer
 
 	admission *admission // or nil
+
+	brokenBody atomic.Bool // of the request: it is malformed
+	trailer    http.Header // of the request, complete when its body has been read
 }
 
 type exchangeKey struct{}
@@ -66,7 +72,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.TLS = state
 	}
 	x := &exchange{port: h.port, host: hostOf(r)}
-	rec := &recorder{ResponseWriter: w}
+	rec := &recorder{ResponseWriter: w, ends: r.ProtoMajor == 1 && (r.Header.Get("Upgrade") != "" || h.port.leaving.begun.Load())}
 	start := time.Now()
 	// Also when the response is cut, which ReverseProxy does by a panic.
 	defer func() {
@@ -88,6 +94,15 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 	serving := h.port.serving.Load()
 	if r.TLS != nil && r.TLS.ServerName != "" && !serving.SameListener(strings.ToLower(r.TLS.ServerName), x.host) {
 		problem(w, http.StatusMisdirectedRequest, "this connection was opened for another host name")
+		return
+	}
+	if r.ProtoMajor > 1 && !sound(r) {
+		problem(w, http.StatusBadRequest, "the request is malformed")
+		return
+	}
+	if r.Method == http.MethodConnect {
+		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+		problem(w, http.StatusMethodNotAllowed, "this is no proxy for other destinations")
 		return
 	}
 	if hasDotSegment(r.URL.Path) {
@@ -126,7 +141,15 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 		x.timer = time.AfterFunc(d, func() { cancel(errRequestTimeout) })
 		defer x.timer.Stop()
 	}
-	s.forward.ServeHTTP(w, r.WithContext(ctx))
+	if r = r.WithContext(ctx); r.Body != nil && r.Body != http.NoBody {
+		stall := s.cfg.StallTimeout
+		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			stall = 0 // a stream, which may rest
+		}
+		r.Body = clientBody{r.Body, http.NewResponseController(w), stall, &x.brokenBody}
+	}
+	x.trailer = r.Trailer
+	s.forward.ServeHTTP(w, r)
 }
 
 // choose picks a backend by weight; nil if no weight is above 0.
@@ -168,6 +191,9 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 		problem(w, http.StatusGatewayTimeout, waitedDetail(x.backend.Service))
 	case errors.Is(cause, errRequestTimeout), errors.Is(err, errBackendTimeout):
 		problem(w, http.StatusGatewayTimeout, "the backend did not answer in time")
+	case x.brokenBody.Load():
+		w.Header().Set("Connection", "close")
+		problem(w, http.StatusBadRequest, "the body of the request is malformed")
 	case errors.Is(r.Context().Err(), context.Canceled):
 		w.WriteHeader(statusClientGone) // only the log and the metrics see it
 	default:
@@ -197,6 +223,22 @@ func hasDotSegment(path string) bool {
 		}
 	}
 	return false
+}
+
+// sound tells whether an HTTP/2 request can be written as HTTP/1.1, of which
+// net/http does not make sure: its method, host and length (RFC 9113, section 8.3.1
+// and 8.1.1) mean there what they say. For HTTP/1.1 that is checked before.
+func sound(r *http.Request) bool {
+	const host = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
+	if !httpguts.ValidHeaderFieldName(r.Method) || strings.Trim(r.Host, host) != "" {
+		return false
+	}
+	for _, length := range r.Header["Content-Length"] {
+		if strings.Trim(length, "0123456789") != "" || length == "" {
+			return false
+		}
+	}
+	return len(r.Header["Content-Length"]) <= 1
 }
 
 // attributes reads headers and query for the route table, the query only once.
@@ -229,6 +271,10 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
+	// ends says that the connection ends with any answer but another protocol: the
+	// port closes, or what follows was sent by a client that expects to be understood
+	// otherwise.
+	ends bool
 }
 
 // Unwrap lets http.ResponseController reach flushing and hijacking.
@@ -241,12 +287,15 @@ func (r *recorder) WriteHeader(status int) {
 	if status == statusClientGone {
 		return
 	}
+	if r.ends && status >= 200 {
+		r.Header().Set("Connection", "close")
+	}
 	r.ResponseWriter.WriteHeader(status)
 }
 
 func (r *recorder) Write(p []byte) (int, error) {
 	if r.status == 0 {
-		r.status = http.StatusOK
+		r.WriteHeader(http.StatusOK)
 	}
 	n, err := r.ResponseWriter.Write(p)
 	r.bytes += int64(n)

@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"net/http"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/gantryhq/gantry/services/gateway/eventloop"
 )
@@ -40,6 +43,7 @@ func (h *handOffs) Addr() net.Addr { return h.address }
 
 // handOff takes a connection from the event loop.
 func (p *port) handOff(c net.Conn) {
+	c = strict(c, p.server.MaxHeaderBytes)
 	select {
 	case p.handedOff.conns <- c:
 	case <-p.handedOff.closed:
@@ -52,6 +56,9 @@ type secureKey struct{}
 // rememberSecure keeps the TLS state of connections that net/http does not
 // recognise as such, because bytes had been read from them before.
 func rememberSecure(ctx context.Context, c net.Conn) context.Context {
+	if s, ok := c.(*strictConn); ok {
+		c = s.Conn
+	}
 	if t, ok := c.(*eventloop.TLSConn); ok {
 		state := t.ConnectionState()
 		return context.WithValue(ctx, secureKey{}, &state)
@@ -62,4 +69,39 @@ func rememberSecure(ctx context.Context, c net.Conn) context.Context {
 func secureState(ctx context.Context) *tls.ConnectionState {
 	state, _ := ctx.Value(secureKey{}).(*tls.ConnectionState)
 	return state
+}
+
+// farewell is how long connections that net/http serves may go on when a port
+// closes, so that a request which is already on its way is answered instead of
+// reset; the answer says that it was the last. eventloop has the same.
+const farewell = 500 * time.Millisecond
+
+// leaving says goodbye to the clients of net/http. The zero value is ready.
+type leaving struct {
+	begun atomic.Bool
+	conns atomic.Int32
+}
+
+// count is http.Server's ConnState.
+func (l *leaving) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		l.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		l.conns.Add(-1)
+	}
+}
+
+// wait lets the clients that are there send a last request.
+func (l *leaving) wait(ctx context.Context) {
+	l.begun.Store(true)
+	tick := time.NewTicker(farewell / 20)
+	defer tick.Stop()
+	for end := time.Now().Add(farewell); l.conns.Load() > 0 && time.Now().Before(end); {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }

@@ -21,7 +21,7 @@ import (
 // gateway is a data plane under test, with its address for port 80.
 type gateway struct {
 	*Server
-	t       *testing.T
+	t       testing.TB
 	address string
 	builder *route.Builder
 	log     *lockedBuffer
@@ -45,13 +45,17 @@ func (b *lockedBuffer) String() string {
 	return b.Buffer.String()
 }
 
-func newGateway(t *testing.T) *gateway {
+func newGateway(t testing.TB, edit ...func(*Config)) *gateway {
 	g := &gateway{t: t, builder: route.NewBuilder(), log: &lockedBuffer{}, metrics: prometheus.NewRegistry()}
-	server, err := New(Config{
+	cfg := Config{
 		Listen:    map[uint16]string{80: "127.0.0.1:0", 443: "127.0.0.1:0"},
 		AccessLog: g.log,
 		Registry:  g.metrics,
-	})
+	}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	server, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

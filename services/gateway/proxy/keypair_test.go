@@ -14,7 +14,7 @@ import (
 )
 
 // certificate makes a self-signed key pair for one host name.
-func certificate(t *testing.T, host string) *route.Certificate {
+func certificate(t testing.TB, host string) *route.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -63,6 +63,7 @@ type Config struct {
 	ConnectTimeout time.Duration // to an endpoint; 0 is 2 s
 	HeaderTimeout  time.Duration // for a client's request header; 0 is 10 s
 	IdleTimeout    time.Duration // of a client's connection; 0 is 75 s
+	StallTimeout   time.Duration // without progress of a body; 0 is 60 s
 	MaxHeaderBytes int           // of a request; 0 is 64 KiB
 
 	// Guards remembers what policies need between requests; nil is a new one.
@@ -114,6 +115,7 @@ type port struct {
 	listener  *net.TCPListener
 	events    *eventloop.Port
 	handedOff *handOffs
+	leaving   leaving
 }
 
 // Binding is what became of one port of the table.
@@ -127,6 +129,7 @@ func New(cfg Config) (*Server, error) {
 	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 2*time.Second)
 	cfg.HeaderTimeout = cmp.Or(cfg.HeaderTimeout, 10*time.Second)
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, 75*time.Second)
+	cfg.StallTimeout = cmp.Or(cfg.StallTimeout, time.Minute)
 	cfg.MaxHeaderBytes = cmp.Or(cfg.MaxHeaderBytes, 64<<10)
 	s := &Server{
 		cfg:    cfg,
@@ -143,7 +146,7 @@ func New(cfg Config) (*Server, error) {
 	s.forward = s.newReverseProxy()
 	var err error
 	s.loops, err = eventloop.Start(eventloop.Config{
-		HeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout, ConnectTimeout: cfg.ConnectTimeout,
+		HeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout, ConnectTimeout: cfg.ConnectTimeout, StallTimeout: cfg.StallTimeout,
 		BackendIdle: upstream.IdleConnection, MaxHead: cfg.MaxHeaderBytes, Log: s.log,
 	})
 	if err != nil {
@@ -283,6 +286,7 @@ func (s *Server) drain(ctx context.Context, p *port) {
 	}
 	s.loops.Close(p.events)
 	p.listener.Close()
+	p.leaving.wait(ctx)
 	if err := p.server.Shutdown(ctx); err != nil && ctx.Err() == nil {
 		s.log.Warn("close port", "port", p.at.Port(), "error", err)
 	}
@@ -338,6 +342,7 @@ func (s *Server) serve(w *route.Port, address string, listener *net.TCPListener)
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
 		ConnContext:       rememberSecure,
+		ConnState:         p.leaving.count,
 	}
 	p.server.Protocols.SetHTTP1(true)
 	p.server.Protocols.SetHTTP2(w.TLS)
