@@ -8,6 +8,9 @@
 // that was refused not again before some time has passed, so that no mistake
 // here uses up what the authority allows.
 //
+// The gateway may write Secrets only in namespaces where somebody has bound the
+// role system:gantry:gateway:certificates; elsewhere State says how to do that.
+//
 // Imported by services/gateway and its controller only.
 package acme
 
@@ -48,10 +51,8 @@ type Challenges interface {
 type Config struct {
 	Kube       kubernetes.Interface
 	Challenges Challenges
-	// Namespace is where account keys are kept.
-	Namespace string
-	HTTP      *http.Client // or nil for http.DefaultClient
-	Log       *slog.Logger // or nil for slog.Default()
+	HTTP       *http.Client // or nil for http.DefaultClient
+	Log        *slog.Logger // or nil for slog.Default()
 }
 
 const (
@@ -178,6 +179,9 @@ func (m *Manager) lookAfter(ctx context.Context, w Wish, changed func()) time.Ti
 		return last.after
 	}
 	due, err := m.fulfil(ctx, w)
+	if apierrors.IsForbidden(err) {
+		err = fmt.Errorf("%w: allow it with `kubectl -n %s create rolebinding gateway-certificates --clusterrole=system:gantry:gateway:certificates --user=system:gantry:gateway`", err, w.Secret.Namespace)
+	}
 	now := attempt{wish: w, err: err}
 	if err != nil {
 		now.delay = firstRetry

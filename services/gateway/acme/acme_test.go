@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"log"
 	"log/slog"
@@ -21,9 +22,12 @@ import (
 	"github.com/letsencrypt/pebble/v2/wfe"
 	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 // answers is what a data plane does for challenges.
@@ -75,7 +79,7 @@ func authority(t *testing.T, challenges http.Handler) *httptest.Server {
 }
 
 func newManager(t *testing.T, kube *fake.Clientset, challenges Challenges, server *httptest.Server) *Manager {
-	return New(Config{Kube: kube, Challenges: challenges, Namespace: "gantry-system", HTTP: server.Client(), Log: slog.New(slog.DiscardHandler)})
+	return New(Config{Kube: kube, Challenges: challenges, HTTP: server.Client(), Log: slog.New(slog.DiscardHandler)})
 }
 
 // until waits for a condition after every change that the manager tells of.
@@ -146,9 +150,9 @@ func TestACertificateIsGotAndRenewed(t *testing.T) {
 	until(t, m, "there is another certificate", func() bool {
 		return string(get().Data[corev1.TLSCertKey]) != string(first.Data[corev1.TLSCertKey])
 	})
-	accounts, err := kube.CoreV1().Secrets("gantry-system").List(context.Background(), metav1.ListOptions{})
-	if err != nil || len(accounts.Items) != 1 {
-		t.Errorf("%d accounts, %v", len(accounts.Items), err)
+	secrets, err := kube.CoreV1().Secrets("shop").List(context.Background(), metav1.ListOptions{})
+	if err != nil || len(secrets.Items) != 2 {
+		t.Errorf("%d Secrets, want the certificate and one account, %v", len(secrets.Items), err)
 	}
 	challenges.byPath.Range(func(path, _ any) bool {
 		t.Errorf("the answer at %s is still offered", path)
@@ -165,6 +169,20 @@ func TestARefusedCertificateSaysWhy(t *testing.T) {
 	if state := m.State(shop); !strings.Contains(state, "tried again after") {
 		t.Errorf("state %q", state)
 	}
+}
+
+func TestANamespaceThatDoesNotAllowItSaysHowTo(t *testing.T) {
+	challenges := &answers{}
+	server := authority(t, challenges)
+	kube := fake.NewClientset()
+	kube.PrependReactor("create", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(corev1.Resource("secrets"), "", errors.New("no"))
+	})
+	m := newManager(t, kube, challenges, server)
+	m.Want([]Wish{{Secret: shop, Hosts: []string{"shop.example.com"}, Directory: server.URL + wfe.DirectoryPath}})
+	until(t, m, "the refusal is known", func() bool {
+		return strings.Contains(m.State(shop), "kubectl -n shop create rolebinding gateway-certificates")
+	})
 }
 
 func TestASecretOfSomebodyElseStays(t *testing.T) {

@@ -103,7 +103,7 @@ func (m *Manager) authorize(ctx context.Context, client *acme.Client, url string
 
 // account returns a client of the authority with our account there.
 func (m *Manager) account(ctx context.Context, w Wish) (*acme.Client, error) {
-	key, err := m.accountKey(ctx, w.Directory)
+	key, err := m.accountKey(ctx, w.Secret.Namespace, w.Directory)
 	if err != nil {
 		return nil, err
 	}
@@ -119,20 +119,20 @@ func (m *Manager) account(ctx context.Context, w Wish) (*acme.Client, error) {
 	return client, nil
 }
 
-// accountKey reads the key of the account at an authority, or makes one.
-func (m *Manager) accountKey(ctx context.Context, directory string) (crypto.Signer, error) {
+// accountKey reads the key of a namespace's account at an authority, or makes one.
+func (m *Manager) accountKey(ctx context.Context, namespace, directory string) (crypto.Signer, error) {
 	name := fmt.Sprintf("gantry-acme-account-%x", sha256.Sum256([]byte(directory)))[:36]
-	secrets := m.cfg.Kube.CoreV1().Secrets(m.cfg.Namespace)
+	secrets := m.cfg.Kube.CoreV1().Secrets(namespace)
 	present, err := secrets.Get(ctx, name, metav1.GetOptions{})
 	if err == nil {
 		block, _ := pem.Decode(present.Data[corev1.TLSPrivateKeyKey])
 		if block == nil {
-			return nil, fmt.Errorf("Secret %s/%s holds no account key: delete it for a new account", m.cfg.Namespace, name)
+			return nil, fmt.Errorf("Secret %s/%s holds no account key: delete it for a new account", namespace, name)
 		}
 		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 		signer, ok := key.(crypto.Signer)
 		if err != nil || !ok {
-			return nil, fmt.Errorf("Secret %s/%s holds no account key: delete it for a new account", m.cfg.Namespace, name)
+			return nil, fmt.Errorf("Secret %s/%s holds no account key: delete it for a new account", namespace, name)
 		}
 		return signer, nil
 	}
@@ -149,7 +149,7 @@ func (m *Manager) accountKey(ctx context.Context, directory string) (crypto.Sign
 	}
 	_, err = secrets.Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Name: name, Namespace: m.cfg.Namespace,
+			Name: name, Namespace: namespace,
 			Labels: map[string]string{managedBy: manager}, Annotations: map[string]string{directoryNote: directory},
 		},
 		Data: map[string][]byte{corev1.TLSPrivateKeyKey: private},

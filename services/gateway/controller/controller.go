@@ -41,9 +41,6 @@ import (
 // rolling update changes many slices within a millisecond.
 const coalesce = time.Millisecond
 
-// accountNamespace is where the keys of accounts at certificate authorities are.
-const accountNamespace = "gantry-system"
-
 // retryAfter is when a port that could not be opened, or a status that could
 // not be written, is tried again.
 const retryAfter = time.Second
@@ -114,7 +111,7 @@ func New(cfg Config) (*Controller, error) {
 		served:     map[types.NamespacedName][]route.ServicePort{},
 	}
 	c.translator.Pool = cfg.AddressPool
-	c.issuer = acme.New(acme.Config{Kube: cfg.Kube, Challenges: &cfg.Proxy.Challenges, Namespace: accountNamespace, Log: c.log})
+	c.issuer = acme.New(acme.Config{Kube: cfg.Kube, Challenges: &cfg.Proxy.Challenges, Log: c.log})
 	var err error
 	if c.caches, err = newCaches(cfg.Kube, cfg.Gateway, cfg.Own, c); err != nil {
 		return nil, fmt.Errorf("prepare caches: %w", err)

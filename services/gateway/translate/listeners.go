@@ -44,7 +44,7 @@ type listener struct {
 	attached     int32
 	// hosts that routes serve here, by the kind of the route: HTTPRoutes and
 	// GRPCRoutes cannot share one.
-	hosts map[string][]string
+	hosts map[string]*hostSet
 
 	accepted, resolved, conflicted metav1.Condition
 }
@@ -138,7 +138,7 @@ func (t *translation) listener(g *gatewayv1.Gateway, set *gatewayv1.ListenerSet,
 		port:     uint16(spec.Port),
 		hostname: strings.ToLower(string(deref(spec.Hostname, ""))),
 		family:   unknown,
-		hosts:    map[string][]string{},
+		hosts:    map[string]*hostSet{},
 	}
 	l.accept(true, gatewayv1.ListenerReasonAccepted, "")
 	l.resolve(true, gatewayv1.ListenerReasonResolvedRefs, "")

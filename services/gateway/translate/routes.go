@@ -3,7 +3,6 @@ package translate
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -186,7 +185,7 @@ func (t *translation) attach(r *anyRoute, ref gatewayv1.ParentReference, listene
 			continue
 		}
 		l.attached++
-		l.hosts[r.kind] = append(l.hosts[r.kind], hosts...)
+		l.hostsOf(r.kind).add(hosts, 1)
 		t.secured.reach(c.services, l.gateway)
 		t.placed[RouteName{r.kind, nameOf(r)}].add(l, hosts, c.rules)
 		if l.serves() && refusedGateway(l.gateway) == nil {
@@ -211,16 +210,64 @@ func (t *translation) attach(r *anyRoute, ref gatewayv1.ParentReference, listene
 // takenBy says which other kind of requests' routes has one of the hosts here.
 func (l *listener) takenBy(kind string, hosts []string) (other, host string) {
 	for other, theirs := range l.hosts {
-		if other == kind || len(theirs) == 0 {
+		if other == kind {
 			continue
 		}
 		for _, h := range hosts {
-			if slices.ContainsFunc(theirs, func(their string) bool { _, ok := route.Intersect(their, h); return ok }) {
+			if theirs.overlaps(h) {
 				return other, h
 			}
 		}
 	}
 	return "", ""
+}
+
+func (l *listener) hostsOf(kind string) *hostSet {
+	if l.hosts[kind] == nil {
+		l.hosts[kind] = &hostSet{precise: map[string]int{}, wide: map[string]int{}}
+	}
+	return l.hosts[kind]
+}
+
+// hostSet counts how many routes serve a host, the precise ones and those with a
+// wildcard or for all apart: a precise name can only overlap with itself and with
+// the few others.
+type hostSet struct{ precise, wide map[string]int }
+
+func (s *hostSet) of(host string) map[string]int {
+	if host == route.AnyHost || strings.HasPrefix(host, "*.") {
+		return s.wide
+	}
+	return s.precise
+}
+
+func (s *hostSet) add(hosts []string, n int) {
+	for _, h := range hosts {
+		m := s.of(h)
+		if m[h] += n; m[h] <= 0 {
+			delete(m, h)
+		}
+	}
+}
+
+func (s *hostSet) empty() bool { return len(s.precise)+len(s.wide) == 0 }
+
+func (s *hostSet) overlaps(host string) bool {
+	if s.precise[host] > 0 || s.wide[host] > 0 {
+		return true
+	}
+	lists := []map[string]int{s.wide}
+	if host == route.AnyHost || strings.HasPrefix(host, "*.") {
+		lists = append(lists, s.precise)
+	}
+	for _, list := range lists {
+		for their := range list {
+			if _, ok := route.Intersect(their, host); ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (t *translation) addRules(l *listener, hosts []string, rules []compiledRule) {

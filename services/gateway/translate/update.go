@@ -151,7 +151,7 @@ func (t *translation) separable(name RouteName) bool {
 	// HTTPRoutes and GRPCRoutes keep each other from host names.
 	return !slices.ContainsFunc(listeners, func(l *listener) bool {
 		for kind, hosts := range l.hosts {
-			if kind != name.Kind && len(hosts) > 0 {
+			if kind != name.Kind && !hosts.empty() {
 				return true
 			}
 		}
@@ -186,11 +186,7 @@ func (t *translation) displace(name RouteName) {
 	for _, a := range old.attachments {
 		l := a.listener
 		l.attached--
-		for _, host := range a.hosts {
-			if i := slices.Index(l.hosts[name.Kind], host); i >= 0 {
-				l.hosts[name.Kind] = slices.Delete(l.hosts[name.Kind], i, i+1)
-			}
-		}
+		l.hostsOf(name.Kind).add(a.hosts, -1)
 		routeName := name.Kind + "/" + name.Namespace + "/" + name.Name
 		for _, b := range t.builders(l.gateway) {
 			for _, rule := range a.rules {
