@@ -31,7 +31,7 @@ type admin struct {
 	socket os.FileInfo // the socket that this process made
 }
 
-// startAdmin serves /metrics, /healthz, /readyz, /routes, /demand and /handover at a unix socket or
+// startAdmin serves /metrics, /healthz, /readyz, /routes, /upstreams, /demand and /handover at a unix socket or
 // a local address. With an empty address it serves nowhere.
 func startAdmin(address string, registry *prometheus.Registry, dataPlane *proxy.Server, ready <-chan struct{}) (*admin, error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -49,6 +49,7 @@ func startAdmin(address string, registry *prometheus.Registry, dataPlane *proxy.
 	mux.HandleFunc("POST /handover", handOver(dataPlane))
 	mux.HandleFunc("GET /demand", streamDemand(dataPlane.Upstreams()))
 	mux.HandleFunc("GET /routes", func(w http.ResponseWriter, _ *http.Request) { dataPlane.Table().Dump(w) })
+	mux.HandleFunc("GET /upstreams", func(w http.ResponseWriter, _ *http.Request) { dataPlane.DumpUpstreams(w) })
 	a := &admin{Server: http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}}
 	if address == "" {
 		return a, nil

@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"cmp"
 	"net/http"
 	"slices"
 
@@ -143,17 +144,29 @@ func (l *loop) dial(to *Backend, c *client) {
 		b.failed()
 		return
 	}
-	b.deadline = l.now + int64(l.config.ConnectTimeout)
+	b.deadline = l.now + int64(cmp.Or(c.timeouts.Connect, l.config.ConnectTimeout))
 }
 
 func (b *backendConn) due() int64 { return b.deadline }
 
 func (b *backendConn) expire() {
-	if b.state == connecting {
+	switch {
+	case b.state == connecting:
 		b.failed()
-		return
+	case b.state == answering && len(b.client.out) > 0: // waits for the client
+		b.listen()
+	case b.state == answering:
+		b.failed()
+	default:
+		b.close() // parked
 	}
-	b.close() // parked
+}
+
+// listen sets the time until which the backend must go on with its response.
+func (b *backendConn) listen() {
+	if d := b.client.timeouts.Idle; d > 0 {
+		b.deadline = b.loop.now + int64(d)
+	}
 }
 
 func (b *backendConn) ready(events uint32) {
@@ -250,7 +263,7 @@ func (b *backendConn) head(p []byte) {
 			return
 		}
 		if err != nil || h.Status == http.StatusSwitchingProtocols {
-			b.client.fail(Unreachable)
+			b.client.fail(Broken)
 			return
 		}
 		if h.Status >= 200 {
@@ -283,22 +296,36 @@ func (b *backendConn) answer(p []byte, h *http1.Head, inPlace bool) {
 	b.body = responseBody(h, c.isHead)
 	used, err := b.body.scan(p[h.Len:])
 	if err != nil {
-		c.fail(Unreachable)
+		c.fail(Broken)
+		return
+	}
+	passes := c.exchange.PassesResponse()
+	var text []byte
+	if !passes {
+		text = c.exchange.AppendResponse(b.loop.text[:0], p[:h.Len], h, !c.streamed && c.body.done)
+	}
+	if !passes && text == nil {
+		b.last = b.last || h.Close || h.Len+used < len(p) || !b.body.done
+		b.leave()
+		c.attempt(Refused)
 		return
 	}
 	b.state = answering
+	b.listen()
 	if c.limit != c.exchangeLimit {
 		c.limitTo(c.exchangeLimit) // the attempt was in time
 	}
 	b.last = b.last || h.Close || h.Len+used < len(p)
 	c.status = h.Status
 	c.last = c.last || b.body.untilEnd || c.port.closing.Load()
-	if inPlace && !c.last && h.Whole() && c.exchange.PassesResponse() {
+	if passes && inPlace && !c.last && h.Whole() {
 		c.sent += int64(used)
 		b.pass(p[:h.Len+used])
 		return
 	}
-	text := c.exchange.AppendResponse(b.loop.text[:0], p[:h.Len], h)
+	if passes {
+		text = c.exchange.AppendResponse(b.loop.text[:0], p[:h.Len], h, false)
+	}
 	if c.last {
 		text = append(text, "Connection: close\r\n"...)
 	}
@@ -328,6 +355,7 @@ func (b *backendConn) more(p []byte) {
 	}
 	b.last = b.last || used < len(p)
 	b.client.sent += int64(used)
+	b.listen()
 	b.pass(p[:used])
 }
 
@@ -345,8 +373,15 @@ func (b *backendConn) pass(p []byte) {
 	c.progress()
 }
 
-// complete parks the connection and ends the exchange.
+// complete ends the exchange.
 func (b *backendConn) complete() {
+	c := b.client
+	b.leave()
+	c.finish()
+}
+
+// leave takes the connection from its client, and parks it if it can be used again.
+func (b *backendConn) leave() {
 	c := b.client
 	b.client, c.backend = nil, nil
 	u := b.loop.unusedOf(b.to)
@@ -358,7 +393,6 @@ func (b *backendConn) complete() {
 		u.conns = append(u.conns, b)
 		b.loop.parked++
 	}
-	c.finish()
 }
 
 // failed ends an attempt. The request goes to another backend if none of its
@@ -372,10 +406,12 @@ func (b *backendConn) failed() {
 	switch {
 	case b.state == answering:
 		c.abandon() // the client must see that the response is not whole
-	case fresh, !answered && !c.streamed && c.body.done && c.exchange.Repeatable():
-		c.attempt(Unreachable)
+	case fresh:
+		c.attempt(NotConnected)
+	case !answered && c.repeatable():
+		c.attempt(Broken)
 	default:
-		c.fail(Unreachable)
+		c.fail(Broken)
 	}
 }
 

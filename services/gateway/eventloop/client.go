@@ -55,6 +55,7 @@ type client struct {
 	timer         int   // place in the loop's timers, counted from 1
 	waits         bool  // for a backend
 	waited        int   // how often it has begun to
+	pausing       bool  // until the time of the next attempt
 }
 
 // begin takes the connection in.
@@ -292,18 +293,29 @@ func (c *client) progress() {
 }
 
 // attempt sends the request to the next backend, or fails for want of one.
-func (c *client) attempt(otherwise Failure) {
-	if to := c.exchange.Next(); to != nil {
+func (c *client) attempt(after Failure) {
+	to, wait := c.exchange.Next(after)
+	switch {
+	case to != nil:
 		c.loop.connect(to, c)
 		return
+	case wait > 0:
+		c.pause(wait)
+		return
 	}
-	if w, ok := c.exchange.(Waiter); ok && otherwise == NoBackend {
+	if w, ok := c.exchange.(Waiter); ok && after == NoBackend {
 		var waits bool
-		if otherwise, waits = c.wait(w); waits {
+		if after, waits = c.wait(w); waits {
 			return
 		}
 	}
-	c.fail(otherwise)
+	c.fail(after)
+}
+
+// repeatable tells whether the request may be sent once more, although a backend may
+// have acted on it, and is still there.
+func (c *client) repeatable() bool {
+	return !c.streamed && c.body.done && c.exchange.Repeatable()
 }
 
 // pump sends the body of the request on.
@@ -370,7 +382,7 @@ func (c *client) endExchange() {
 	if c.exchange != nil {
 		c.exchange.End(c.status, c.sent, time.Duration(c.loop.now-c.began))
 		c.exchange = nil
-		c.exchangeLimit = 0
+		c.exchangeLimit, c.pausing = 0, false
 		if c.limit != 0 {
 			c.limitTo(0)
 		}

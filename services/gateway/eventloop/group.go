@@ -111,8 +111,10 @@ type Request struct {
 // Exchange is one request and its response. The loop that began it calls its
 // methods, one at a time, and End as the last.
 type Exchange interface {
-	// Next returns a backend that was not tried yet, or nil.
-	Next() *Backend
+	// Next returns the backend for the next attempt, or nil when there is none. after is
+	// NoBackend for the first one, and else what came of the one before. With a wait
+	// instead of a backend it is called again after that time, with Paused.
+	Next(after Failure) (to *Backend, wait time.Duration)
 	// AppendRequest appends the head that backends get, without its empty line.
 	AppendRequest(dst []byte, r *Request) []byte
 	// Timeouts limit the exchange from now on.
@@ -121,10 +123,12 @@ type Exchange interface {
 	// the first one may have acted on it.
 	Repeatable() bool
 	// PassesResponse tells that the client gets the response as it comes, but for
-	// fields of this hop. AppendResponse is then not always asked.
+	// fields of this hop. AppendResponse is then not always asked, and refuses nothing.
 	PassesResponse() bool
-	// AppendResponse appends the head that the client gets, without its empty line.
-	AppendResponse(dst, raw []byte, h *http1.Head) []byte
+	// AppendResponse appends the head that the client gets, without its empty line. If
+	// refusable, it may return nil instead: nobody gets this response, and Next is asked
+	// for another backend, with Refused.
+	AppendResponse(dst, raw []byte, h *http1.Head, refusable bool) []byte
 	// AppendFailure appends a whole response with "Connection: close".
 	AppendFailure(dst []byte, f Failure) []byte
 	// End reports the status that the client got, 0 for none, how many bytes of
@@ -137,11 +141,14 @@ type Failure int
 
 // The kinds of failure.
 const (
-	NoBackend   Failure = iota // Next had none to begin with
-	Unreachable                // none that was tried answered
-	TimedOut                   // none answered within the Timeouts
-	Crowded                    // none was there, and as many as may wait already
-	Waited                     // none came while the exchange waited
+	NoBackend    Failure = iota // Next had none to begin with
+	NotConnected                // nothing of the request could be sent
+	Broken                      // the connection ended before the response, or that made no sense
+	TimedOut                    // no response came within the Timeouts
+	Refused                     // the exchange did not take the response
+	Paused                      // for as long as Next wanted
+	Crowded                     // Next had none, and as many exchanges as may wait already
+	Waited                      // none came while the exchange waited
 )
 
 // Waiter is an [Exchange] that may wait for a backend.

@@ -28,6 +28,9 @@ type everything struct {
 	ended    []int // statuses
 	refused  []int
 	timeouts Timeouts
+	picky    bool          // refuses answers with status 503
+	pause    time.Duration // before each further attempt
+	after    []Failure     // why there were attempts
 }
 
 func (p *everything) Begin(r *Request) Exchange {
@@ -67,15 +70,19 @@ type attempt struct {
 	tried      int
 }
 
-func (a *attempt) Next() *Backend {
+func (a *attempt) Next(after Failure) (*Backend, time.Duration) {
 	a.policy.mu.Lock()
 	defer a.policy.mu.Unlock()
+	a.policy.after = append(a.policy.after, after)
 	if a.tried >= len(a.policy.backends) {
-		return nil
+		return nil, 0
+	}
+	if d := a.policy.pause; d > 0 && after != NoBackend && after != Paused {
+		return nil, d
 	}
 	a.tried++
 	a.policy.next++
-	return a.policy.backends[a.policy.next%len(a.policy.backends)]
+	return a.policy.backends[a.policy.next%len(a.policy.backends)], 0
 }
 
 func (a *attempt) AppendRequest(b []byte, r *Request) []byte {
@@ -99,9 +106,14 @@ func (p *everything) limit(t Timeouts) {
 	p.timeouts = t
 }
 
-func (a *attempt) PassesResponse() bool { return a.repeatable }
+func (a *attempt) PassesResponse() bool {
+	return a.repeatable && !a.policy.picky
+}
 
-func (a *attempt) AppendResponse(b, raw []byte, h *http1.Head) []byte {
+func (a *attempt) AppendResponse(b, raw []byte, h *http1.Head, refusable bool) []byte {
+	if refusable && a.policy.picky && a.repeatable && h.Status == http.StatusServiceUnavailable && a.tried < len(a.policy.backends) {
+		return nil
+	}
 	return h.AppendFields(http1.AppendStatus(b, raw), raw)
 }
 

@@ -9,6 +9,8 @@ import (
 type Timeouts struct {
 	Exchange time.Duration // from the request's head to the end of the response
 	Attempt  time.Duration // from sending to one backend to the head of its response
+	Connect  time.Duration // to one backend; 0 is the group's ConnectTimeout
+	Idle     time.Duration // between two parts of a response's body
 }
 
 // timers are the clients whose exchange has a time limit, the earliest first. They
@@ -60,18 +62,37 @@ func (c *client) limitAttempt() {
 	c.limitTo(at)
 }
 
-// giveUp ends the exchanges whose time is over.
+// pause has the next attempt made after a while.
+func (c *client) pause(d time.Duration) {
+	at := c.loop.now + int64(d)
+	if c.exchangeLimit != 0 {
+		at = min(at, c.exchangeLimit)
+	}
+	c.pausing = true
+	c.limitTo(at)
+}
+
+// giveUp ends the attempts and exchanges whose time is over.
 func (l *loop) giveUp() {
 	for len(l.timers) > 0 && l.timers[0].limit <= l.now {
 		c := l.timers[0]
-		waited := c.waits && c.limit != c.exchangeLimit
+		over := c.exchangeLimit != 0 && c.exchangeLimit <= l.now
 		c.limitTo(0)
-		if waited {
-			c.fail(Waited)
-		} else if c.status == 0 {
-			c.fail(TimedOut)
-		} else {
+		switch {
+		case c.status != 0:
 			c.abandon()
+		case over:
+			c.fail(TimedOut)
+		case c.waits:
+			c.fail(Waited)
+		case c.pausing:
+			c.pausing = false
+			c.attempt(Paused)
+		case c.repeatable():
+			c.dropBackend()
+			c.attempt(TimedOut)
+		default:
+			c.fail(TimedOut)
 		}
 	}
 }

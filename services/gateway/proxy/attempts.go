@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,52 +17,89 @@ import (
 )
 
 // RoundTrip sends the request to an endpoint of the exchange's pool, and to
-// another one if that could not be reached.
+// another one if that one fails and the request may be repeated.
 func (s *Server) RoundTrip(out *http.Request) (*http.Response, error) {
 	x := exchangeOf(out.Context())
 	if err := prepareBody(out); err != nil {
 		return nil, err
 	}
 	s.mirror(out, x)
-	var tried []*upstream.Endpoint
 	var lastErr error
-	for len(tried) < upstream.MaxAttempts {
-		e, err := x.next(out.Context(), tried)
+	for {
+		e, err := x.next(out.Context())
 		if err != nil {
 			return nil, err
 		}
 		if e == nil {
-			break
+			return nil, lastErr
 		}
-		if len(tried) > 0 {
-			s.metrics.retries.Inc()
-		}
-		tried = append(tried, e)
 		x.endpoint = e.Host
 		response, err := x.attempt(out, e)
+		if err != nil && (out.Context().Err() != nil || x.brokenBody.Load() || errors.As(err, new(*http.MaxBytesError))) {
+			return nil, err // which says nothing about the endpoint
+		}
+		outcome, status := outcomeOf(err), 0
 		if err == nil {
+			status = response.StatusCode
+		}
+		x.pool.Report(e, outcome, status)
+		if err == nil && !x.attempts.Judges() {
 			return response, nil
 		}
+		wait, again := x.attempts.Again(x.pool, outcome, status, repeatable(out, err))
+		if !again {
+			return response, err
+		}
+		if err == nil {
+			discard(response)
+			err = fmt.Errorf("backend answered %d", status)
+		}
 		lastErr = err
-		if out.Context().Err() != nil || !safeToRepeat(out, err) {
+		if err := pause(out.Context(), wait); err != nil {
 			return nil, err
 		}
 	}
-	return nil, lastErr
+}
+
+// discard ends an answer that nobody gets, so that its connection can be used again
+// if there is not much of it.
+func discard(r *http.Response) {
+	_, _ = io.CopyN(io.Discard, r.Body, 64<<10)
+	r.Body.Close()
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // attempt is one try at an endpoint that was acquired. It counts as in flight
 // until the response body is closed.
 func (x *exchange) attempt(out *http.Request, e *upstream.Endpoint) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(out.Context())
-	var timer *time.Timer
-	if d := x.rule.BackendTimeout; d > 0 {
-		timer = time.AfterFunc(d, func() { cancel(errBackendTimeout) })
-	}
-	finish := sync.OnceFunc(func() {
-		if timer != nil {
-			timer.Stop()
+	policy := x.pool.Policy()
+	ctx = upstream.WithConnectTimeout(ctx, cmp.Or(x.rule.ConnectTimeout, policy.ConnectTimeout))
+	after := func(d time.Duration, cause error) (stop func()) {
+		if d <= 0 {
+			return func() {}
 		}
+		timer := time.AfterFunc(d, func() { cancel(cause) })
+		return func() { timer.Stop() }
+	}
+	stopTimer := after(x.rule.BackendTimeout, errBackendTimeout)
+	answered := after(cmp.Or(x.rule.FirstByteTimeout, policy.FirstByteTimeout), errFirstByte)
+	finish := sync.OnceFunc(func() {
+		stopTimer()
+		answered()
 		e.Release()
 		cancel(nil)
 	})
@@ -74,23 +112,40 @@ func (x *exchange) attempt(out *http.Request, e *upstream.Endpoint) (*http.Respo
 	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, errBackendTimeout) {
+		if cause := context.Cause(ctx); errors.Is(cause, errBackendTimeout) || errors.Is(cause, errFirstByte) {
 			err = cause
 		}
 		finish()
 		return nil, err
 	}
+	answered()
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		// From here it is a stream of its own, which timeouts do not concern.
-		if timer != nil {
-			timer.Stop()
-		}
+		stopTimer()
 		x.stopTimer()
 		response.Body = upgraded{response.Body.(io.ReadWriteCloser), finish}
 		return response, nil
 	}
+	if d := cmp.Or(x.rule.IdleTimeout, policy.IdleTimeout); d > 0 {
+		timer := time.AfterFunc(d, func() { cancel(errIdle) })
+		response.Body = &watched{response.Body, timer, d}
+	}
 	response.Body = onClose{response.Body, finish}
 	return response, nil
+}
+
+// outcomeOf says what came of an attempt.
+func outcomeOf(err error) upstream.Outcome {
+	var op *net.OpError
+	switch {
+	case err == nil:
+		return upstream.Answered
+	case errors.As(err, &op) && op.Op == "dial":
+		return upstream.NotConnected
+	case errors.Is(err, errBackendTimeout), errors.Is(err, errFirstByte):
+		return upstream.TimedOut
+	}
+	return upstream.Broken
 }
 
 // idempotencyKey is the header by which clients declare that a request may be
@@ -120,23 +175,39 @@ func prepareBody(out *http.Request) error {
 	return nil
 }
 
-// safeToRepeat says whether the request may go to another endpoint: nothing of
-// it was sent; or the connection broke before an answer, its method is
-// idempotent (RFC 9110, section 9.2.2) or it says so itself, and its body is
-// none or still there.
-func safeToRepeat(r *http.Request, err error) bool {
-	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
-		return true
-	}
+// repeatable says whether the request may be sent again although an endpoint may have
+// acted on it: its method is idempotent (RFC 9110, section 9.2.2) or it says so itself,
+// its body is none or still there, and it ended with an answer, with none in time, or
+// with a broken connection rather than with something that a repetition only repeats.
+func repeatable(r *http.Request, err error) bool {
 	if r.Body != nil && r.GetBody == nil {
 		return false
 	}
 	if !idempotent(r.Method) && r.Header.Get(idempotencyKey) == "" {
 		return false
 	}
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+	return err == nil || errors.Is(err, errBackendTimeout) || errors.Is(err, errFirstByte) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// watched is a body that must not pause for longer than d.
+type watched struct {
+	io.ReadCloser
+	timer *time.Timer
+	d     time.Duration
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	w.timer.Reset(w.d) // the time in which the client takes what there is does not count
+	n, err := w.ReadCloser.Read(p)
+	w.timer.Stop()
+	return n, err
+}
+
+func (w *watched) Close() error {
+	w.timer.Stop()
+	return w.ReadCloser.Close()
 }
 
 // keepOpen leaves closing to whoever made the body.

@@ -92,6 +92,9 @@ func modifyResponse(r *http.Response) error {
 	if x.rule.CORS != nil {
 		share(r, x.rule.CORS)
 	}
+	if name, value := x.course.Field(x.attempts.Last(), x.tls); name != "" {
+		r.Header.Add(name, value)
+	}
 	return nil
 }
 
@@ -112,6 +115,17 @@ func changePath(c *route.PathChange, path, escaped, prefix string) (newPath, new
 	if c.Full {
 		return c.Value, ""
 	}
+	if c.Pattern != nil {
+		groups := c.Pattern.FindStringSubmatchIndex(path)
+		if groups == nil {
+			return path, "" // by a rule whose match is another pattern
+		}
+		newPath = string(c.Pattern.ExpandString(nil, c.Value, path, groups))
+		if !strings.HasPrefix(newPath, "/") {
+			newPath = "/" + newPath
+		}
+		return newPath, ""
+	}
 	join := func(rest string) string {
 		joined := strings.TrimSuffix(c.Value, "/") + rest
 		if !strings.HasPrefix(joined, "/") {
@@ -130,6 +144,12 @@ func changePath(c *route.PathChange, path, escaped, prefix string) (newPath, new
 // request's own.
 func (h *handler) redirect(w http.ResponseWriter, r *http.Request, x *exchange) {
 	d := x.rule.Redirect
+	if d.Location != "" {
+		change(w.Header(), &x.rule.Filters.Response)
+		w.Header().Set("Location", d.Location)
+		w.WriteHeader(d.Status)
+		return
+	}
 	scheme := "http"
 	if x.port.tls {
 		scheme = "https"

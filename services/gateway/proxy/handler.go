@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -21,6 +22,8 @@ import (
 var (
 	errRequestTimeout = errors.New("the route's request timeout has passed")
 	errBackendTimeout = errors.New("the route's backendRequest timeout has passed")
+	errFirstByte      = errors.New("the policy's first-byte timeout has passed")
+	errIdle           = errors.New("the idle timeout has passed")
 )
 
 // handler serves one port.
@@ -33,10 +36,13 @@ type handler struct {
 type exchange struct {
 	port     *port
 	host     string // of the request, lower case, without port
+	tls      bool
 	rule     *route.Rule
 	prefix   string
 	backend  *route.Backend
 	pool     *upstream.Pool
+	course   *upstream.Course // or nil for the pool's usual way
+	attempts upstream.Attempts
 	endpoint string // last one tried
 	timer    *time.Timer
 
@@ -71,7 +77,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if state := secureState(r.Context()); state != nil {
 		r.TLS = state
 	}
-	x := &exchange{port: h.port, host: hostOf(r)}
+	x := &exchange{port: h.port, host: hostOf(r), tls: r.TLS != nil}
 	rec := &recorder{ResponseWriter: w, ends: r.ProtoMajor == 1 && (r.Header.Get("Upgrade") != "" || h.port.leaving.begun.Load())}
 	start := time.Now()
 	// Also when the response is cut, which ReverseProxy does by a panic.
@@ -109,7 +115,8 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 		problem(w, http.StatusBadRequest, `the path has a "." or ".." segment: send it resolved`)
 		return
 	}
-	hit, ok := serving.Lookup(x.host, r.Method, r.URL.Path, &attributes{request: r})
+	asked := &attributes{request: r, host: x.host}
+	hit, ok := serving.Lookup(x.host, r.Method, r.URL.Path, asked)
 	if !ok {
 		problem(w, http.StatusNotFound, fmt.Sprintf("no route serves host %q and this path", x.host))
 		return
@@ -128,13 +135,20 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 		h.redirect(w, r, x)
 		return
 	}
-	x.backend = choose(x.rule.Backends)
+	if x.rule.Session != nil {
+		x.backend, x.course = s.upstreams.Resume(x.rule, asked)
+	}
+	if x.backend == nil {
+		x.backend = choose(x.rule.Backends)
+	}
 	if x.backend == nil || x.backend.Invalid != "" {
 		problem(w, http.StatusInternalServerError, "the route has no valid backend; see its status")
 		return
 	}
 	x.pool = s.upstreams.Get(x.backend.Service)
 	x.pool.Count()
+	x.course = x.pool.Course(x.rule, asked, x.course)
+	x.attempts.Begin(x.pool, x.rule.Retry)
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), exchangeKey{}, x))
 	defer cancel(nil)
 	if d := x.rule.RequestTimeout; d > 0 {
@@ -189,7 +203,7 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errWaited):
 		w.Header().Set("Retry-After", "1")
 		problem(w, http.StatusGatewayTimeout, waitedDetail(x.backend.Service))
-	case errors.Is(cause, errRequestTimeout), errors.Is(err, errBackendTimeout):
+	case errors.Is(cause, errRequestTimeout), errors.Is(err, errBackendTimeout), errors.Is(err, errFirstByte):
 		problem(w, http.StatusGatewayTimeout, "the backend did not answer in time")
 	case x.brokenBody.Load():
 		w.Header().Set("Connection", "close")
@@ -244,8 +258,21 @@ func sound(r *http.Request) bool {
 // attributes reads headers and query for the route table, the query only once.
 type attributes struct {
 	request *http.Request
+	host    string
 	query   url.Values
 }
+
+// Client implements upstream.Request, as the next two.
+func (a *attributes) Client() netip.Addr {
+	peer, _ := netip.ParseAddrPort(a.request.RemoteAddr) // of a connection, so it has one
+	return peer.Addr().Unmap()
+}
+
+// Host is the host the request is for.
+func (a *attributes) Host() string { return a.host }
+
+// Path is the request's path, decoded.
+func (a *attributes) Path() string { return a.request.URL.Path }
 
 func (a *attributes) Header(name string) (string, bool) {
 	if strings.EqualFold(name, "Host") {

@@ -16,7 +16,6 @@ import (
 // in a lane of its own, and net/http in the last one; a scrape adds them up.
 type metrics struct {
 	inFlight []laneCount
-	retries  prometheus.Counter
 
 	rules sync.Map // *route.Rule to *ruleInfo, of the table in force
 
@@ -73,14 +72,10 @@ var (
 func newMetrics(registry prometheus.Registerer, lanes int) *metrics {
 	m := &metrics{
 		inFlight: make([]laneCount, lanes),
-		retries: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "gantry_gateway_retries_total",
-			Help: "Attempts at a further endpoint because the one before could not be reached.",
-		}),
-		routes: map[string]*routeCounts{},
+		routes:   map[string]*routeCounts{},
 	}
 	if registry != nil {
-		registry.MustRegister(m, m.retries)
+		registry.MustRegister(m)
 	}
 	return m
 }

@@ -26,7 +26,7 @@ func (s *Server) mirror(out *http.Request, x *exchange) {
 		if m.Invalid != "" || rand.Int32N(m.Outof) >= m.Share {
 			continue
 		}
-		e := s.upstreams.Get(m.Service).Acquire(nil)
+		e := s.upstreams.Get(m.Service).Acquire(nil, nil)
 		if e == nil {
 			continue
 		}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -31,9 +32,11 @@ type ordinaryExchange struct {
 	prefix   string
 	backend  *route.Backend
 	pool     *upstream.Pool
+	course   *upstream.Course   // or nil for the pool's usual way
 	endpoint *upstream.Endpoint // the one being tried, which counts the request as in flight
-	tried    []*upstream.Endpoint
-	waiter   *upstream.Waiter // while it waits for an endpoint, or has waited
+	waiter   *upstream.Waiter   // while it waits for an endpoint, or has waited
+	attempts upstream.Attempts
+	pause    time.Duration // before the next attempt, after an answer that was refused
 	info     *ruleInfo
 	start    time.Time
 	loop     int
@@ -63,6 +66,15 @@ func (x *ordinaryExchange) Query(name string) (string, bool) {
 	}
 	return v[0], true
 }
+
+// Client implements upstream.Request, as the next two.
+func (x *ordinaryExchange) Client() netip.Addr { return x.client.Addr() }
+
+// Host is the host the request is for.
+func (x *ordinaryExchange) Host() string { return x.host }
+
+// Path is the request's path, decoded.
+func (x *ordinaryExchange) Path() string { return x.path }
 
 // Begin implements eventloop.Policy.
 func (o *ordinary) Begin(r *eventloop.Request) eventloop.Exchange {
@@ -140,12 +152,23 @@ func (x *ordinaryExchange) route(r *eventloop.Request) bool {
 	if !x.info.ordinary {
 		return false
 	}
-	x.backend = choose(x.rule.Backends)
+	x.backend, x.course = nil, nil
+	if x.rule.Session != nil {
+		x.backend, x.course = x.server.upstreams.Resume(x.rule, x)
+	}
+	if x.backend == nil {
+		x.backend = choose(x.rule.Backends)
+	}
 	if x.backend == nil || x.backend.Invalid != "" {
 		return false
 	}
 	x.pool = x.server.upstreams.Get(x.backend.Service)
-	return x.pool.Speaks(route.HTTP1)
+	if !x.pool.Speaks(route.HTTP1) {
+		return false
+	}
+	x.course = x.pool.Course(x.rule, x, x.course)
+	x.attempts.Begin(x.pool, x.rule.Retry)
+	return true
 }
 
 // judge finds out whether the request may be sent twice.
@@ -197,23 +220,50 @@ func governed(name string) bool {
 }
 
 // Next implements eventloop.Exchange.
-func (x *ordinaryExchange) Next() *eventloop.Backend {
-	x.release()
-	if len(x.tried) == upstream.MaxAttempts || x.admission.refused() {
-		return nil
+func (x *ordinaryExchange) Next(after eventloop.Failure) (*eventloop.Backend, time.Duration) {
+	if x.admission.refused() {
+		return nil, 0
 	}
-	if x.waiter == nil && len(x.tried) == 0 && x.pool.Busy() {
-		return nil
+	switch {
+	case after == eventloop.Paused:
+	case after != eventloop.NoBackend:
+		if wait, again := x.again(after); wait > 0 || !again {
+			return nil, wait
+		}
+	case x.waiter == nil && x.pool.Busy():
+		return nil, 0
 	}
-	e := x.pool.Acquire(x.tried)
+	e := x.attempts.Next(x.pool, x.course.AimOf())
 	if e == nil {
-		return nil
+		return nil, 0
 	}
-	if len(x.tried) > 0 {
-		x.server.metrics.retries.Inc()
+	x.endpoint = e
+	return e.Loop, 0
+}
+
+// again decides whether there is another attempt, and after what time.
+func (x *ordinaryExchange) again(after eventloop.Failure) (wait time.Duration, again bool) {
+	if after == eventloop.Refused { // that was decided with the answer
+		return x.pause, true
 	}
-	x.endpoint, x.tried = e, append(x.tried, e)
-	return e.Loop
+	outcome := outcomes[after]
+	x.settle(outcome, 0)
+	return x.attempts.Again(x.pool, outcome, 0, x.repeatable)
+}
+
+// outcomes are what failures on the event loop mean for an endpoint.
+var outcomes = map[eventloop.Failure]upstream.Outcome{
+	eventloop.NotConnected: upstream.NotConnected,
+	eventloop.Broken:       upstream.Broken,
+	eventloop.TimedOut:     upstream.TimedOut,
+}
+
+// settle ends the attempt at an endpoint.
+func (x *ordinaryExchange) settle(o upstream.Outcome, status int) {
+	if x.endpoint != nil {
+		x.pool.Report(x.endpoint, o, status)
+		x.release()
+	}
 }
 
 func (x *ordinaryExchange) release() {
@@ -223,9 +273,25 @@ func (x *ordinaryExchange) release() {
 	}
 }
 
+// refuses tells whether an answer is not delivered because there is another attempt.
+func (x *ordinaryExchange) refuses(status int) bool {
+	wait, again := x.attempts.Again(x.pool, upstream.Answered, status, x.repeatable)
+	if again {
+		x.settle(upstream.Answered, status)
+		x.pause = wait
+	}
+	return again
+}
+
 // Timeouts implements eventloop.Exchange.
 func (x *ordinaryExchange) Timeouts() eventloop.Timeouts {
-	return eventloop.Timeouts{Exchange: x.rule.RequestTimeout, Attempt: x.rule.BackendTimeout}
+	policy := x.pool.Policy()
+	return eventloop.Timeouts{
+		Exchange: x.rule.RequestTimeout,
+		Attempt:  cmp.Or(x.rule.BackendTimeout, x.rule.FirstByteTimeout, policy.FirstByteTimeout),
+		Connect:  cmp.Or(x.rule.ConnectTimeout, policy.ConnectTimeout),
+		Idle:     cmp.Or(x.rule.IdleTimeout, policy.IdleTimeout),
+	}
 }
 
 // Repeatable implements eventloop.Exchange.
@@ -307,17 +373,27 @@ func (x *ordinaryExchange) appendForwarded(b []byte, h *http1.Head) []byte {
 }
 
 // PassesResponse implements eventloop.Exchange.
-func (x *ordinaryExchange) PassesResponse() bool { return !x.info.filtered && x.admission == nil }
+func (x *ordinaryExchange) PassesResponse() bool {
+	return !x.info.filtered && x.admission == nil && x.course == nil && !x.attempts.Judges()
+}
 
 // AppendResponse implements eventloop.Exchange.
-func (x *ordinaryExchange) AppendResponse(b, raw []byte, h *http1.Head) []byte {
+func (x *ordinaryExchange) AppendResponse(b, raw []byte, h *http1.Head, refusable bool) []byte {
+	if refusable && x.attempts.Judges() && x.refuses(h.Status) {
+		return nil
+	}
 	b = http1.AppendStatus(b, raw)
 	if !x.info.filtered {
-		return x.admission.appendResponse(h.AppendFields(b, raw))
+		b = h.AppendFields(b, raw)
+	} else {
+		filters := []*route.Filters{&x.backend.Filters, &x.rule.Filters}
+		b = h.AppendFieldsExcept(b, raw, func(name []byte) bool { return changes(filters, name, responseChange) })
+		b = appendChanges(b, filters, responseChange)
 	}
-	filters := []*route.Filters{&x.backend.Filters, &x.rule.Filters}
-	b = h.AppendFieldsExcept(b, raw, func(name []byte) bool { return changes(filters, name, responseChange) })
-	return x.admission.appendResponse(appendChanges(b, filters, responseChange))
+	if name, value := x.course.Field(x.endpoint, x.tls); name != "" {
+		b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
+	}
+	return x.admission.appendResponse(b)
 }
 
 // AppendFailure implements eventloop.Exchange.
@@ -325,11 +401,12 @@ func (x *ordinaryExchange) AppendFailure(b []byte, f eventloop.Failure) []byte {
 	if x.admission.refused() {
 		return x.admission.appendRefusal(b)
 	}
+	x.settle(outcomes[f], 0)
 	status, detail, fields := http.StatusBadGateway, "the backend could not be reached or broke the connection", ""
 	switch f {
 	case eventloop.TimedOut:
 		status, detail = http.StatusGatewayTimeout, "the backend did not answer in time"
-	case eventloop.NoBackend:
+	case eventloop.NoBackend, eventloop.Refused, eventloop.Paused:
 		status, fields = http.StatusServiceUnavailable, "Retry-After: 1\r\n"
 		detail = fmt.Sprintf("Service %s has no endpoint that is ready", x.backend.Service)
 	case eventloop.Crowded:
@@ -355,10 +432,13 @@ func (x *ordinaryExchange) End(status int, sent int64, took time.Duration) {
 			start: x.start, peer: x.client, method: x.method, host: x.host, path: x.path,
 			protocol: "HTTP/1.1", status: status, bytes: sent, took: took, route: x.rule.Route, agent: x.agent,
 		}
-		if n := len(x.tried); n > 0 {
-			line.endpoint = x.tried[n-1].Host
+		if e := x.attempts.Last(); e != nil {
+			line.endpoint = e.Host
 		}
 		s.access.write(x.loop, &line)
+	}
+	if status != statusClientGone {
+		x.settle(upstream.Answered, status)
 	}
 	x.release()
 	if x.waiter != nil {
@@ -371,8 +451,8 @@ func (x *ordinaryExchange) End(status int, sent int64, took time.Duration) {
 func (x *ordinaryExchange) recycle() {
 	lane := &x.server.lanes[x.loop]
 	x.admission.end(x.server)
-	clear(x.tried)
-	*x = ordinaryExchange{text: x.text[:0], tried: x.tried[:0]}
+	x.attempts.Reset()
+	*x = ordinaryExchange{text: x.text[:0], attempts: x.attempts}
 	if len(lane.spare) < maxSpare {
 		lane.spare = append(lane.spare, x)
 	}

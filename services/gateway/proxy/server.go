@@ -152,10 +152,13 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.upstreams = upstream.New(upstream.Config{ConnectTimeout: cfg.ConnectTimeout, Forget: s.loops.Forget})
+	s.upstreams = upstream.New(upstream.Config{ConnectTimeout: cfg.ConnectTimeout, Forget: s.loops.Forget, Log: s.log})
 	s.lanes = make([]lane, s.loops.Loops())
 	s.metrics = newMetrics(cfg.Registry, len(s.lanes)+1)
 	s.access = newAccessLog(cfg.AccessLog, len(s.lanes)+1) // the last lane is for net/http
+	if cfg.Registry != nil {
+		cfg.Registry.MustRegister(s.upstreams)
+	}
 	return s, nil
 }
 
@@ -233,6 +236,9 @@ func (s *Server) Listeners() map[string]*net.TCPListener {
 	return listeners
 }
 
+// DumpUpstreams writes for people what stands behind each Service port.
+func (s *Server) DumpUpstreams(w io.Writer) { s.upstreams.Dump(w) }
+
 // Table returns the table in force.
 func (s *Server) Table() *route.Table { return s.table.Load() }
 
@@ -245,6 +251,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 
 	defer s.access.Flush()
+	defer s.upstreams.Close()
 	var closing sync.WaitGroup
 	for _, p := range ports {
 		closing.Go(func() { s.drain(ctx, p) })

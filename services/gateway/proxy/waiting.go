@@ -14,11 +14,12 @@ import (
 var errWaited = errors.New("no endpoint was ready in time")
 
 // next acquires an endpoint, and waits for one where it may.
-func (x *exchange) next(ctx context.Context, tried []*upstream.Endpoint) (*upstream.Endpoint, error) {
+func (x *exchange) next(ctx context.Context) (*upstream.Endpoint, error) {
+	again := x.attempts.Last() != nil
 	var since time.Time
 	for {
-		if len(tried) > 0 || !since.IsZero() || !x.pool.Busy() {
-			if e := x.pool.Acquire(tried); e != nil || len(tried) > 0 {
+		if again || !since.IsZero() || !x.pool.Busy() {
+			if e := x.attempts.Next(x.pool, x.course.AimOf()); e != nil || again {
 				return e, nil
 			}
 		}
@@ -75,9 +76,9 @@ func (x *ordinaryExchange) Wait(bytes int, resume func()) (time.Duration, eventl
 }
 
 func crowdedDetail(s route.ServicePort) string {
-	return fmt.Sprintf("Service %s is being scaled up, and as many requests as may already wait for it", s)
+	return fmt.Sprintf("Service %s has no endpoint free, and as many requests as may already wait for one", s)
 }
 
 func waitedDetail(s route.ServicePort) string {
-	return fmt.Sprintf("Service %s is being scaled up, and no endpoint was ready in time", s)
+	return fmt.Sprintf("Service %s has no endpoint free, and none became so in time", s)
 }

@@ -104,7 +104,7 @@ func (r *Rule) dump(w io.Writer) {
 	for _, t := range []struct {
 		name string
 		d    time.Duration
-	}{{"request timeout", r.RequestTimeout}, {"backend timeout", r.BackendTimeout}} {
+	}{{"request timeout", r.RequestTimeout}, {"backend timeout", r.BackendTimeout}, {"connect timeout", r.ConnectTimeout}, {"first byte timeout", r.FirstByteTimeout}, {"idle timeout", r.IdleTimeout}} {
 		if t.d != 0 {
 			fmt.Fprintf(w, "%s%s %s\n", indent, t.name, t.d)
 		}
@@ -116,11 +116,22 @@ func (r *Rule) dump(w io.Writer) {
 		r.Guard.Dump(w, indent+"guard ")
 	}
 	r.Filters.dump(w, indent)
-	if d := r.Redirect; d != nil {
+	if d := r.Redirect; d != nil && d.Location != "" {
+		fmt.Fprintf(w, "%sredirect %d to %s\n", indent, d.Status, d.Location)
+	} else if d != nil {
 		fmt.Fprintf(w, "%sredirect %d scheme=%q host=%q port=%d path=%s\n", indent, d.Status, d.Scheme, d.Host, d.Port, d.Path)
 	}
 	if c := r.CORS; c != nil {
 		fmt.Fprintf(w, "%scors origins=%v credentials=%v methods=%v headers=%v expose=%v max-age=%ds\n", indent, c.Origins, c.Credentials, c.Methods, c.Headers, c.Expose, c.MaxAge)
+	}
+	if r.Balance != nil {
+		fmt.Fprintf(w, "%sbalance %s\n", indent, r.Balance)
+	}
+	if r.Session != nil {
+		fmt.Fprintf(w, "%ssession %s\n", indent, r.Session)
+	}
+	if r.Retry != nil {
+		fmt.Fprintf(w, "%sretry %s\n", indent, r.Retry)
 	}
 	for _, m := range r.Mirrors {
 		fmt.Fprintf(w, "%smirror %s %d of %d", indent, m.Service, m.Share, m.Outof)
@@ -169,6 +180,8 @@ func (p *PathChange) String() string {
 	switch {
 	case p == nil:
 		return "(same)"
+	case p.Pattern != nil:
+		return p.Value + " of " + p.Pattern.String()
 	case p.Full:
 		return p.Value
 	}

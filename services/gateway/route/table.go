@@ -144,6 +144,14 @@ type Rule struct {
 	CORS     *CORS // or nil
 	Mirrors  []Mirror
 	Backends []Backend
+	// Balance, Session and Retry come before those of the backends' policies; nil
+	// leaves it to them.
+	Balance *Balance
+	Session *Session
+	Retry   *Retry
+	// ConnectTimeout, FirstByteTimeout and IdleTimeout come before those of the backends'
+	// policies; 0 leaves it to them.
+	ConnectTimeout, FirstByteTimeout, IdleTimeout time.Duration
 	// RequestTimeout limits the whole exchange, BackendTimeout one attempt at
 	// one endpoint; 0 is no limit.
 	RequestTimeout time.Duration
@@ -211,6 +219,9 @@ type Rewrite struct {
 type PathChange struct {
 	Full  bool
 	Value string
+	// Pattern is what the path is matched with for groups such as ${1} in Value, which is
+	// the whole new path then; or nil.
+	Pattern *regexp.Regexp
 }
 
 // Redirect answers with a Location instead of forwarding.
@@ -219,6 +230,8 @@ type Redirect struct {
 	Port         int32  // or 0
 	Path         *PathChange
 	Status       int
+	// Location is the whole answer, or "" to make it of the above and the request.
+	Location string
 }
 
 // Attributes gives access to the parts of a request that few rules ask for.

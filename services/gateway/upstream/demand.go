@@ -45,12 +45,26 @@ type Waiter struct {
 // adjust takes over what is said of the pool's scaling, after its endpoints are in force.
 func (p *Pool) adjust(u route.Upstream) {
 	p.demand.protocol.Store(int32(u.Protocol))
-	p.demand.limits.Store(u.Scaled)
-	if u.Scaled == nil {
+	limits := limitsOf(u)
+	p.demand.limits.Store(limits)
+	if limits == nil {
 		p.demand.wakeAll() // they find out that there is nothing to wait for
 		return
 	}
 	p.wake()
+}
+
+// limitsOf is what holds requests back: for want of endpoints, or by the policy.
+func limitsOf(u route.Upstream) *route.Scaled {
+	if u.Policy == nil || u.Policy.Limit == nil || u.Scaled != nil && u.Scaled.PerEndpoint > 0 {
+		return u.Scaled
+	}
+	if u.Scaled == nil {
+		return u.Policy.Limit
+	}
+	both := *u.Scaled
+	both.PerEndpoint = u.Policy.Limit.PerEndpoint
+	return &both
 }
 
 // Speaks tells whether the endpoints speak a protocol: those that are there or, if requests wait
@@ -91,7 +105,7 @@ func (p *Pool) limit() int32 {
 // room is how many more requests the endpoints take at this moment.
 func (p *Pool) room() int {
 	limit, room := p.limit(), 0
-	for _, e := range p.Endpoints() {
+	for _, e := range p.now().open {
 		if limit == 0 {
 			return 1 << 30
 		}

@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"cmp"
+	"context"
 	"net"
 	"net/http"
 	"net/netip"
@@ -29,6 +31,23 @@ type Endpoint struct {
 	pool     *Pool
 	inFlight atomic.Int32
 	removed  atomic.Bool // set before anyone may take a count of 0 in flight for drained
+	// troubled says that there are failures to be forgotten after a good answer.
+	troubled atomic.Bool
+
+	hash  uint64    // of the address, for consistent hashing
+	token string    // by which sessions name it
+	since time.Time // when it was added, zero if it was there from the beginning
+
+	// The rest is guarded by the pool's lock.
+	failures  [rows]int32 // in a row
+	ejections int         // in a row: the more, the longer
+	ejected   bool
+	probation bool // readmitted, and has not answered yet
+	back      time.Time
+	unhealthy bool
+	results   int32 // of health checks in a row that contradict the verdict
+	checked   *route.HealthCheck
+	end       func() // ends the health checks
 }
 
 // Release ends a request that Acquire has counted, and lets one that waits have its place.
@@ -46,21 +65,38 @@ func (e *Endpoint) InFlight() int { return int(e.inFlight.Load()) }
 // in flight, asked in this order, that means that it never gets another one.
 func (e *Endpoint) Removed() bool { return e.removed.Load() }
 
+type connectTimeoutKey struct{}
+
+// WithConnectTimeout makes the Transports of endpoints connect within d instead of
+// their pool's timeout; 0 leaves it at that.
+func WithConnectTimeout(ctx context.Context, d time.Duration) context.Context {
+	if d <= 0 {
+		return ctx
+	}
+	return context.WithValue(ctx, connectTimeoutKey{}, d)
+}
+
 func newEndpoint(address netip.AddrPort, protocol route.Protocol, connectTimeout time.Duration) *Endpoint {
-	dialer := &net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		timeout, _ := ctx.Value(connectTimeoutKey{}).(time.Duration)
+		dialer := &net.Dialer{Timeout: cmp.Or(timeout, connectTimeout), KeepAlive: 30 * time.Second}
+		return dialer.DialContext(ctx, network, address)
+	}
 	e := &Endpoint{
 		Loop:     eventloop.NewBackend(address),
 		Address:  address,
 		Host:     address.String(),
 		Protocol: protocol,
 		Transport: &http.Transport{
-			DialContext:         dialer.DialContext,
+			DialContext:         dial,
 			DisableCompression:  true, // what the client accepts is between it and the backend
 			MaxIdleConnsPerHost: 256,
 			IdleConnTimeout:     IdleConnection,
 			Protocols:           new(http.Protocols),
 		},
+		end: func() {},
 	}
+	e.hash = hashText(hashSeed, e.Host)
 	e.Transport.Protocols.SetHTTP1(protocol == route.HTTP1)
 	e.Transport.Protocols.SetUnencryptedHTTP2(protocol == route.H2C)
 	return e
