@@ -32,8 +32,8 @@ const byService = "service"
 type caches struct {
 	classes, gateways, listenerSets, httpRoutes, grpcRoutes, tlsRoutes, tcpRoutes, grants, backendTLS,
 	ingresses, ingressClasses, services, endpointSlices, secrets, configMaps, namespaces *follower
-	// Of policies; nil without a client for them.
-	accessPolicies, trafficPolicies, scalePolicies, credentials *follower
+	// Of Gantry's own kinds; nil without a client for them.
+	accessPolicies, trafficPolicies, scalePolicies, backendPolicies, credentials *follower
 }
 
 // newCaches prepares the caches and wires their changes to the controller.
@@ -64,6 +64,7 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *
 		s.accessPolicies = follow(own, own.AccessPolicies(all), &v1alpha1.AccessPolicy{}, "")
 		s.trafficPolicies = follow(own, own.TrafficPolicies(all), &v1alpha1.TrafficPolicy{}, "")
 		s.credentials = follow(kube, kube.CoreV1().Secrets(all), &corev1.Secret{}, ofType(translate.CredentialsType))
+		s.backendPolicies = follow(own, own.BackendPolicies(all), &v1alpha1.BackendPolicy{}, "")
 		s.scalePolicies = follow(own, own.ScalePolicies(all), &v1alpha1.ScalePolicy{}, "")
 		if err := s.indexScaledServices(); err != nil {
 			return nil, err
@@ -77,9 +78,13 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *
 		f.changed = func(o any) { c.routeChanged(kind, nameOf(o.(metav1.Object))) }
 		f.touched = func(o any) { c.routeTouched(kind, nameOf(o.(metav1.Object))) }
 	}
+	if own != nil {
+		s.backendPolicies.changed = func(any) { c.servicesChanged() }
+	}
 	s.services.changed = func(o any) {
 		c.serviceChanged(nameOf(o.(metav1.Object)))
 		c.usersChanged(nameOf(o.(metav1.Object)))
+		c.statuses.set() // a policy may have it as its target
 	}
 	s.configMaps.changed = func(o any) {
 		if o := o.(*corev1.ConfigMap); slices.ContainsFunc(entries, func(e string) bool { _, ok := o.Data[e]; return ok }) {
@@ -102,7 +107,7 @@ func (s *caches) followers() []*follower {
 		s.ingresses, s.ingressClasses, s.services, s.endpointSlices, s.secrets, s.configMaps, s.namespaces,
 	}
 	if s.accessPolicies != nil {
-		list = append(list, s.accessPolicies, s.trafficPolicies, s.credentials)
+		list = append(list, s.accessPolicies, s.trafficPolicies, s.credentials, s.backendPolicies)
 	}
 	if s.scalePolicies != nil {
 		list = append(list, s.scalePolicies)
@@ -210,6 +215,9 @@ func sameSpec(before, after any) bool {
 	case *v1alpha1.ScalePolicy:
 		b := before.(*v1alpha1.ScalePolicy)
 		return same(b.Spec.Hold, a.Spec.Hold) && slices.Equal(scaledServices(b), scaledServices(a))
+	case *v1alpha1.BackendPolicy:
+		b := before.(*v1alpha1.BackendPolicy)
+		return b.Generation == a.Generation && same(b.Spec, a.Spec)
 	case *networkingv1.Ingress:
 		b := before.(*networkingv1.Ingress)
 		return same(b.Spec, a.Spec) && same(b.Annotations, a.Annotations)

@@ -5,9 +5,9 @@
 // TCPRoute, ReferenceGrant, BackendTLSPolicy, Ingress, IngressClass, Service,
 // EndpointSlice, Namespace, ConfigMaps (of which it keeps authorities and key
 // sets), Secrets of types kubernetes.io/tls and gantry.dev/credentials,
-// AccessPolicy, TrafficPolicy and ScalePolicy. Writes: the status of GatewayClass, Gateway,
-// ListenerSet, the routes, Ingress and policies, and Secrets with certificates
-// that were got by ACME; nothing else.
+// AccessPolicy, BackendPolicy, ScalePolicy and TrafficPolicy. Writes: the status of
+// GatewayClass, Gateway, ListenerSet, the routes, Ingress and policies, Secrets
+// with certificates that were got by ACME, and events of Ingresses; nothing else.
 //
 // It is level-triggered: an event only says that something must be computed
 // again from the caches. Three loops run side by side so that none waits for
@@ -79,7 +79,8 @@ type Controller struct {
 	// scaledBy are the Services that each ScalePolicy named last; guarded by mu.
 	scaledBy map[types.NamespacedName][]types.NamespacedName
 
-	served map[types.NamespacedName][]route.ServicePort // endpoints loop only
+	served   map[types.NamespacedName][]route.ServicePort // endpoints loop only
+	reported map[string]bool                              // statuses loop only: problems that have an event
 }
 
 // outcome is a translation and how the data plane took it.
@@ -109,6 +110,7 @@ func New(cfg Config) (*Controller, error) {
 		all:        true,
 		scaledBy:   map[types.NamespacedName][]types.NamespacedName{},
 		served:     map[types.NamespacedName][]route.ServicePort{},
+		reported:   map[string]bool{},
 	}
 	c.translator.Pool = cfg.AddressPool
 	c.issuer = acme.New(acme.Config{Kube: cfg.Kube, Challenges: &cfg.Proxy.Challenges, Log: c.log})
@@ -199,6 +201,7 @@ func (c *Controller) syncEndpoints() {
 	c.services = map[types.NamespacedName]bool{}
 	c.mu.Unlock()
 
+	policies := c.caches.backends()
 	var changed []route.Upstream
 	var gone []route.ServicePort
 	for name := range names {
@@ -209,7 +212,7 @@ func (c *Controller) syncEndpoints() {
 		delete(c.served, name)
 		if service := c.caches.service(name); service != nil {
 			scaled := c.caches.scaled(name)
-			for _, u := range translate.Upstreams(service, c.caches.slices(name)) {
+			for _, u := range translate.Upstreams(service, c.caches.slices(name), policies) {
 				u.Scaled = scaled
 				changed = append(changed, u)
 				delete(before, u.Service)

@@ -28,6 +28,12 @@ func (c *Controller) writePolicies(ctx context.Context, r *translate.Result) (fa
 		failed = errors.Join(failed, writePolicy(ctx, c.cfg.Own.TrafficPolicies(p.Namespace), "TrafficPolicy", p, &p.Status, want, known,
 			func(p *v1alpha1.TrafficPolicy, s gatewayv1.PolicyStatus) { p.Status = s }))
 	}
+	backends := c.caches.backends()
+	for _, p := range all[*v1alpha1.BackendPolicy](c.caches.backendPolicies) {
+		want, known := backends.Statuses[nameOf(p)]
+		failed = errors.Join(failed, writePolicy(ctx, c.cfg.Own.BackendPolicies(p.Namespace), "BackendPolicy", p, &p.Status, want, known,
+			func(p *v1alpha1.BackendPolicy, s gatewayv1.PolicyStatus) { p.Status = s }))
+	}
 	return failed
 }
 

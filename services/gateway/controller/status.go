@@ -47,6 +47,7 @@ func (c *Controller) syncStatuses(ctx context.Context) bool {
 		c.writeBackendTLS(ctx, latest.result),
 		c.writeIngresses(ctx, latest),
 		c.writePolicies(ctx, latest.result),
+		c.writeEvents(ctx, latest.result),
 	)
 	if err != nil {
 		c.mu.Lock()

@@ -195,12 +195,9 @@ func (s *Server) dialStream(backend *route.Backend, line *logLine) (*upstream.En
 	pool := s.upstreams.Get(backend.Service)
 	var tried []*upstream.Endpoint
 	for len(tried) < upstream.MaxAttempts {
-		e := pool.Acquire(tried)
+		e := pool.Acquire(tried, nil)
 		if e == nil {
 			break
-		}
-		if len(tried) > 0 {
-			s.metrics.retries.Inc()
 		}
 		tried = append(tried, e)
 		line.endpoint = e.Host
@@ -208,8 +205,10 @@ func (s *Server) dialStream(backend *route.Backend, line *logLine) (*upstream.En
 		server, err := new(net.Dialer).DialContext(ctx, "tcp", e.Host)
 		cancel()
 		if err == nil {
+			pool.Report(e, upstream.Answered, 0)
 			return e, server
 		}
+		pool.Report(e, upstream.NotConnected, 0)
 		e.Release()
 		s.log.Debug("connect to endpoint", "route", line.route, "endpoint", e.Host, "error", err)
 	}

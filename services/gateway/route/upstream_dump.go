@@ -18,6 +18,9 @@ func (p *UpstreamPolicy) Dump(w io.Writer, indent string) {
 	say(p.Balance.Method != LeastRequest, "balance %s", &p.Balance)
 	say(p.Session != nil, "session %s", p.Session)
 	say(p.SlowStart > 0, "slow start %s", p.SlowStart)
+	if l := p.Limit; l != nil {
+		say(true, "%d requests at an endpoint, %d wait for up to %s", l.PerEndpoint, l.Waiting, l.Patience)
+	}
 	for _, t := range []struct {
 		name string
 		d    time.Duration

@@ -11,8 +11,8 @@ import (
 )
 
 // Upstreams returns what stands behind each TCP port of a Service: the
-// endpoints of its slices that are ready and not about to end.
-func Upstreams(service *corev1.Service, slicesOfService []*discoveryv1.EndpointSlice) []route.Upstream {
+// endpoints of its slices that are ready and not about to end, and the policy for them.
+func Upstreams(service *corev1.Service, slicesOfService []*discoveryv1.EndpointSlice, policies *BackendPolicies) []route.Upstream {
 	var upstreams []route.Upstream
 	for _, port := range service.Spec.Ports {
 		if port.Protocol == corev1.ProtocolUDP || port.Protocol == corev1.ProtocolSCTP {
@@ -22,6 +22,7 @@ func Upstreams(service *corev1.Service, slicesOfService []*discoveryv1.EndpointS
 		u := route.Upstream{
 			Service:  route.ServicePort{Namespace: service.Namespace, Name: service.Name, Port: port.Port},
 			Protocol: protocol,
+			Policy:   policies.Of(nameOf(service), port.Name),
 		}
 		for _, slice := range slicesOfService {
 			u.Endpoints = append(u.Endpoints, endpoints(slice, port.Name)...)

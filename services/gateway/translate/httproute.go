@@ -40,6 +40,16 @@ func (t *translation) fill(rule *route.Rule, r *anyRoute, spec *gatewayv1.HTTPRo
 			return fmt.Errorf("timeouts.backendRequest: %w", err)
 		}
 	}
+	if spec.Retry != nil {
+		if rule.Retry, err = retry(spec.Retry); err != nil {
+			return err
+		}
+	}
+	if spec.SessionPersistence != nil {
+		if rule.Session, err = session(spec.SessionPersistence, rule.Route); err != nil {
+			return fmt.Errorf("sessionPersistence: %w", err)
+		}
+	}
 	if err = t.ruleFilters(rule, r, spec.Filters, c); err != nil {
 		return err
 	}

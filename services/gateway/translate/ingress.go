@@ -35,28 +35,40 @@ func (t *translation) ingress(i *networkingv1.Ingress) {
 	}
 	t.builder.SetOrder(route.Order{Class: 1, Age: i.CreationTimestamp.Unix(), Name: nameOf(i).String()})
 	t.result.Ingresses = append(t.result.Ingresses, nameOf(i))
+	w := readAnnotations(i)
+	defer func() { t.report(i, w.problems) }()
+	if w.canary != nil {
+		return // its rules are parts of those that it is a canary of
+	}
 	t.ingressWishes(i)
 	secure := t.ingressCertificates(i)
-	add := func(host string, match route.Match, backend networkingv1.IngressBackend) {
-		rule := &route.Rule{
-			Route:    "Ingress/" + i.Namespace + "/" + i.Name,
-			Backends: []route.Backend{t.ingressBackend(i, backend)},
-		}
-		rule = t.protect(nil, rule)
+	name := "Ingress/" + i.Namespace + "/" + i.Name
+	stays := i.Annotations[redirectAnnotation] == "false" || i.Annotations[legacyRedirectAnnotation] == "false"
+	serve := func(host string, match route.Match, rule *route.Rule) {
 		pattern := route.HostPattern{Name: host, OneLabel: true}
 		plain := rule
 		if secure(host) {
-			t.addIngressRule(i, HTTPSPort, true, pattern, match, rule)
-			if i.Annotations[redirectAnnotation] != "false" && i.Annotations[legacyRedirectAnnotation] != "false" {
-				plain = &route.Rule{Route: rule.Route, Redirect: &route.Redirect{Scheme: "https", Status: http.StatusPermanentRedirect}}
+			t.addIngressRule(i, HTTPSPort, true, pattern, match, t.protect(nil, rule))
+		}
+		if w.forceTLS || secure(host) && !stays {
+			plain = toHTTPS(name)
+		}
+		t.addIngressRule(i, HTTPPort, false, pattern, match, t.protect(nil, plain))
+	}
+	add := func(host string, match route.Match, backend networkingv1.IngressBackend, part *canary) {
+		rule := &route.Rule{Route: name, Backends: []route.Backend{t.ingressBackend(i, w, backend)}}
+		w.apply(rule, &match)
+		for _, m := range part.split(match, rule) {
+			for _, h := range append([]string{host}, w.aliases...) {
+				serve(h, m.match, m.rule)
 			}
 		}
-		t.addIngressRule(i, HTTPPort, false, pattern, match, plain)
 	}
 	hosts := []string{}
 	for _, r := range i.Spec.Rules {
 		host := strings.ToLower(r.Host)
 		hosts = append(hosts, host)
+		w.extras(name, host, serve)
 		if r.HTTP == nil {
 			continue
 		}
@@ -68,7 +80,7 @@ func (t *translation) ingress(i *networkingv1.Ingress) {
 			if match.Path == "" {
 				match.Path = "/"
 			}
-			add(host, match, p.Backend)
+			add(host, match, p.Backend, t.canaries[placeOf(i, r.Host, p)])
 		}
 	}
 	if i.Spec.DefaultBackend == nil {
@@ -76,7 +88,7 @@ func (t *translation) ingress(i *networkingv1.Ingress) {
 	}
 	// Added last, so that any rule for "/" of the same host comes before it.
 	for _, host := range append(hosts, route.AnyHost) {
-		add(host, route.Match{Kind: route.Prefix, Path: "/"}, *i.Spec.DefaultBackend)
+		add(host, route.Match{Kind: route.Prefix, Path: "/"}, *i.Spec.DefaultBackend, nil)
 	}
 }
 
@@ -102,7 +114,7 @@ func (t *translation) addIngressRule(i *networkingv1.Ingress, port uint16, tls b
 			continue
 		}
 		if l.tls != tls || l.family == rawTCP {
-			t.problem("Ingress %s: port %d speaks another protocol by %s", nameOf(i), port, l)
+			t.ingressProblem(i, "port %d speaks another protocol by %s", port, l)
 			return
 		}
 		if l.secure != nil && l.secure.Mode != route.HTTPS {
@@ -125,7 +137,7 @@ func (t *translation) ingressCertificates(i *networkingv1.Ingress) (secure func(
 		}
 		cert, err := t.certificate(types.NamespacedName{Namespace: i.Namespace, Name: spec.SecretName})
 		if err != nil {
-			t.problem("Ingress %s: %v", nameOf(i), err)
+			t.ingressProblem(i, "%v", err)
 		}
 		if cert == nil {
 			continue
@@ -148,7 +160,7 @@ func (t *translation) ingressCertificates(i *networkingv1.Ingress) (secure func(
 	}
 }
 
-func (t *translation) ingressBackend(i *networkingv1.Ingress, backend networkingv1.IngressBackend) route.Backend {
+func (t *translation) ingressBackend(i *networkingv1.Ingress, w *wishes, backend networkingv1.IngressBackend) route.Backend {
 	if backend.Service == nil {
 		return route.Backend{Weight: 1, Invalid: "a resource backend is not supported: name a service"}
 	}
@@ -171,9 +183,32 @@ func (t *translation) ingressBackend(i *networkingv1.Ingress, backend networking
 	}
 	if refused != nil {
 		b.Invalid = refused.message
-		t.problem("Ingress %s: %s", nameOf(i), refused.message)
+		t.ingressProblem(i, "%s", refused.message)
+		return b
 	}
+	if w.secure && b.TLS == nil {
+		b.Invalid = "annotation " + annotationPrefix + "backend-protocol wants encrypted connections: say in a BackendTLSPolicy how to verify the Service"
+		t.ingressProblem(i, "%s", b.Invalid)
+	}
+	b.HTTP2 = w.http2
 	return b
+}
+
+// report says what is wrong with an Ingress, each once.
+func (t *translation) report(i *networkingv1.Ingress, problems []string) {
+	for n, p := range problems {
+		if !slices.Contains(problems[:n], p) {
+			t.ingressProblem(i, "%s", p)
+		}
+	}
+}
+
+// ingressProblem notes what is wrong with an Ingress.
+func (t *translation) ingressProblem(i *networkingv1.Ingress, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	name := nameOf(i)
+	t.result.IngressProblems[name] = append(t.result.IngressProblems[name], text)
+	t.problem("Ingress %s: %s", name, text)
 }
 
 func (t *translation) problem(format string, args ...any) {

@@ -94,6 +94,8 @@ type Result struct {
 	Ingresses []types.NamespacedName
 	// Wishes are certificates to be got, sorted by Secret.
 	Wishes []Wish
+	// IngressProblems are what is wrong with Ingresses, in sentences.
+	IngressProblems map[types.NamespacedName][]string
 	// Problems are refusals that no status field can hold, in sentences.
 	Problems []string
 
@@ -161,6 +163,7 @@ type translation struct {
 	usedCerts       map[types.NamespacedName]bool
 	usedAuthorities map[types.NamespacedName]bool
 	usedBackendTLS  map[string]bool
+	canaries        map[place]*canary
 }
 
 // Translate compiles the objects.
@@ -195,6 +198,7 @@ func (t *Translator) Translate(objects Objects) *Result {
 	for _, r := range oldestFirst(run.routes()) {
 		run.route(r)
 	}
+	run.readCanaries()
 	for _, i := range oldestFirst(objects.Ingresses) {
 		run.ingress(i)
 	}
@@ -228,6 +232,7 @@ func newResult() *Result {
 
 		AccessPolicies:  map[types.NamespacedName]gatewayv1.PolicyStatus{},
 		TrafficPolicies: map[types.NamespacedName]gatewayv1.PolicyStatus{},
+		IngressProblems: map[types.NamespacedName][]string{},
 	}
 }
 

@@ -86,6 +86,7 @@ func (t *Translator) Update(objects Objects, c Change) (*Result, bool) {
 	before := run.result
 	run.result = newResult()
 	run.result.Partial, run.result.Classes, run.result.Wishes = true, before.Classes, before.Wishes
+	run.result.IngressProblems = before.IngressProblems
 	run.builder = before.Table.Edit()
 	for name := range names {
 		run.displace(name)
