@@ -115,7 +115,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 		problem(w, http.StatusBadRequest, `the path has a "." or ".." segment: send it resolved`)
 		return
 	}
-	asked := &attributes{request: r, host: x.host}
+	asked := &attributes{server: s, request: r, host: x.host}
 	hit, ok := serving.Lookup(x.host, r.Method, r.URL.Path, asked)
 	if !ok {
 		problem(w, http.StatusNotFound, fmt.Sprintf("no route serves host %q and this path", x.host))
@@ -257,6 +257,7 @@ func sound(r *http.Request) bool {
 
 // attributes reads headers and query for the route table, the query only once.
 type attributes struct {
+	server  *Server
 	request *http.Request
 	host    string
 	query   url.Values
@@ -265,7 +266,7 @@ type attributes struct {
 // Client implements upstream.Request, as the next two.
 func (a *attributes) Client() netip.Addr {
 	peer, _ := netip.ParseAddrPort(a.request.RemoteAddr) // of a connection, so it has one
-	return peer.Addr().Unmap()
+	return a.server.clientOf(peer.Addr(), &requestFields{request: a.request})
 }
 
 // Host is the host the request is for.

@@ -68,7 +68,7 @@ func (x *ordinaryExchange) Query(name string) (string, bool) {
 }
 
 // Client implements upstream.Request, as the next two.
-func (x *ordinaryExchange) Client() netip.Addr { return x.client.Addr() }
+func (x *ordinaryExchange) Client() netip.Addr { return x.server.clientOf(x.client.Addr(), x) }
 
 // Host is the host the request is for.
 func (x *ordinaryExchange) Host() string { return x.host }

@@ -36,14 +36,14 @@ func onBothPaths(t *testing.T, story func(t *testing.T, g *gateway, serve func(*
 	}
 }
 
-// scripted is a server whose answers a test decides, with a count of its requests.
-type scripted struct {
+// actor is a server whose answers a test decides, with a count of its requests.
+type actor struct {
 	*httptest.Server
 	calls atomic.Int32
 }
 
-func newScripted(t *testing.T, name string, answer func(call int, w http.ResponseWriter, r *http.Request)) *scripted {
-	s := &scripted{}
+func newActor(t *testing.T, name string, answer func(call int, w http.ResponseWriter, r *http.Request)) *actor {
+	s := &actor{}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		call := int(s.calls.Add(1))
 		io.Copy(io.Discard, r.Body)
@@ -55,7 +55,7 @@ func newScripted(t *testing.T, name string, answer func(call int, w http.Respons
 }
 
 // behind makes servers the endpoints of web, with a policy.
-func (g *gateway) behind(policy *route.UpstreamPolicy, servers ...*scripted) {
+func (g *gateway) behind(policy *route.UpstreamPolicy, servers ...*actor) {
 	u := route.Upstream{Service: servicePort("web"), Policy: policy}
 	for _, s := range servers {
 		u.Endpoints = append(u.Endpoints, netip.MustParseAddrPort(s.Listener.Addr().String()))
@@ -127,7 +127,7 @@ func method(name string, body string) func(*http.Request) {
 
 func TestStatusesThatAreListedAreTriedAgain(t *testing.T) {
 	onBothPaths(t, func(t *testing.T, g *gateway, serve func(*route.Rule)) {
-		s := newScripted(t, "a", func(call int, w http.ResponseWriter, _ *http.Request) {
+		s := newActor(t, "a", func(call int, w http.ResponseWriter, _ *http.Request) {
 			if call%3 != 0 {
 				w.WriteHeader(503)
 			}
@@ -156,7 +156,7 @@ func TestStatusesThatAreListedAreTriedAgain(t *testing.T) {
 
 func TestRetriesStayInTheBudget(t *testing.T) {
 	onBothPaths(t, func(t *testing.T, g *gateway, serve func(*route.Rule)) {
-		s := newScripted(t, "a", func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
+		s := newActor(t, "a", func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
 		g.behind(&route.UpstreamPolicy{
 			Retry:  &route.Retry{Attempts: 3, Codes: []int{503}, Backoff: time.Microsecond},
 			Budget: route.RetryBudget{Percent: 50, MinPerSecond: -1},
@@ -178,7 +178,7 @@ func TestRetriesStayInTheBudget(t *testing.T) {
 
 func TestAServerThatDiesIsLeftAlone(t *testing.T) {
 	onBothPaths(t, func(t *testing.T, g *gateway, serve func(*route.Rule)) {
-		dead, alive := newScripted(t, "dead", ok), newScripted(t, "alive", ok)
+		dead, alive := newActor(t, "dead", ok), newActor(t, "alive", ok)
 		g.behind(nil, dead, alive)
 		serve(to("web"))
 		dead.Close()
@@ -200,8 +200,8 @@ func TestAServerThatStallsIsGivenUp(t *testing.T) {
 	onBothPaths(t, func(t *testing.T, g *gateway, serve func(*route.Rule)) {
 		release := make(chan struct{})
 		defer close(release)
-		stalls := newScripted(t, "stalls", func(int, http.ResponseWriter, *http.Request) { <-release })
-		quick := newScripted(t, "quick", ok)
+		stalls := newActor(t, "stalls", func(int, http.ResponseWriter, *http.Request) { <-release })
+		quick := newActor(t, "quick", ok)
 		policy := &route.UpstreamPolicy{FirstByteTimeout: 30 * time.Millisecond, Ejection: route.Ejection{GatewayErrors: 1, Base: time.Hour, Max: time.Hour}}
 		g.behind(policy, stalls)
 		rule := to("web")
@@ -225,7 +225,7 @@ func TestAnAnswerThatStallsIsCut(t *testing.T) {
 	onBothPaths(t, func(t *testing.T, g *gateway, serve func(*route.Rule)) {
 		release := make(chan struct{})
 		defer close(release)
-		s := newScripted(t, "a", func(_ int, w http.ResponseWriter, _ *http.Request) {
+		s := newActor(t, "a", func(_ int, w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, "half ")
 			w.(http.Flusher).Flush()
 			<-release
@@ -250,7 +250,7 @@ func TestAnAnswerThatStallsIsCut(t *testing.T) {
 
 func TestASessionComesBack(t *testing.T) {
 	onBothPaths(t, func(t *testing.T, g *gateway, serve func(*route.Rule)) {
-		servers := []*scripted{newScripted(t, "0", ok), newScripted(t, "1", ok), newScripted(t, "2", ok)}
+		servers := []*actor{newActor(t, "0", ok), newActor(t, "1", ok), newActor(t, "2", ok)}
 		g.behind(nil, servers...)
 		rule := to("web")
 		rule.Session = &route.Session{Name: "sid"}
@@ -267,7 +267,7 @@ func TestASessionComesBack(t *testing.T) {
 				t.Errorf("the client came to %s with new cookies %v, want %s", got, r.Cookies(), home)
 			}
 		}
-		var others []*scripted
+		var others []*actor
 		for i, s := range servers {
 			if fmt.Sprint(i) != home {
 				others = append(others, s)
@@ -283,7 +283,7 @@ func TestASessionComesBack(t *testing.T) {
 func TestTheSameKeyComesToTheSameServer(t *testing.T) {
 	onBothPaths(t, func(t *testing.T, g *gateway, serve func(*route.Rule)) {
 		policy := &route.UpstreamPolicy{Balance: route.Balance{Method: route.ConsistentHash, Keys: []route.HashKey{{Source: route.HeaderValue, Name: "User"}}}}
-		g.behind(policy, newScripted(t, "0", ok), newScripted(t, "1", ok), newScripted(t, "2", ok))
+		g.behind(policy, newActor(t, "0", ok), newActor(t, "1", ok), newActor(t, "2", ok))
 		serve(to("web"))
 		used := map[string]bool{}
 		for user := range 20 {
@@ -309,12 +309,12 @@ func TestAnUnhealthyServerGetsNothing(t *testing.T) {
 	g := newGateway(t)
 	var ill atomic.Bool
 	ill.Store(true)
-	patient := newScripted(t, "patient", func(_ int, w http.ResponseWriter, r *http.Request) {
+	patient := newActor(t, "patient", func(_ int, w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/healthz" && ill.Load() {
 			w.WriteHeader(500)
 		}
 	})
-	g.behind(&route.UpstreamPolicy{Health: &route.HealthCheck{Path: "/healthz", Interval: 5 * time.Millisecond, Unhealthy: 1}}, patient, newScripted(t, "well", ok))
+	g.behind(&route.UpstreamPolicy{Health: &route.HealthCheck{Path: "/healthz", Interval: 5 * time.Millisecond, Unhealthy: 1}}, patient, newActor(t, "well", ok))
 	g.rule("h", "/", to("web"))
 	g.apply()
 	state := func(want string) {
@@ -350,6 +350,50 @@ func TestTheConnectTimeoutIsThePolicys(t *testing.T) {
 		problemOf(t, r, body, 502)
 		if took := time.Since(start); took > 1500*time.Millisecond {
 			t.Errorf("it took %s to give up, want about 20 ms", took)
+		}
+	})
+}
+
+func TestRequestsWaitForRoomAndTooManyAreRefused(t *testing.T) {
+	onBothPaths(t, func(t *testing.T, g *gateway, serve func(*route.Rule)) {
+		var atOnce, most atomic.Int32
+		release, entered := make(chan struct{}), make(chan bool, 8)
+		s := newActor(t, "a", func(_ int, w http.ResponseWriter, _ *http.Request) {
+			for n := atOnce.Add(1); ; {
+				if before := most.Load(); n <= before || most.CompareAndSwap(before, n) {
+					break
+				}
+			}
+			entered <- true
+			<-release
+			atOnce.Add(-1)
+		})
+		g.behind(&route.UpstreamPolicy{Limit: &route.Scaled{PerEndpoint: 2, Waiting: 3, Bytes: 1 << 20, Patience: time.Minute}}, s)
+		serve(to("web"))
+		// Two are with the server and three wait: of eight, three come too many.
+		statuses := make(chan int, 8)
+		for range 8 {
+			go func() {
+				r, _ := g.get("h", "/")
+				statuses <- r.StatusCode
+			}()
+		}
+		for range 3 {
+			if got := <-statuses; got != 503 {
+				t.Errorf("a request that is too much got %d, want 503", got)
+			}
+		}
+		for range 2 {
+			<-entered
+		}
+		close(release)
+		for range 5 {
+			if got := <-statuses; got != 200 {
+				t.Errorf("a request that waited got %d, want 200", got)
+			}
+		}
+		if most.Load() != 2 {
+			t.Errorf("the server had %d requests at once, want 2", most.Load())
 		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 
+	"github.com/gantryhq/gantry/api/v1alpha1"
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
@@ -38,6 +39,8 @@ type wishes struct {
 	secure   bool    // connections to backends must be encrypted
 	canary   *canary // or nil
 	rule     route.Rule
+	access   *v1alpha1.AccessPolicySpec  // or nil
+	traffic  *v1alpha1.TrafficPolicySpec // or nil
 }
 
 // canary is how an Ingress takes a part of another one's requests.
@@ -59,7 +62,7 @@ var unmapped = []string{
 
 // protecting are annotations, or beginnings of their names, that keep somebody out. What
 // asks for them is refused rather than served without.
-var protecting = []string{"auth-", "satisfy", "enable-modsecurity", "modsecurity-", "enable-owasp-", "denylist-", "whitelist-", "allowlist-"}
+var protecting = []string{"auth-", "satisfy", "enable-modsecurity", "modsecurity-", "enable-owasp-"}
 
 // barrier finds directives in a piece of nginx's configuration that keep somebody out.
 var barrier = regexp.MustCompile(`\b(deny|allow|auth_\w+|return|limit_\w+|satisfy|if)\b`)
@@ -84,6 +87,7 @@ func readAnnotations(i *networkingv1.Ingress) *wishes {
 	w.readCORS()
 	w.readCanary()
 	w.readBackend()
+	w.readGuard()
 	for _, name := range unmapped {
 		delete(w.values, name)
 	}

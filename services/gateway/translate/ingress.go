@@ -2,7 +2,6 @@ package translate
 
 import (
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -37,6 +36,9 @@ func (t *translation) ingress(i *networkingv1.Ingress) {
 	t.result.Ingresses = append(t.result.Ingresses, nameOf(i))
 	w := readAnnotations(i)
 	defer func() { t.report(i, w.problems) }()
+	if err := t.guardProblem(target{"Ingress", i.Namespace, i.Name, annotationsSection}); err != nil {
+		w.say("what annotations protect is refused until they are right: %v", err)
+	}
 	if w.canary != nil {
 		return // its rules are parts of those that it is a canary of
 	}

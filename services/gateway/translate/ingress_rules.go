@@ -100,6 +100,7 @@ func (w *wishes) apply(rule *route.Rule, match *route.Match) {
 	name, backends := rule.Route, rule.Backends
 	*rule = w.rule
 	rule.Route, rule.Backends, rule.Redirect, rule.Invalid = name, backends, w.redirect, w.broken
+	rule.Name = w.section()
 	if match.Kind != route.Exact && (w.regex || strings.Contains(w.rewrite, "$")) {
 		// As nginx does: from the beginning, to wherever, without regard to case.
 		pattern, err := regexp.Compile("(?i)^" + match.Path)
@@ -124,6 +125,14 @@ func (w *wishes) apply(rule *route.Rule, match *route.Match) {
 	}
 }
 
+// section is where policies find what the annotations say, or "".
+func (w *wishes) section() string {
+	if w.access == nil && w.traffic == nil {
+		return ""
+	}
+	return annotationsSection
+}
+
 // groups are those of a match in nginx's text for its replacement.
 var groups = regexp.MustCompile(`\$(\d+)`)
 
@@ -144,7 +153,7 @@ func toHTTPS(name string) *route.Rule {
 // extras are rules of a host beside those for its paths.
 func (w *wishes) extras(name, host string, add func(host string, match route.Match, rule *route.Rule)) {
 	if w.appRoot != "" {
-		add(host, route.Match{Kind: route.Exact, Path: "/"}, &route.Rule{Route: name, Invalid: w.broken,
+		add(host, route.Match{Kind: route.Exact, Path: "/"}, &route.Rule{Route: name, Name: w.section(), Invalid: w.broken,
 			Redirect: &route.Redirect{Path: &route.PathChange{Full: true, Value: w.appRoot}, Status: http.StatusFound}})
 	}
 	if w.www && host != route.AnyHost && !strings.HasPrefix(host, "*") {

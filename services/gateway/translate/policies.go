@@ -76,6 +76,7 @@ func (t *translation) attachPolicies() {
 			traffic[nameOf(o)] = parts
 			return o.Spec.TargetRefs, parts, parts.problem()
 		})
+	t.guardIngresses(access, traffic)
 	t.cache.access, t.cache.traffic = access, traffic
 }
 

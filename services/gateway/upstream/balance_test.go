@@ -112,6 +112,23 @@ func TestTheFirstEndpointsNeedNoSlowStart(t *testing.T) {
 	p.is("from the beginning", "map[1:6 2:6]")
 }
 
+func TestAFullEndpointIsPassedOverWhateverIsAskedFor(t *testing.T) {
+	p := newPooled(t, 3, &route.UpstreamPolicy{Limit: &route.Scaled{PerEndpoint: 2}})
+	home := p.endpoint(2)
+	for _, aim := range []*Aim{{Session: home}, {Balance: &route.Balance{Method: route.ConsistentHash, MaxLoad: 10_000}, Key: 7}, {Balance: &route.Balance{Method: route.RoundRobin}}} {
+		var held []*Endpoint
+		for e := p.Acquire(nil, aim); e != nil; e = p.Acquire(nil, aim) {
+			held = append(held, e)
+		}
+		if len(held) != 6 {
+			t.Errorf("three endpoints with room for two each took %d requests", len(held))
+		}
+		for _, e := range held {
+			e.Release()
+		}
+	}
+}
+
 func TestAnEndpointThatLeftGetsNothing(t *testing.T) {
 	p := newPooled(t, 2, nil)
 	gone := p.endpoint(2)
