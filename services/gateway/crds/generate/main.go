@@ -4,7 +4,8 @@
 // kinds that the gateway serves, from the Go types of sigs.k8s.io/gateway-api.
 //
 // The types carry markers for two channels. This program keeps the standard
-// channel: fields and validations marked experimental are left out. Field
+// channel: fields and validations marked experimental are left out, but for the
+// fields that the gateway implements. Field
 // descriptions are cut to their first sentences, because every API server holds
 // the schemas in memory; the specification has the full text.
 //
@@ -91,7 +92,7 @@ func write(dir string, definition apiextensionsv1.CustomResourceDefinition) erro
 	crd.FixTopLevelMetadata(definition)
 	onlyStored(&definition)
 	for _, version := range definition.Spec.Versions {
-		standardChannel(version.Schema.OpenAPIV3Schema)
+		standardChannel(version.Schema.OpenAPIV3Schema, implemented[definition.Spec.Names.Kind])
 		crd.TruncateDescription(version.Schema.OpenAPIV3Schema, descriptionLength)
 	}
 	definition.Annotations = map[string]string{
@@ -131,23 +132,27 @@ var (
 	ipAddressMarker   = "<gateway:validateIPAddress>"
 )
 
+// implemented are the experimental fields that the gateway serves. They are kept, so
+// the definitions accept a little more than the standard channel's.
+var implemented = map[string][]string{"HTTPRoute": {"retry", "sessionPersistence"}}
+
 // standardChannel applies the channel markers in the descriptions to s and
-// everything below it.
-func standardChannel(s *apiextensionsv1.JSONSchemaProps) {
+// everything below it, except for the experimental fields in keep.
+func standardChannel(s *apiextensionsv1.JSONSchemaProps, keep []string) {
 	for name, property := range s.Properties {
-		if strings.Contains(property.Description, experimentalField) {
+		if strings.Contains(property.Description, experimentalField) && !slices.Contains(keep, name) {
 			delete(s.Properties, name)
 			s.Required = slices.DeleteFunc(s.Required, func(r string) bool { return r == name })
 			continue
 		}
-		standardChannel(&property)
+		standardChannel(&property, keep)
 		s.Properties[name] = property
 	}
 	if s.Items != nil && s.Items.Schema != nil {
-		standardChannel(s.Items.Schema)
+		standardChannel(s.Items.Schema, keep)
 	}
 	if s.AdditionalProperties != nil && s.AdditionalProperties.Schema != nil {
-		standardChannel(s.AdditionalProperties.Schema)
+		standardChannel(s.AdditionalProperties.Schema, keep)
 	}
 	for _, m := range channelValidation.FindAllStringSubmatch(s.Description, -1) {
 		if m[1] != "standard" {
@@ -164,6 +169,7 @@ func standardChannel(s *apiextensionsv1.JSONSchemaProps) {
 	}
 	s.Description = channelValidation.ReplaceAllString(s.Description, "")
 	s.Description = notForStandard.ReplaceAllString(s.Description, "")
+	s.Description = strings.ReplaceAll(s.Description, experimentalField, "")
 	s.Description = strings.TrimSpace(strings.ReplaceAll(s.Description, ipAddressMarker, ""))
 }
 
