@@ -118,4 +118,5 @@ func (loopback) Attach(context.Context, network.Pod) (network.Attachment, error)
 }
 func (loopback) Detach(context.Context, string) error         { return nil }
 func (loopback) Withdrawn(netip.Addr) (<-chan struct{}, bool) { return nil, false }
+func (loopback) Clients(netip.Addr) (int, error)              { return 0, nil }
 func (loopback) DNS() netip.Addr                              { return netip.MustParseAddr("10.96.0.10") }
