@@ -65,15 +65,10 @@ type Follower struct {
 	source *url.URL
 	log    *slog.Logger
 
-	mu       sync.Mutex // guards following
-	gateways map[string]map[key]Service
+	mu       sync.Mutex                            // guards following
+	gateways map[string]map[Name]map[int32]Service // by address, Service and port
 	requests map[Name]uint64
 	changed  chan struct{} // closed at the next change
-}
-
-type key struct {
-	Name
-	port int32
 }
 
 // NewFollower makes a follower of the gateways at source: unix:PATH for the one at a
@@ -84,7 +79,7 @@ func NewFollower(source string, log *slog.Logger) (*Follower, error) {
 		return nil, fmt.Errorf("follow the gateways at %q: use unix:PATH or http://HOST:PORT", source)
 	}
 	return &Follower{
-		source: u, log: log, gateways: map[string]map[key]Service{}, requests: map[Name]uint64{}, changed: make(chan struct{}),
+		source: u, log: log, gateways: map[string]map[Name]map[int32]Service{}, requests: map[Name]uint64{}, changed: make(chan struct{}),
 	}, nil
 }
 
@@ -100,10 +95,7 @@ func (f *Follower) Of(n Name) (s State, known bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, services := range f.gateways {
-		for k, d := range services {
-			if k.Name != n {
-				continue
-			}
+		for _, d := range services[n] {
 			known = true
 			s.InFlight += d.InFlight
 			s.Waiting += d.Waiting
@@ -121,10 +113,10 @@ func (f *Follower) Names() []Name {
 	seen := map[Name]bool{}
 	var names []Name
 	for _, services := range f.gateways {
-		for k := range services {
-			if !seen[k.Name] {
-				seen[k.Name] = true
-				names = append(names, k.Name)
+		for name := range services {
+			if !seen[name] {
+				seen[name] = true
+				names = append(names, name)
 			}
 		}
 	}
@@ -255,26 +247,36 @@ func (f *Follower) take(address string, r *Report) {
 		if len(r.Services) == 0 && old != nil {
 			return // a heartbeat
 		}
-		if old == nil {
-			old = map[key]Service{}
+		// What a gateway counted before it was followed is of another time.
+		first := old == nil
+		if first {
+			old = map[Name]map[int32]Service{}
 			f.gateways[address] = old
-			for _, s := range r.Services {
-				// What a gateway counted before it was followed is of another time.
-				old[key{Name{s.Namespace, s.Service}, s.Port}] = s
-			}
 		}
 		for _, s := range r.Services {
-			k := key{Name{s.Namespace, s.Service}, s.Port}
-			if s.Gone {
-				delete(old, k)
-				continue
-			}
-			if before := old[k]; s.Requests >= before.Requests {
-				f.requests[k.Name] += s.Requests - before.Requests
-			}
-			old[k] = s
+			f.note(old, s, first)
 		}
 	}
 	close(f.changed)
 	f.changed = make(chan struct{})
+}
+
+// note takes in what a gateway says of one Service port. The caller holds mu.
+func (f *Follower) note(gateway map[Name]map[int32]Service, s Service, first bool) {
+	name := Name{s.Namespace, s.Service}
+	ports := gateway[name]
+	if s.Gone {
+		if delete(ports, s.Port); len(ports) == 0 {
+			delete(gateway, name)
+		}
+		return
+	}
+	if ports == nil {
+		ports = map[int32]Service{}
+		gateway[name] = ports
+	}
+	if before := ports[s.Port]; !first && s.Requests >= before.Requests {
+		f.requests[name] += s.Requests - before.Requests
+	}
+	ports[s.Port] = s
 }

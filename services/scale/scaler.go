@@ -40,12 +40,14 @@ type scaler struct {
 	readAt time.Time
 	stale  bool // something may have changed
 
-	lastStep time.Time
-	status   statusWriter
+	lastStep  time.Time
+	lastState demand.State       // that was decided upon
+	warned    map[types.UID]bool // autoscalers that were told of a conflict
+	status    statusWriter
 }
 
 func newScaler(c *controller, name types.NamespacedName, end context.CancelFunc) *scaler {
-	return &scaler{c: c, name: name, end: end, poke: make(chan struct{}, 1), answered: make(chan struct{}, 1), status: statusWriter{c: c, name: name}}
+	return &scaler{c: c, name: name, end: end, poke: make(chan struct{}, 1), answered: make(chan struct{}, 1), warned: map[types.UID]bool{}, status: statusWriter{c: c, name: name}}
 }
 
 // wake has the scaler look at everything again.
@@ -79,23 +81,34 @@ func (s *scaler) newGeneration(p *v1alpha1.ScalePolicy) bool {
 // run works until ctx ends.
 func (s *scaler) run(ctx context.Context) {
 	s.stale = true
-	for {
-		changed := s.c.gateways.Changed()
+	for ctx.Err() == nil {
 		pause := s.step(ctx)
 		s.lastStep = time.Now()
-		timer := time.NewTimer(pause)
+		s.wait(ctx, pause)
+	}
+}
+
+// wait returns after a pause, or when there is something to decide.
+func (s *scaler) wait(ctx context.Context, pause time.Duration) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		changed := s.c.gateways.Changed()
+		if state, _ := s.demand(); state != s.lastState {
+			s.settle(ctx)
+			return
+		}
 		select {
 		case <-ctx.Done():
+			return
 		case <-s.poke:
 			s.stale = true
-		case <-changed:
-			s.settle(ctx)
-		case <-s.answered:
-		case <-timer.C:
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
 			return
+		case <-s.answered:
+			return
+		case <-timer.C:
+			return
+		case <-changed: // perhaps of another Service
 		}
 	}
 }
@@ -104,15 +117,14 @@ func (s *scaler) run(ctx context.Context) {
 // first replica.
 func (s *scaler) settle(ctx context.Context) {
 	for s.target != nil {
-		state, _ := s.demand()
-		if state.Waiting > 0 && state.Endpoints == 0 && s.target.wanted == 0 {
+		changed := s.c.gateways.Changed()
+		if state, _ := s.demand(); state.Waiting > 0 && state.Endpoints == 0 && s.target.wanted == 0 {
 			return
 		}
 		rest := pace - time.Since(s.lastStep)
 		if rest <= 0 {
 			return
 		}
-		changed := s.c.gateways.Changed()
 		timer := time.NewTimer(rest)
 		select {
 		case <-ctx.Done():
@@ -146,6 +158,7 @@ func (s *scaler) step(ctx context.Context) time.Duration {
 		return idleReview // about to be ended
 	}
 	now := time.Now()
+	s.lastState, _ = s.demand()
 	if p.Generation != s.spec {
 		if err := s.adopt(p); err != nil {
 			s.status.refuse(ctx, p, v1alpha1.ScaleReasonInvalid, err.Error())
@@ -154,7 +167,7 @@ func (s *scaler) step(ctx context.Context) time.Duration {
 	}
 	if s.stale || s.target == nil || now.Sub(s.readAt) >= idleReview {
 		if refused := s.look(ctx, p); refused {
-			return idleReview
+			return review
 		}
 	}
 	s.signals.read(ctx, s, p, now)
@@ -201,6 +214,10 @@ func (s *scaler) look(ctx context.Context, p *v1alpha1.ScalePolicy) (refused boo
 	s.seen.Store(&seen)
 	s.status.accept(ctx, p, s.c.servicesOf(p, t.podLabels))
 	for _, younger := range s.c.youngerAutoscalers(p) {
+		if s.warned[younger.UID] {
+			continue
+		}
+		s.warned[younger.UID] = true
 		s.c.clients.events.Eventf(younger, corev1.EventTypeWarning, v1alpha1.ScaleReasonConflicted,
 			"ScalePolicy %s, which is older, scales the same target: delete one of them", p.Name)
 	}
@@ -220,8 +237,9 @@ func (s *scaler) failed(ctx context.Context, p *v1alpha1.ScalePolicy, err error)
 	case errors.Is(err, errNotScalable):
 		s.status.refuse(ctx, p, v1alpha1.ScaleReasonInvalid, fmt.Sprintf("a %s (%s) cannot be scaled: it has no scale subresource", ref.Kind, ref.APIVersion))
 	default:
+		// It may succeed in a moment: requests go on waiting.
 		s.c.cfg.Log.Warn("cannot carry out a policy", "policy", s.name, "err", err)
-		s.status.refuse(ctx, p, "Failed", err.Error())
+		s.status.trouble(ctx, p, err)
 	}
 }
 

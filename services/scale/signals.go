@@ -16,6 +16,13 @@ import (
 	"github.com/gantryhq/gantry/services/scale/decision"
 )
 
+// In a burst the rate of requests is believed after a glance, if so many came within it that
+// chance cannot make much of a difference.
+const (
+	glance        = 250 * time.Millisecond
+	manyAtAGlance = 100
+)
+
 // signals are what a policy's targets are compared with.
 type signals struct {
 	inFlight, arrived *decision.Series
@@ -125,6 +132,9 @@ func (g *signals) all(s *scaler, p *v1alpha1.ScalePolicy, now time.Time) []decis
 		signal.Settled = series.Settled(now, stable)
 		signal.Stable = series.Mean(now, stable)
 		signal.Burst = max(series.Mean(now, panicking), series.Mean(now, min(panicking, time.Second)))
+		if rate := series.Mean(now, glance); series == g.arrived && rate*glance.Seconds() >= manyAtAGlance {
+			signal.Burst = max(signal.Burst, rate)
+		}
 		list = append(list, signal)
 	}
 	return list

@@ -56,6 +56,13 @@ func (w *statusWriter) refuse(ctx context.Context, p *v1alpha1.ScalePolicy, reas
 	w.write(ctx, p, status)
 }
 
+// trouble says what went wrong, and changes nothing else.
+func (w *statusWriter) trouble(ctx context.Context, p *v1alpha1.ScalePolicy, err error) {
+	status := w.last(p)
+	set(status, p, v1alpha1.ScaleSignals, false, "Failed", err.Error())
+	w.write(ctx, p, status)
+}
+
 // report says what was decided.
 func (w *statusWriter) report(ctx context.Context, p *v1alpha1.ScalePolicy, t *target, d *decision.Decision) {
 	status := w.last(p)

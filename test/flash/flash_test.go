@@ -63,7 +63,7 @@ func (s *shop) sale(b *testing.B, rate int, last time.Duration, scaling bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	replicas := s.follow(ctx, b)
-	l := &load{address: s.in.Gateway, host: shopHost, path: shopPath, timeout: patience}
+	l := newLoad(s.in)
 	busy := busyTime(b)
 	l.run([]phase{{usualRate, warmUp}, {rate, last}})
 	busy = busyTime(b) - busy
@@ -116,7 +116,7 @@ func (s *shop) wakes(b *testing.B, n int) {
 	var took []time.Duration
 	for range n {
 		s.await(b, 0) // nobody has asked for 5 s
-		l := &load{address: s.in.Gateway, host: shopHost, path: shopPath, timeout: patience}
+		l := newLoad(s.in)
 		l.run([]phase{{1, time.Second / 2}})
 		if a := l.answers[0]; a.err != nil {
 			b.Fatalf("the first request: %v", a.err)

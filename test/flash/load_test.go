@@ -2,11 +2,13 @@ package flash
 
 import (
 	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,8 +23,9 @@ type answer struct {
 
 // load sends requests at the times that a plan says, whether or not others are answered.
 type load struct {
-	address, host, path string
-	timeout             time.Duration
+	address string
+	request string // as it is sent
+	timeout time.Duration
 
 	began   time.Time
 	mu      sync.Mutex // guards following
@@ -83,21 +86,15 @@ func (l *load) exchange() error {
 	if err := c.SetDeadline(time.Now().Add(l.timeout)); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", l.path, l.host); err != nil {
+	if _, err := io.WriteString(c, l.request); err != nil {
 		c.Close()
 		return err
 	}
-	response, err := http.ReadResponse(c.read, nil)
-	if err != nil {
-		c.Close()
-		return err
+	status, last, err := c.response()
+	if err == nil && status != 200 {
+		err = fmt.Errorf("status %d", status)
 	}
-	_, err = io.Copy(io.Discard, response.Body)
-	response.Body.Close()
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("status %d", response.StatusCode)
-	}
-	if err != nil || response.Close {
+	if err != nil || last {
 		c.Close()
 		return err
 	}
@@ -106,6 +103,38 @@ func (l *load) exchange() error {
 	l.mu.Unlock()
 	l.open.Add(-1)
 	return nil
+}
+
+// response reads a response with a Content-Length, with as little work as possible: the generator
+// shares the machine with what it measures.
+func (c *conn) response() (status int, last bool, err error) {
+	length := 0
+	for first := true; ; first = false {
+		line, err := c.read.ReadSlice('\n')
+		if err != nil {
+			return 0, true, err
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		switch name, value, _ := bytes.Cut(line, []byte(":")); {
+		case first:
+			fields := bytes.Fields(line)
+			if len(fields) < 2 {
+				return 0, true, fmt.Errorf("a response begins with %q", line)
+			}
+			status, _ = strconv.Atoi(string(fields[1]))
+		case len(line) == 0:
+			_, err := c.read.Discard(length)
+			return status, last, err
+		case bytes.EqualFold(name, []byte("Content-Length")):
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+				return 0, true, err
+			}
+		case bytes.EqualFold(name, []byte("Connection")):
+			last = bytes.EqualFold(bytes.TrimSpace(value), []byte("close"))
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+			return 0, true, fmt.Errorf("a response has no Content-Length")
+		}
+	}
 }
 
 // connection is an unused one, or a new one.
@@ -146,7 +175,7 @@ func (l *load) between(from, to time.Duration) summary {
 		s.Requests++
 		if a.err != nil {
 			s.Failed++
-			s.Errors[a.err.Error()]++
+			s.Errors[kindOf(a.err)]++
 			continue
 		}
 		took = append(took, a.took)
@@ -156,6 +185,15 @@ func (l *load) between(from, to time.Duration) summary {
 		s.P50, s.P99, s.Max = took[len(took)/2], took[len(took)*99/100], took[len(took)-1]
 	}
 	return s
+}
+
+// kindOf is an error without what differs between connections.
+func kindOf(err error) string {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Op + ": " + op.Err.Error()
+	}
+	return err.Error()
 }
 
 // calm is when, after a time, the answers became quick for good: from then on the slowest

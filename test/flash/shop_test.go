@@ -43,7 +43,7 @@ const (
 	cpuLimit = "100m"
 	// perReplica is how many requests a second a replica is meant to get: about half of what it
 	// can do within cpuLimit.
-	perReplica = 250
+	perReplica = 500
 )
 
 // shop is the storefront behind the gateway.
@@ -94,6 +94,11 @@ func push(b *testing.B, in *instance.Instance, binary string) string {
 	return reference
 }
 
+// newLoad asks for a page of the shop.
+func newLoad(in *instance.Instance) *load {
+	return &load{address: in.Gateway, request: "GET " + shopPath + " HTTP/1.1\r\nHost: " + shopHost + "\r\n\r\n", timeout: patience}
+}
+
 // openShop deploys the storefront, with no replica yet.
 func openShop(b *testing.B, in *instance.Instance, binary string) *shop {
 	b.Helper()
@@ -122,7 +127,7 @@ func openShop(b *testing.B, in *instance.Instance, binary string) *shop {
 	s.fixed(b, 1) // the image is unpacked, and the route is served
 	s.await(b, 1)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		l := &load{address: in.Gateway, host: shopHost, path: shopPath, timeout: patience}
+		l := newLoad(in)
 		l.run([]phase{{1, time.Second}})
 		if l.answers[0].err == nil {
 			return s
@@ -170,6 +175,8 @@ func (s *shop) policy(b *testing.B, least int32, rate int, stable time.Duration)
 			TargetRef:   v1alpha1.ScaleTargetReference{APIVersion: "apps/v1", Kind: "Deployment", Name: appName},
 			MinReplicas: least, MaxReplicas: int32(2*rate/perReplica + 1),
 			Targets: []v1alpha1.ScaleTarget{{RequestsPerSecond: &v1alpha1.RequestsTarget{PerReplica: perReplica}}},
+			// Nobody is turned away, and no replica is buried under requests.
+			Hold:    v1alpha1.HoldRequests{Requests: pointer(int32(50_000)), Bytes: pointer(resource.MustParse("1Gi")), TimeoutSeconds: 20, InFlightPerReplica: pointer(int32(32))},
 			Windows: v1alpha1.ScaleWindows{StableSeconds: int32(stable.Seconds()), PanicSeconds: min(6, int32(stable.Seconds()))},
 		},
 	}, metav1.CreateOptions{})
@@ -210,3 +217,5 @@ func must(b *testing.B, err error) {
 		b.Fatal(err)
 	}
 }
+
+func pointer[T any](v T) *T { return &v }

@@ -13,6 +13,10 @@ import (
 
 var errWaited = errors.New("no endpoint was ready in time")
 
+// goroutineBytes is what a request that waits in net/http takes of memory, about: its goroutine's
+// stack and its connection's buffers.
+const goroutineBytes = 16 << 10
+
 // next acquires an endpoint, and waits for one where it may.
 func (x *exchange) next(ctx context.Context) (*upstream.Endpoint, error) {
 	again := x.attempts.Last() != nil
@@ -33,7 +37,7 @@ func (x *exchange) next(ctx context.Context) (*upstream.Endpoint, error) {
 // began to wait; the zero time when it has not yet.
 func await(ctx context.Context, p *upstream.Pool, since *time.Time) error {
 	resumed := make(chan struct{})
-	w, patience, err := p.Wait(0, !since.IsZero(), func() { close(resumed) })
+	w, patience, err := p.Wait(goroutineBytes, !since.IsZero(), func() { close(resumed) })
 	if err != nil {
 		return err
 	}

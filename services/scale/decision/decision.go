@@ -8,7 +8,7 @@
 // window counts and nothing is taken away until a stable window has passed without
 // a burst. It differs in one point: the gateway tells of each change within
 // milliseconds, where KPA is told once a second, so a burst is also seen in the mean of
-// the last second.
+// the last second, and sooner where many requests come.
 //
 // CPU, memory and queries follow the pod autoscaler's rule instead (k8s.io, "Horizontal
 // Pod Autoscaling", "Algorithm details"), with its tolerance of a tenth.
