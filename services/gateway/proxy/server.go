@@ -181,6 +181,9 @@ func (s *Server) SetTable(t *route.Table) map[netip.AddrPort]Binding {
 		delete(s.ports, at)
 		s.log.Info("close port", "port", at.Port(), "address", p.bound)
 		if w == nil || w.Raw != p.raw {
+			if !p.raw {
+				s.loops.Close(p.events) // so that the address is free
+			}
 			p.listener.Close()
 			go s.drain(context.Background(), p)
 			continue
@@ -192,7 +195,8 @@ func (s *Server) SetTable(t *route.Table) map[netip.AddrPort]Binding {
 			continue
 		}
 		s.ports[at] = next
-		go s.retire(p)
+		s.loops.Close(p.events) // from here only the new one accepts
+		go p.server.Shutdown(context.Background())
 	}
 	for _, w := range t.Ports() {
 		if _, failed := bindings[w.At()]; failed {
@@ -275,14 +279,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 		s.streams.cut()
 		return fmt.Errorf("drain connections: %w", ctx.Err())
-	}
-}
-
-// retire ends what a port spoke before, but not its socket.
-func (s *Server) retire(p *port) {
-	if p.server != nil {
-		s.loops.Close(p.events)
-		p.server.Shutdown(context.Background())
 	}
 }
 

@@ -84,6 +84,56 @@ func TestAPortCarriesConnectionsWithoutLookingIntoThem(t *testing.T) {
 	}
 }
 
+func TestAPortChangesWhatItSpeaks(t *testing.T) {
+	g := newGateway(t)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.cfg.Listen[80] = free.Addr().String() // the same address each time
+	free.Close()
+	cert := certificate(t, "h")
+	roots := x509.NewCertPool()
+	roots.AddCert(cert.Pair.Leaf)
+	g.endpoints("web", route.HTTP1, backend(t, "web"))
+	g.SetUpstreams([]route.Upstream{{Service: servicePort("db"), Endpoints: []netip.AddrPort{lines(t, "db", nil)}}}, nil)
+	plain := func(b *route.Builder) {
+		b.AddRule(80, false, "", route.HostPattern{}, route.Match{Kind: route.Prefix, Path: "/"}, to("web"))
+	}
+	raw := func(b *route.Builder) { b.AddRawStream(80, to("db")) }
+	secure := func(b *route.Builder) {
+		b.AddCertificate(80, route.HostPattern{}, cert)
+		b.AddRule(80, true, "", route.HostPattern{}, route.Match{Kind: route.Prefix, Path: "/"}, to("web"))
+	}
+	diverting := func(b *route.Builder) {
+		secure(b)
+		b.AddSecureListener(80, "other", &route.Secure{Mode: route.Passthrough})
+	}
+	for i, build := range []func(*route.Builder){plain, raw, plain, secure, diverting, raw, diverting, secure, plain} {
+		g.builder = route.NewBuilder()
+		build(g.builder)
+		address := g.apply()[80].Address.String()
+		switch p := g.Table().Ports()[0]; {
+		case p.Raw:
+			c, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := say(t, c); got != "db one\ndb two\nbye\n" {
+				t.Errorf("step %d: got %q", i, got)
+			}
+		case p.TLS:
+			if r := secureGet(t, address, "h", &tls.Config{RootCAs: roots}, false); r.StatusCode != 200 {
+				t.Errorf("step %d: %s", i, r.Status)
+			}
+		default:
+			if r, _ := g.get("h", "/"); r.StatusCode != 200 {
+				t.Errorf("step %d: %s", i, r.Status)
+			}
+		}
+	}
+}
+
 func TestPoliciesKeepConnectionsOut(t *testing.T) {
 	g := newGateway(t)
 	here := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
