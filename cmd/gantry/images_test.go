@@ -110,7 +110,10 @@ func startImageServices(t *testing.T) instance {
 	t.Helper()
 	data, err := os.MkdirTemp("", "images-cli-")
 	noError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(data) })
+	t.Cleanup(func() {
+		noError(t, image.Cleanup(data))
+		_ = os.RemoveAll(data)
+	})
 	reg, err := registry.New(registry.Config{DataDir: data})
 	noError(t, err)
 	srv := httptest.NewServer(reg)

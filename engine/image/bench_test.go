@@ -23,7 +23,7 @@ func BenchmarkMount(b *testing.B) {
 	for b.Loop() {
 		id := fmt.Sprintf("c%d", i)
 		i++
-		root, err := s.Mount(ctx, id, ref)
+		root, err := s.Mount(ctx, id, ref, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -156,7 +156,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func TestAContainerIDCannotNameAnotherDirectory(t *testing.T) {
 	s := open(t, tempDir(t))
 	for _, id := range []string{"", "..", "../x", "a/b", ".hidden", "A", strings.Repeat("a", 200)} {
-		if _, err := s.Mount(context.Background(), id, "x:1"); err == nil {
+		if _, err := s.Mount(context.Background(), id, "x:1", nil); err == nil {
 			t.Errorf("mounted %q", id)
 		}
 		if err := s.Unmount(context.Background(), id); err == nil {

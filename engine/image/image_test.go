@@ -67,11 +67,11 @@ func TestAPulledImageBecomesARootDirectoryThatOutlivesTheProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, data)
-	if again, err := s.Mount(ctx, "cart-0", ref); err != nil || again != root || read(t, root, "data") != "mine" {
+	if again, err := s.Mount(ctx, "cart-0", ref, nil); err != nil || again != root || read(t, root, "data") != "mine" {
 		t.Fatalf("after a restart: %q, %v", again, err)
 	}
 	must(t, unix.Unmount(root, unix.MNT_DETACH)) // as a reboot would
-	if _, err := s.Mount(ctx, "cart-0", ref); err != nil || read(t, root, "data") != "mine" {
+	if _, err := s.Mount(ctx, "cart-0", ref, nil); err != nil || read(t, root, "data") != "mine" {
 		t.Fatalf("after a reboot: %v", err)
 	}
 
@@ -501,7 +501,7 @@ func pull(t testing.TB, s *Store, ref string) *Image {
 
 func mountRoot(t testing.TB, s *Store, id, ref string) string {
 	t.Helper()
-	root, err := s.Mount(context.Background(), id, ref)
+	root, err := s.Mount(context.Background(), id, ref, nil)
 	must(t, err)
 	t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) }) // unmounted already by most tests
 	return root
@@ -512,7 +512,12 @@ func tempDir(t testing.TB) string {
 	t.Helper()
 	d, err := os.MkdirTemp("", "image-test-")
 	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(d) })
+	t.Cleanup(func() {
+		if err := Cleanup(d); err != nil {
+			t.Error(err)
+		}
+		_ = os.RemoveAll(d)
+	})
 	return d
 }
 

@@ -21,8 +21,8 @@ type IDMapping struct {
 
 // MountMapped is [Store.Mount] for a container in a user namespace: what belongs
 // to id n in the image belongs to the namespace's n.
-func (s *Store) MountMapped(ctx context.Context, containerID, ref string, m IDMapping) (rootfs string, err error) {
-	return s.mount(ctx, containerID, ref, rootOptions{mapping: &m})
+func (s *Store) MountMapped(ctx context.Context, containerID, ref string, targets []string, m IDMapping) (rootfs string, err error) {
+	return s.mount(ctx, containerID, ref, rootOptions{mapping: &m, targets: targets})
 }
 
 // mountMapped mounts an overlay of mapped layers at path. Where the kernel or the

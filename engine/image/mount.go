@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,8 +20,10 @@ import (
 // Mount gives a container a writable root directory on top of ref's layers and
 // returns its path. It is idempotent: after a restart of the process, or of the
 // machine, the same id gets the same files again, whatever ref points at by then.
-func (s *Store) Mount(ctx context.Context, containerID, ref string) (rootfs string, err error) {
-	return s.mount(ctx, containerID, ref, rootOptions{})
+// Targets are paths of the container on which something will be mounted: for those
+// that many containers have, the root has places even if the image has none.
+func (s *Store) Mount(ctx context.Context, containerID, ref string, targets []string) (rootfs string, err error) {
+	return s.mount(ctx, containerID, ref, rootOptions{targets: targets})
 }
 
 // MountReadOnly mounts ref's layers under an id of their own, read-only, for
@@ -33,6 +36,7 @@ func (s *Store) MountReadOnly(ctx context.Context, id, ref string) (path string,
 type rootOptions struct {
 	readOnly bool
 	mapping  *IDMapping // of a container in a user namespace
+	targets  []string   // of mounts
 }
 
 // mount writes nothing to a database: starting a container costs a few
@@ -86,7 +90,16 @@ func (s *Store) rootLayers(ctx context.Context, id, ref string, o rootOptions) (
 	case err != nil:
 		return nil, err
 	}
-	return s.hold(ctx, r.ChainID, func() (*Image, error) { return s.Get(ctx, r.ImageDigest) })
+	layers, err := s.hold(ctx, r.ChainID, func() (*Image, error) { return s.Get(ctx, r.ImageDigest) })
+	return s.withPlaces(layers, r.Places), err
+}
+
+// withPlaces adds the lowest layer of a root.
+func (s *Store) withPlaces(layers []string, set string) []string {
+	if set == "" || len(layers) == 0 {
+		return layers
+	}
+	return append(slices.Clone(layers), s.placesDir(set))
 }
 
 func (s *Store) newRoot(ctx context.Context, id, ref string, o rootOptions) ([]string, error) {
@@ -103,22 +116,37 @@ func (s *Store) newRoot(ctx context.Context, id, ref string, o rootOptions) ([]s
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
-	if err := makeRootDir(dir, layers[0], o.mapping); err != nil {
-		return nil, err
-	}
 	s.used.touch(img.target.Digest)
 	r := rootRecord{ImageDigest: img.Digest, ChainID: img.chainID(), ReadOnly: o.readOnly, CreatedAt: time.Now().UTC()}
-	return layers, r.write(dir)
-}
-
-// makeRootDir makes the directories of a writable layer. The root of the
-// mounted tree looks as it does in the image's last layer.
-func makeRootDir(dir, topLayer string, mapping *IDMapping) error {
-	upper := filepath.Join(dir, upperName)
-	for _, d := range []string{dir, upper, filepath.Join(dir, workName)} {
-		if err := os.Mkdir(d, 0o711); err != nil {
+	if !o.readOnly {
+		r.Places = placesFor(layers, o.targets)
+	}
+	fill := func(dir string) error {
+		if err := makeUpper(filepath.Join(dir, upperName), layers[0], o.mapping); err != nil {
 			return err
 		}
+		return r.write(dir)
+	}
+	taken, err := s.spare.take(dir, fill)
+	if err != nil {
+		s.log.Debug("image store: a spare root could not be used", "err", err)
+	}
+	if taken {
+		return s.withPlaces(layers, r.Places), nil
+	}
+	for _, d := range []string{dir, filepath.Join(dir, workName)} {
+		if err := os.Mkdir(d, 0o711); err != nil {
+			return nil, err
+		}
+	}
+	return s.withPlaces(layers, r.Places), fill(dir)
+}
+
+// makeUpper makes the directory that a container writes to. The root of the
+// mounted tree looks as it does in the image's last layer.
+func makeUpper(upper, topLayer string, mapping *IDMapping) error {
+	if err := os.Mkdir(upper, 0o711); err != nil {
+		return err
 	}
 	info, err := os.Stat(topLayer)
 	if err != nil {

@@ -106,7 +106,7 @@ func TestFiftyContainersStartAndStopOnOneImageAtOnce(t *testing.T) {
 	for i := range 50 {
 		wg.Go(func() {
 			id := fmt.Sprintf("c%d", i)
-			root, err := s.Mount(ctx, id, ref)
+			root, err := s.Mount(ctx, id, ref, nil)
 			if err != nil {
 				t.Error(err)
 				return

@@ -36,6 +36,7 @@ type rootRecord struct {
 	ImageDigest string    `json:"imageDigest"` // Image.Digest
 	ChainID     string    `json:"chainID"`     // of the layers below
 	ReadOnly    bool      `json:"readOnly,omitempty"`
+	Places      string    `json:"places,omitempty"` // set of places for mounts; "" is none
 	CreatedAt   time.Time `json:"createdAt"`
 }
 
@@ -67,11 +68,15 @@ func (r rootRecord) write(dir string) error {
 	return os.WriteFile(filepath.Join(dir, recordName), blob, 0o600)
 }
 
-// discard makes a root's directory nobody's; the collector deletes the files.
+// discard makes a root's directory nobody's: it becomes a spare, or the collector
+// deletes the files.
 func (s *Store) discard(id string) error {
-	var unique [8]byte
-	_, _ = rand.Read(unique[:]) // never fails
-	err := os.Rename(s.rootDir(id), filepath.Join(s.dir, "trash", fmt.Sprintf("%s-%x", id, unique)))
+	kept, left, err := s.spare.put(s.rootDir(id))
+	if !kept && err == nil {
+		var unique [8]byte
+		_, _ = rand.Read(unique[:]) // never fails
+		err = os.Rename(left, filepath.Join(s.dir, "trash", fmt.Sprintf("%s-%x", id, unique)))
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

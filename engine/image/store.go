@@ -86,6 +86,7 @@ type Store struct {
 	holding   sync.RWMutex // read-locked while a root is made on a hold
 	described sync.Map     // digest to *description; emptied by collect
 	used      useTimes
+	spare     spareRoots
 	collector *collector
 }
 
@@ -120,12 +121,13 @@ func Open(cfg Config) (*Store, error) {
 }
 
 func (s *Store) open() (err error) {
-	for _, dir := range []string{s.dir, s.roots, filepath.Join(s.dir, "roots"), filepath.Join(s.dir, "trash")} {
+	s.spare.dir = filepath.Join(s.dir, "spare")
+	for _, dir := range []string{s.dir, filepath.Join(s.dir, "roots"), filepath.Join(s.dir, "trash"), s.spare.dir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
 	}
-	if err := os.MkdirAll(s.mappedRoots, 0o711); err != nil {
+	if err := errors.Join(openVolatile(s.roots, 0o700), openVolatile(s.mappedRoots, 0o711)); err != nil {
 		return err
 	}
 	path := filepath.Join(s.dir, "metadata.db")
@@ -164,7 +166,7 @@ func (s *Store) open() (err error) {
 	s.images = metadata.NewImageStore(s.db)
 	s.leases = metadata.NewLeaseManager(s.db)
 	s.applier = apply.NewFileSystemApplier(s.content)
-	if err := errors.Join(s.dropStaleLeases(ctx), s.dropUnfinishedRoots()); err != nil {
+	if err := errors.Join(s.dropStaleLeases(ctx), s.dropUnfinishedRoots(), s.spare.load(), s.makePlaces()); err != nil {
 		return errors.Join(err, snaps.Close())
 	}
 	s.collector = startCollector(s.collect, s.log)

@@ -61,8 +61,8 @@ type Images interface {
 	Pull(ctx context.Context, ref string, opt image.PullOptions) (*image.Image, error)
 	Get(ctx context.Context, ref string) (*image.Image, error) // fs.ErrNotExist
 	List(ctx context.Context) ([]*image.Image, error)
-	Mount(ctx context.Context, containerID, ref string) (rootfs string, err error)
-	MountMapped(ctx context.Context, containerID, ref string, m image.IDMapping) (rootfs string, err error)
+	Mount(ctx context.Context, containerID, ref string, targets []string) (rootfs string, err error)
+	MountMapped(ctx context.Context, containerID, ref string, targets []string, m image.IDMapping) (rootfs string, err error)
 	MountReadOnly(ctx context.Context, id, ref string) (path string, err error)
 	Unmount(ctx context.Context, id string) error
 	Roots(ctx context.Context) ([]image.Root, error)

@@ -98,11 +98,15 @@ func (b *build) container(ctx context.Context) (*runtime.Container, error) {
 }
 
 func (b *build) mountRoot(ctx context.Context) (string, error) {
+	targets := make([]string, len(b.c.VolumeMounts))
+	for i := range b.c.VolumeMounts {
+		targets[i] = b.c.VolumeMounts[i].MountPath
+	}
 	pins := b.n.podPins(b.pod, b.sandbox)
 	if pins.ids != nil {
-		return b.n.cfg.Images.MountMapped(ctx, b.id, b.image.Name, pins.imageMapping())
+		return b.n.cfg.Images.MountMapped(ctx, b.id, b.image.Name, targets, pins.imageMapping())
 	}
-	return b.n.cfg.Images.Mount(ctx, b.id, b.image.Name)
+	return b.n.cfg.Images.Mount(ctx, b.id, b.image.Name, targets)
 }
 
 func (b *build) labels() map[string]string {

@@ -55,7 +55,7 @@ type busyboxImages struct {
 	busybox string
 }
 
-func (b *busyboxImages) Mount(_ context.Context, id, _ string) (string, error) {
+func (b *busyboxImages) Mount(_ context.Context, id, _ string, _ []string) (string, error) {
 	root := filepath.Join(b.dir, id)
 	for _, dir := range []string{"bin", "etc", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {

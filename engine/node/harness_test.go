@@ -222,15 +222,15 @@ func (f *fakeImages) Get(_ context.Context, ref string) (*image.Image, error) {
 }
 
 func (f *fakeImages) List(context.Context) ([]*image.Image, error) { return nil, nil }
-func (f *fakeImages) Mount(_ context.Context, id, _ string) (string, error) {
+func (f *fakeImages) Mount(_ context.Context, id, _ string, _ []string) (string, error) {
 	dir := f.dir + "/" + id
 	return dir, os.MkdirAll(dir, 0o755)
 }
-func (f *fakeImages) MountMapped(ctx context.Context, id, ref string, _ image.IDMapping) (string, error) {
-	return f.Mount(ctx, id, ref)
+func (f *fakeImages) MountMapped(ctx context.Context, id, ref string, targets []string, _ image.IDMapping) (string, error) {
+	return f.Mount(ctx, id, ref, targets)
 }
 func (f *fakeImages) MountReadOnly(ctx context.Context, id, ref string) (string, error) {
-	return f.Mount(ctx, id, ref)
+	return f.Mount(ctx, id, ref, nil)
 }
 func (f *fakeImages) Unmount(_ context.Context, id string) error {
 	return os.RemoveAll(f.dir + "/" + id)

@@ -92,15 +92,15 @@ func (i images) Pull(_ context.Context, ref string, _ image.PullOptions) (*image
 func (i images) Get(_ context.Context, ref string) (*image.Image, error) { return i.image(ref), nil }
 func (i images) List(context.Context) ([]*image.Image, error)            { return nil, nil }
 func (i images) Roots(context.Context) ([]image.Root, error)             { return nil, nil }
-func (i images) Mount(_ context.Context, id, _ string) (string, error) {
+func (i images) Mount(_ context.Context, id, _ string, _ []string) (string, error) {
 	dir := filepath.Join(i.dir, id)
 	return dir, os.MkdirAll(dir, 0o755)
 }
-func (i images) MountMapped(ctx context.Context, id, ref string, _ image.IDMapping) (string, error) {
-	return i.Mount(ctx, id, ref)
+func (i images) MountMapped(ctx context.Context, id, ref string, targets []string, _ image.IDMapping) (string, error) {
+	return i.Mount(ctx, id, ref, targets)
 }
 func (i images) MountReadOnly(ctx context.Context, id, ref string) (string, error) {
-	return i.Mount(ctx, id, ref)
+	return i.Mount(ctx, id, ref, nil)
 }
 func (i images) Unmount(_ context.Context, id string) error {
 	return os.RemoveAll(filepath.Join(i.dir, id))
