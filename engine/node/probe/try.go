@@ -16,16 +16,16 @@ import (
 // Exec runs a command in the probed container and returns its exit code and output.
 type Exec func(ctx context.Context, command []string) (code int, output string, err error)
 
-// Prober tries handlers over the network with upstream's probers.
+// Prober tries handlers over the network with upstream's probers, or as they do.
 type Prober struct {
 	http httpprobe.Prober
-	tcp  tcpprobe.Prober
+	tcp  connector
 	grpc grpcprobe.Prober
 }
 
 // NewProber returns a Prober. It may be used concurrently.
 func NewProber() *Prober {
-	return &Prober{http: httpprobe.New(false), tcp: tcpprobe.New(), grpc: grpcprobe.New()}
+	return &Prober{http: httpprobe.New(false), tcp: connector{tcpprobe.New()}, grpc: grpcprobe.New()}
 }
 
 // Try returns the function that tries spec once. Exec is used for exec handlers.
