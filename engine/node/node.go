@@ -40,6 +40,7 @@ type Node struct {
 	client     kubernetes.Interface
 	teller     *teller
 	underway   atomic.Int64 // operations on pods
+	crew       crew         // who carry them out
 	volumes    *volume.Manager
 	prober     *probe.Prober
 	hookClient *http.Client
@@ -113,6 +114,7 @@ func (n *Node) Ready() <-chan struct{} { return n.ready }
 func (n *Node) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	n.ctx = ctx
+	n.crew = newCrew(ctx.Done())
 	defer n.running.Wait()
 	if err := n.prepare(); err != nil {
 		return err

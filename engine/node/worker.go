@@ -326,7 +326,7 @@ func (w *worker) start(key string, op func()) {
 	w.v.Busy[key] = true
 	w.ops.Add(1)
 	w.n.underway.Add(1)
-	go func() {
+	w.n.crew.do(func() {
 		defer w.ops.Done()
 		op()
 		w.n.underway.Add(-1)
@@ -334,7 +334,7 @@ func (w *worker) start(key string, op func()) {
 		delete(w.v.Busy, key)
 		w.mu.Unlock()
 		w.wake()
-	}()
+	})
 }
 
 // update takes a newer version of the pod.
