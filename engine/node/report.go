@@ -20,14 +20,29 @@ const (
 	// quietStop is how long a deletion is not reported as noticed while containers
 	// still run: most end before it is over.
 	quietStop = 250 * time.Millisecond
+
+	// While many operations on pods are under way, the first two take longer for a pod
+	// like any other.
+	crowd, crowdedTimes = 24, 4
 )
+
+// patience is how long something goes unreported that is usual: longer when many pods
+// are on their way at once.
+func (v *view) patience(usual time.Duration) time.Duration {
+	if v.Crowded {
+		return crowdedTimes * usual
+	}
+	return usual
+}
 
 // report publishes the status when it has changed, and records in the view
 // whether the API has the current one. The caller holds the lock.
 func (w *worker) report() (wakeAt time.Time) {
+	w.v.Crowded = w.n.underway.Load() >= crowd
 	if w.v.untold(w.pod) {
 		w.v.Published = false
-		return w.v.FirstSeen.Add(quietCreation)
+		// As a matter of course: others may be done sooner than it seems now.
+		return w.v.Now.Add(quietCreation - w.v.Now.Sub(w.v.FirstSeen)%quietCreation)
 	}
 	status := podStatus(w.pod, &w.v, w.n.cfg.NodeIP.String())
 	w.v.Published = w.v.Removed || sameStatus(&w.pod.Status, &status) || w.told.covers(&w.pod.Status, &status)
@@ -48,7 +63,7 @@ func (w *worker) report() (wakeAt time.Time) {
 // untold reports whether nothing has happened yet that is worth a look at the
 // status: the pod is new, and nothing of it runs or has failed.
 func (v *view) untold(pod *v1.Pod) bool {
-	if !v.FirstSeen.Add(quietCreation).After(v.Now) || pod.Status.StartTime != nil ||
+	if !v.FirstSeen.Add(v.patience(quietCreation)).After(v.Now) || pod.Status.StartTime != nil ||
 		pod.DeletionTimestamp != nil || pod.Spec.ActiveDeadlineSeconds != nil || v.Verdict != nil || v.Removed {
 		return false
 	}
@@ -98,9 +113,9 @@ func (v *view) quietUntil(pod *v1.Pod, s *v1.PodStatus) time.Time {
 		}
 	}
 	if started.IsZero() {
-		return v.FirstSeen.Add(quietCreation)
+		return v.FirstSeen.Add(v.patience(quietCreation))
 	}
-	return started.Add(quietStart)
+	return started.Add(v.patience(quietStart))
 }
 
 // comesUp reports whether a container is in its first run or on the way to it.

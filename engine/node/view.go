@@ -14,6 +14,9 @@ type view struct {
 
 	DeletionSeen time.Time // when this process learned that the pod is to be deleted
 
+	// Crowded is set while many pods are on their way at once, so that each takes longer.
+	Crowded bool
+
 	Removed bool     // the API has no such pod any more
 	Verdict *verdict // not nil: the pod must not run
 
