@@ -46,7 +46,7 @@ func Starting() {
 // after the last time, within the bounds of these percentages of that; the
 // allowance is smaller on a small machine.
 const (
-	allowance        = 96 << 20
+	allowance        = 192 << 20
 	shareOfMachine   = 32
 	leastPercent     = 50
 	mostPercent      = 400

@@ -83,8 +83,8 @@ func TestTheHeapMayGrowByTheAllowance(t *testing.T) {
 		live, machine uint64
 		want          int
 	}{
-		{48 * mb, 24 * gb, 200},
-		{96 * mb, 24 * gb, 100},
+		{64 * mb, 24 * gb, 300},
+		{192 * mb, 24 * gb, 100},
 		{400 * mb, 24 * gb, leastPercent}, // not less than this, or a large heap is collected all the time
 		{4 * mb, 24 * gb, mostPercent},    // a small process stays small
 		{48 * mb, gb, 66},                 // a small machine has little to lend
