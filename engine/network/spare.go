@@ -29,7 +29,7 @@ type spares struct {
 
 const (
 	fewSpares  = 8
-	manySpares = 64
+	manySpares = 128
 	// quiet is how long no pod must have come before spares are made, impatience how
 	// long after the first one they are made all the same.
 	quiet, impatience = 250 * time.Millisecond, time.Second

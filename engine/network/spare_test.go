@@ -76,7 +76,7 @@ func TestSparesFollowTheDemand(t *testing.T) {
 		expect(2*keepMany+time.Second, fewSpares, "nobody needed so many for a long time")
 		cancel()
 		running.Wait()
-		if taken := made - dropped - fewSpares; taken > 8+50+64+101 {
+		if taken := made - dropped - fewSpares; taken > 8+50+manySpares+101 {
 			t.Errorf("%d made, %d dropped", made, dropped)
 		}
 	})
