@@ -77,12 +77,26 @@ func processes() map[int]process {
 			ticks, _ := strconv.Atoi(field)
 			p.cpu += time.Duration(ticks) * tick
 		}
+		// A container's process that has just started has used less than a tick, which counts
+		// as nothing there. The scheduler knows it to the nanosecond, of one thread.
+		p.cpu = max(p.cpu, scheduled(filepath.Join(filepath.Dir(path), "schedstat")))
 		command, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
 		p.command = string(command)
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		table[pid] = p
 	}
 	return table
+}
+
+// scheduled is how long the first thread of a process has run, or 0.
+func scheduled(schedstat string) time.Duration {
+	text, err := os.ReadFile(schedstat)
+	if err != nil {
+		return 0 // ended, or a kernel that does not count
+	}
+	ns, _, _ := strings.Cut(string(text), " ")
+	n, _ := strconv.ParseInt(ns, 10, 64)
+	return time.Duration(n)
 }
 
 // measure reads the CPU time that a system and the machine have used.
