@@ -133,7 +133,7 @@ func (a *asker) ask(ctx context.Context) error {
 	defer a.mu.Unlock()
 	c.used = time.Now()
 	a.idle = append(a.idle, c)
-	for time.Since(a.idle[0].used) > keepIdle {
+	for len(a.idle) > 0 && time.Since(a.idle[0].used) > keepIdle {
 		a.idle[0].Close()
 		a.idle = a.idle[1:]
 	}
