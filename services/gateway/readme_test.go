@@ -13,6 +13,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/gantryhq/gantry/api/v1alpha1"
 	"github.com/gantryhq/gantry/services/gateway/translate"
 )
 
@@ -37,6 +38,7 @@ func TestExamplesOfTheReadme(t *testing.T) {
 	for _, e := range examples {
 		texts = append(texts, strings.Split(string(e[1]), "\n---\n")...)
 	}
+	var backends []*v1alpha1.BackendPolicy
 	for _, text := range texts {
 		var kind metav1.TypeMeta
 		if err := yaml.Unmarshal([]byte(text), &kind); err != nil {
@@ -55,6 +57,8 @@ func TestExamplesOfTheReadme(t *testing.T) {
 			objects.TLSRoutes = append(objects.TLSRoutes, unmarshal(t, text, &gatewayv1.TLSRoute{}))
 		case "BackendTLSPolicy":
 			objects.BackendTLS = append(objects.BackendTLS, unmarshal(t, text, &gatewayv1.BackendTLSPolicy{}))
+		case "BackendPolicy":
+			backends = append(backends, unmarshal(t, text, &v1alpha1.BackendPolicy{}))
 		case "Ingress":
 			objects.Ingresses = append(objects.Ingresses, unmarshal(t, text, &networkingv1.Ingress{}))
 		}
@@ -62,6 +66,11 @@ func TestExamplesOfTheReadme(t *testing.T) {
 	result := translate.New().Translate(objects)
 	if len(result.Routes) != 3 || len(result.Ingresses) != 1 || len(result.Wishes) != 1 {
 		t.Fatalf("%d routes and %d ingresses are attached, %d certificates are wanted; want 3, 1 and 1", len(result.Routes), len(result.Ingresses), len(result.Wishes))
+	}
+	for name, status := range translate.NewBackendPolicies(backends, objects.Service).Statuses {
+		if c := status.Ancestors[0].Conditions[0]; c.Status != metav1.ConditionTrue {
+			t.Errorf("BackendPolicy %s: %s", name, c.Message)
+		}
 	}
 	for name, parents := range result.Routes {
 		for _, c := range parents[0].Conditions {

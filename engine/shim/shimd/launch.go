@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -23,10 +24,6 @@ const launchTimeout = 30 * time.Second
 // initEnv has the init run with one thread of work and without collecting
 // garbage: it ends before there is any worth collecting.
 var initEnv = []string{"GOMAXPROCS=1", "GOGC=off"}
-
-// highFD is above every descriptor that a child is given, so that giving them
-// does not cover the program that it executes.
-const highFD = 300
 
 // newborn is a process that has been launched or is being so.
 type newborn struct {
@@ -72,11 +69,6 @@ func (s *Server) clone(l *protocol.Launch, stdio [3]*os.File, files map[string]*
 	if program == nil || recipeFile == nil {
 		return nil, protocol.Errorf(protocol.CodeInvalid, "launch: the descriptors of the init and of its recipe are needed")
 	}
-	executable, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, highFD)
-	if err != nil {
-		return nil, os.NewSyscallError("dup", err)
-	}
-	defer unix.Close(executable)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -108,6 +100,12 @@ func (s *Server) clone(l *protocol.Launch, stdio [3]*os.File, files map[string]*
 		defer unix.Close(group)
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, group
 	}
+	executable, err := clearOf(attr.Files, program)
+	if err != nil {
+		n.control.Close()
+		return nil, err
+	}
+	defer unix.Close(executable)
 	err = s.spawner.do(files[protocol.FilePad], func() (err error) {
 		n.birth, err = s.reaper.command("/proc/self/fd/"+strconv.Itoa(executable), []string{"gantry-init"}, attr)
 		return err
@@ -118,6 +116,18 @@ func (s *Server) clone(l *protocol.Launch, stdio [3]*os.File, files map[string]*
 	}
 	n.process = n.birth.pid
 	return n, nil
+}
+
+// clearOf duplicates the descriptor of a program so far up that a child can execute
+// it after it was given files. On the way to their places syscall moves those, and a
+// pipe of its own, to the numbers above the highest of them, whatever is there.
+func clearOf(files []uintptr, program *os.File) (int, error) {
+	lowest := max(int(slices.Max(files)), len(files)) + len(files) + 3
+	fd, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, lowest)
+	if err != nil {
+		return -1, os.NewSyscallError("dup", err)
+	}
+	return fd, nil
 }
 
 // settle puts the process into its groups, lets it begin, and follows it until

@@ -29,7 +29,6 @@ type strictConn struct {
 
 	read    []byte // read from Conn and not by net/http
 	allowed int    // bytes of it that net/http may have
-	bad     bool   // what follows must not be read
 	end     error  // io.EOF when the client has closed its side
 	raw     bool   // no HTTP/1.1 (any more)
 	later   bool   // a request was read before
@@ -39,6 +38,8 @@ type strictConn struct {
 	chunks  http1.Chunks
 	left    int64
 	parsed  http1.Head
+
+	bad atomic.Bool // what follows must not be read
 
 	mu    sync.Mutex    // guards following
 	wake  chan struct{} // closed when awake
@@ -61,7 +62,7 @@ func (c *strictConn) Read(p []byte) (int, error) {
 	}
 	for c.allowed == 0 {
 		err := c.end
-		if c.bad {
+		if c.bad.Load() {
 			err = errMalformed
 		}
 		if err == nil {
@@ -110,7 +111,7 @@ const aheadMax = time.Minute
 // It takes an error there for the client's leaving and gives the request up; but
 // the client may have closed its side only, or made a mistake after it.
 func (c *strictConn) ahead(p []byte) bool {
-	return len(p) == 1 && c.later && (c.bad || c.end != nil)
+	return len(p) == 1 && c.later && (c.bad.Load() || c.end != nil)
 }
 
 // woken is closed when net/http does not look ahead any more.
@@ -145,15 +146,32 @@ func (c *strictConn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.Conn.SetWriteDeadline(t))
 }
 
-// Close also ends the looking ahead.
+// What a client goes on sending after a mistake is read for so long, and so much of it.
+const (
+	lingerTime  = time.Second
+	lingerBytes = 256 << 10
+)
+
+// Close also ends the looking ahead. Closing while the client is still sending would
+// reset the connection, and the answer that says why might be lost with it (RFC 9112,
+// section 9.6).
 func (c *strictConn) Close() error {
 	_ = c.SetReadDeadline(time.Unix(1, 0))
-	return c.Conn.Close()
+	if !c.bad.Load() {
+		return c.Conn.Close()
+	}
+	go func() {
+		_ = c.CloseWrite()
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+		_ = c.Conn.Close()
+	}()
+	return nil
 }
 
 // judge allows what is well-formed of what was read.
 func (c *strictConn) judge() {
-	for c.allowed < len(c.read) && !c.bad {
+	for c.allowed < len(c.read) && !c.bad.Load() {
 		rest := c.read[c.allowed:]
 		switch {
 		case c.raw:
@@ -176,7 +194,8 @@ func (c *strictConn) body(rest []byte) {
 		return
 	}
 	used, done, err := c.chunks.Scan(rest)
-	if c.bad = err != nil; c.bad {
+	if err != nil {
+		c.bad.Store(true)
 		used = max(0, used-1) // the last byte is the one that is wrong
 	}
 	c.allowed += used
@@ -235,7 +254,7 @@ const peeked = 4
 
 // spoil keeps what came last of a malformed head.
 func (c *strictConn) spoil(had int) {
-	c.bad = true
+	c.bad.Store(true)
 	c.allowed += min(max(0, peeked-had), len(c.head)-had)
 }
 

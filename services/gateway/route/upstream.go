@@ -70,13 +70,17 @@ const (
 	ConsistentHash               // the same endpoint for the same key, as long as there is room
 )
 
+// DefaultMaxLoad is the usual bound of an endpoint that is chosen by hash, in percent of
+// the average.
+const DefaultMaxLoad = 125
+
 // Balance is how the endpoints for requests are chosen.
 type Balance struct {
 	Method Method
 	// Keys are what ConsistentHash takes of a request, in order, all together.
 	Keys []HashKey
 	// MaxLoad bounds the requests in flight of an endpoint that is chosen by hash, in
-	// percent of the average; 0 is 125.
+	// percent of the average; 0 is DefaultMaxLoad.
 	MaxLoad int32
 }
 

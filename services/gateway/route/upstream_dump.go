@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -42,7 +43,7 @@ func (b *Balance) String() string {
 		for i, k := range b.Keys {
 			keys[i] = k.String()
 		}
-		return fmt.Sprintf("by hash of %s, load to %d%%", strings.Join(keys, " and "), b.MaxLoad)
+		return fmt.Sprintf("by hash of %s, load to %d%%", strings.Join(keys, " and "), cmp.Or(b.MaxLoad, DefaultMaxLoad))
 	}
 	return "least request"
 }

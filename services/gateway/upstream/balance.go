@@ -148,7 +148,7 @@ func byHash(list, tried []*Endpoint, key uint64, maxLoad int32) *Endpoint {
 		return nil
 	}
 	if maxLoad <= 0 {
-		maxLoad = 125
+		maxLoad = route.DefaultMaxLoad
 	}
 	total := 1 // the request that is being placed
 	for _, e := range list {
