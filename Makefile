@@ -4,7 +4,7 @@
 #   make demo     build, start Gantry and run the example shop behind the gateway
 #   make test     all tests: unit, API contract, end to end with real containers
 #   make bench    scale-out 1→50→0 and 1→200, CPU and memory per pod; beside Docker Swarm where docker.io is installed
-#   make bench-gateway   the gateway's CPU per request beside nginx and HAProxy
+#   make bench-gateway   the gateway's CPU per request, latency and memory beside nginx, HAProxy and Caddy
 #   make bench-flash     a flash sale: how fast capacity follows a hundredfold load, and a first request from zero
 #   make differential     what the gateway forwards, beside Debian's nginx, which it fetches
 #   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
@@ -63,8 +63,10 @@ bench: build
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
 .PHONY: bench-gateway
-bench-gateway:
-	$(GO) test -run '^$$' -bench BesidePeers -benchtime 1x -timeout 30m ./services/gateway/proxy
+bench-gateway: build
+	@script/peers caddy || echo "without Caddy"
+	PATH="$(CURDIR)/bin:$$PATH:/usr/sbin" $(GO) test -run '^$$' -bench BesidePeers -benchtime 1x -timeout 30m ./services/gateway/proxy
+	$(GO) test -run '^$$' -bench GatewayRoutes -benchtime 1x -timeout 30m ./test/bench
 
 .PHONY: bench-flash
 bench-flash: build

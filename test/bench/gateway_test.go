@@ -176,7 +176,7 @@ func manyRoute(i int) *gatewayv1.HTTPRoute {
 // awaitAccepted returns when the gateway has accepted all routes.
 func awaitAccepted(t testing.TB, routes gatewayclient.Interface) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
 		list, err := routes.GatewayV1().HTTPRoutes(namespace).List(t.Context(), metav1.ListOptions{})
 		must(t, err)
 		accepted := 0

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -176,7 +177,7 @@ func (l *load) follow(o loadOrder) loadReport {
 		}
 	}
 	l.over = true // what is on its way counts, nothing new is sent
-	for patience := monotonic() + int64(10*time.Second); l.unfinished(clients) && monotonic() < patience; {
+	for patience := monotonic() + int64(10*time.Second); !o.Hold && l.unfinished(clients) && monotonic() < patience; {
 		l.turn(10 * time.Millisecond)
 	}
 	for _, c := range clients {
@@ -256,44 +257,41 @@ func (l *load) connect(o loadOrder) ([]*loadClient, error) {
 			continue
 		}
 		// One after the other: many idle connections, not many requests at once.
-		for c.send(l, monotonic()); c.since != 0; {
-			l.turn(time.Second)
+		c.send(l, monotonic())
+		for patience := monotonic() + int64(2*time.Second); c.since != 0; {
+			if l.turn(time.Second); monotonic() > patience {
+				return clients, nil // the proxy takes no more
+			}
 		}
 	}
 	return clients, nil
 }
 
 func dialLoad(address string, secure bool) (*loadClient, error) {
-	conn, err := net.Dial("tcp", address)
+	to := netip.MustParseAddrPort(address)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	raw, err := conn.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		return nil, err
+	c := &loadClient{fd: fd}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}); err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", address, err)
 	}
-	c := &loadClient{}
-	controlErr := raw.Control(func(fd uintptr) { c.fd, err = unix.Dup(int(fd)) })
-	if err = errors.Join(err, controlErr); err != nil {
-		return nil, err
-	}
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	if secure {
-		below := &loadRecords{Conn: conn, fd: c.fd}
-		c.secure = tls.Client(below, &tls.Config{InsecureSkipVerify: true, ServerName: benchHost, NextProtos: []string{"http/1.1"}})
+		c.secure = tls.Client(&loadRecords{fd: fd}, &tls.Config{InsecureSkipVerify: true, ServerName: benchHost, NextProtos: []string{"http/1.1"}})
 		if err := c.secure.Handshake(); err != nil {
 			return nil, err
 		}
-		below.Conn = nil
 	}
-	return c, nil
+	return c, unix.SetNonblock(fd, true)
 }
 
-// loadRecords is what a tls.Conn reads from: after the handshake, a descriptor
-// that does not block.
+// loadRecords is what a tls.Conn reads from and writes to: a descriptor that does
+// not block once the handshake is over.
 type loadRecords struct {
-	net.Conn
-	fd int
+	net.Conn // nil
+	fd       int
 }
 
 type notYet struct{}
@@ -303,9 +301,6 @@ func (notYet) Timeout() bool   { return true }
 func (notYet) Temporary() bool { return true }
 
 func (r *loadRecords) Read(p []byte) (int, error) {
-	if r.Conn != nil {
-		return r.Conn.Read(p)
-	}
 	switch n, err := unix.Read(r.fd, p); {
 	case err == unix.EAGAIN:
 		return 0, notYet{}
@@ -319,9 +314,6 @@ func (r *loadRecords) Read(p []byte) (int, error) {
 }
 
 func (r *loadRecords) Write(p []byte) (int, error) {
-	if r.Conn != nil {
-		return r.Conn.Write(p)
-	}
 	return unix.Write(r.fd, p)
 }
 

@@ -47,7 +47,6 @@ func startPeers(b *testing.B, dir, server string) []*peer {
 		{"nginx", nginx, "apt-get install nginx-light"},
 		{"haproxy", haproxy, "apt-get install haproxy"},
 		{"caddy", caddy, "script/peers caddy"},
-		{"traefik", traefik, "script/peers traefik"},
 	} {
 		if wanted != "" && !strings.Contains(","+wanted+",", ","+other.name+",") {
 			continue
@@ -159,15 +158,6 @@ http://%[2]s:%[3]s {
 }
 `, dir, benchHost, portOf(p.plain), server))
 	return onOneCore("caddy", "run", "--config", file, "--adapter", "caddyfile")
-}
-
-func traefik(b *testing.B, p *peer, dir, server string) *exec.Cmd {
-	p.slow, p.secure = true, ""
-	rules := filepath.Join(dir, "traefik-rules.yaml")
-	write(b, rules, fmt.Sprintf("http:\n  routers: {r: {rule: \"Host(`%s`)\", service: s, entryPoints: [in]}}\n  services: {s: {loadBalancer: {servers: [{url: \"http://%s\"}]}}}\n", benchHost, server))
-	file := filepath.Join(dir, "traefik.yaml")
-	write(b, file, fmt.Sprintf("entryPoints: {in: {address: %q}}\nproviders: {file: {filename: %s}}\naccessLog: {filePath: %s/traefik.log, format: json, bufferingSize: 100}\nmetrics: {prometheus: {}}\nlog: {level: ERROR}\n", p.plain, rules, dir))
-	return onOneCore("traefik", "--configFile="+file)
 }
 
 func portOf(address string) string {
