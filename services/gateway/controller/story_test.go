@@ -25,14 +25,14 @@ import (
 
 // world is an API with a running controller and data plane.
 type world struct {
-	t       testing.TB
+	t       *testing.T
 	ctx     context.Context
 	kube    *fake.Clientset
 	gateway *gatewayfake.Clientset
 	address string
 }
 
-func newWorld(t testing.TB) *world {
+func newWorld(t *testing.T) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &world{t: t, ctx: ctx, kube: fake.NewClientset(), gateway: gatewayfake.NewSimpleClientset()}
 	from := gatewayv1.NamespacesFromAll
