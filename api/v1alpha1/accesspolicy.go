@@ -55,7 +55,7 @@ type AddressRules struct {
 
 // Authentication lists the ways to prove who one is. Any one will do.
 //
-// +kubebuilder:validation:XValidation:message="name at least one way: apiKeys, jwt, basic, or anonymous: true",rule="has(self.apiKeys) || has(self.jwt) || has(self.basic) || (has(self.anonymous) && self.anonymous)"
+// +kubebuilder:validation:XValidation:message="name at least one way: apiKeys, jwt, basic, oidc, or anonymous: true",rule="has(self.apiKeys) || has(self.jwt) || has(self.basic) || has(self.oidc) || (has(self.anonymous) && self.anonymous)"
 type Authentication struct {
 	// Anonymous lets requests without any credential in. Wrong ones are refused still.
 	Anonymous bool `json:"anonymous,omitempty"`
@@ -72,6 +72,9 @@ type Authentication struct {
 
 	// Basic are users with passwords.
 	Basic *BasicUsers `json:"basic,omitempty"`
+
+	// OIDC sends people with browsers to an OpenID Connect provider to log in.
+	OIDC *OIDCLogin `json:"oidc,omitempty"`
 
 	// ClientHeader tells backends who the client is: the name of an API key or user,
 	// a token's subject. The client's own header of this name is removed.
@@ -202,6 +205,69 @@ type BasicUsers struct {
 
 	// Forward lets backends see the credential.
 	Forward bool `json:"forward,omitempty"`
+}
+
+// OIDCLogin is a login at an OpenID Connect provider, with the authorization code flow
+// and PKCE. Who is logged in is kept in an encrypted cookie.
+type OIDCLogin struct {
+	// Issuer is the provider's address, where it publishes its configuration.
+	//
+	// +kubebuilder:validation:Pattern=`^https?://[^/]`
+	// +kubebuilder:validation:MaxLength=512
+	Issuer string `json:"issuer"`
+
+	// ClientID of this login at the provider, which must know the address
+	// https://HOST/oauth2/callback for it.
+	//
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	ClientID string `json:"clientID"`
+
+	// SecretName is a Secret of type gantry.dev/credentials with the entries
+	// cookie-secret (32 random bytes or more) and client-secret, unless the client has none.
+	//
+	// +kubebuilder:validation:MinLength=1
+	SecretName string `json:"secretName"`
+
+	// Scopes beside openid.
+	//
+	// +kubebuilder:validation:MaxItems=16
+	Scopes []string `json:"scopes,omitempty"`
+
+	// CallbackPath is where the provider sends browsers back to.
+	//
+	// +kubebuilder:validation:Pattern=`^/[A-Za-z0-9/_-]+$`
+	// +kubebuilder:default=/oauth2/callback
+	CallbackPath string `json:"callbackPath,omitempty"`
+
+	// LogoutPath ends the session, for pages of the same site.
+	//
+	// +kubebuilder:validation:Pattern=`^/[A-Za-z0-9/_-]+$`
+	// +kubebuilder:default=/oauth2/logout
+	LogoutPath string `json:"logoutPath,omitempty"`
+
+	// Session is how long a login lasts at most.
+	//
+	// +kubebuilder:default="8h"
+	Session *gatewayv1.Duration `json:"session,omitempty"`
+
+	// ClientClaim names the client.
+	//
+	// +kubebuilder:default=sub
+	ClientClaim string `json:"clientClaim,omitempty"`
+
+	// GroupsClaim names its groups.
+	//
+	// +kubebuilder:default=groups
+	GroupsClaim string `json:"groupsClaim,omitempty"`
+
+	// ClaimHeaders tell backends claims. The client's own headers of these names are removed.
+	//
+	// +kubebuilder:validation:MaxItems=16
+	ClaimHeaders []ClaimHeader `json:"claimHeaders,omitempty"`
+
+	// AccessTokenHeader tells backends the access token.
+	AccessTokenHeader HeaderName `json:"accessTokenHeader,omitempty"`
 }
 
 // Authorization lists what is allowed. One rule must allow a request.

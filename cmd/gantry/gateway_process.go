@@ -68,7 +68,8 @@ func openGatewayProcess(dataDir, kubeconfig, httpListen, tlsListen string, flags
 	if g.addresses.TLS, err = chooseAddress("gateway-tls-listen", tlsListen, alive, last.Addresses.TLS, ":443", ":8443"); err != nil {
 		return nil, err
 	}
-	g.args = []string{"gateway", "--kubeconfig", kubeconfig, "--listen", g.addresses.HTTP, "--tls-listen", g.addresses.TLS, "--admin", g.adminSocket()}
+	g.args = []string{"gateway", "--kubeconfig", kubeconfig, "--listen", g.addresses.HTTP, "--tls-listen", g.addresses.TLS, "--admin", g.adminSocket(),
+		"--state", filepath.Join(dataDir, "gateway")}
 	g.args = append(g.args, flags...)
 	if alive {
 		g.running, g.draining = last.Process, last.Draining

@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/gantryhq/gantry/services/gateway/logfile"
 	"github.com/gantryhq/gantry/services/gateway/proxy"
 	"github.com/gantryhq/gantry/services/gateway/translate"
 )
@@ -30,6 +31,11 @@ type Config struct {
 	// AccessLog is the file that gets one JSON line for each request, "-" for
 	// standard output, "" for none.
 	AccessLog string
+	// AccessLogRotation says when that file is rotated.
+	AccessLogRotation logfile.Options
+	// State is the directory for what must outlive the process: quotas, and the audit
+	// log. "" keeps no quotas, and writes the audit log to standard output.
+	State string
 	// Addresses are shown in statuses for sockets bound to all addresses;
 	// empty for the address of the machine's default route.
 	Addresses []netip.Addr
@@ -84,20 +90,22 @@ func (c *Config) proxyConfig(accessLog io.Writer) proxy.Config {
 	}
 }
 
-// openAccessLog returns nil without a name.
-func openAccessLog(name string) (io.WriteCloser, error) {
+// openLog returns nil without a name.
+func openLog(name string, options logfile.Options) (io.WriteCloser, error) {
 	switch name {
 	case "":
 		return nil, nil
 	case "-":
-		return os.Stdout, nil
+		return stdout{}, nil
 	}
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
-	if err != nil {
-		return nil, fmt.Errorf("open access log: %w", err)
-	}
-	return file, nil
+	return logfile.Open(name, options)
 }
+
+// stdout is standard output, which stays open for others.
+type stdout struct{}
+
+func (stdout) Write(p []byte) (int, error) { return os.Stdout.Write(p) }
+func (stdout) Close() error                { return nil }
 
 // machineAddress is the source address of the default route, or loopback on a
 // machine without one. Connecting a UDP socket sends nothing.

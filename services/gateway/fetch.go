@@ -2,10 +2,15 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
+
+	"github.com/gantryhq/gantry/services/gateway/guard"
 )
 
 // maxKeysDocument bounds what a server of keys may send.
@@ -17,8 +22,26 @@ var keysClient = &http.Client{
 	Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: 5 * time.Second, MaxResponseHeaderBytes: 64 << 10},
 }
 
-// fetchKeys reads a JSON Web Key Set.
+// fetchKeys reads a JSON Web Key Set, at the address itself or where a provider's
+// configuration says.
 func fetchKeys(ctx context.Context, url string) ([]byte, error) {
+	if !strings.HasSuffix(url, guard.DiscoveryPath) {
+		return fetchDocument(ctx, url)
+	}
+	text, err := fetchDocument(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	var provider struct {
+		Keys string `json:"jwks_uri"`
+	}
+	if err := json.Unmarshal(text, &provider); err != nil || provider.Keys == "" {
+		return nil, errors.New("the provider's configuration has no jwks_uri")
+	}
+	return fetchDocument(ctx, provider.Keys)
+}
+
+func fetchDocument(ctx context.Context, url string) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err

@@ -33,7 +33,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("connect to the API: %w", err)
 	}
-	accessLog, err := openAccessLog(cfg.AccessLog)
+	accessLog, err := openLog(cfg.AccessLog, cfg.AccessLogRotation)
 	if err != nil {
 		return err
 	}
@@ -45,6 +45,12 @@ func Run(ctx context.Context, cfg Config) error {
 	registry := prometheus.NewRegistry()
 	proxyConfig := cfg.proxyConfig(logTo)
 	proxyConfig.Registry = registry
+	state, err := openState(cfg.State)
+	if err != nil {
+		return err
+	}
+	defer state.close()
+	proxyConfig.Audit = state.audit
 	if cfg.TakeOver {
 		if proxyConfig.Inherited, err = inherit(cfg.Admin); err != nil {
 			cfg.Log.Warn("the older gateway hands over no sockets; binding the same ports beside it", "error", err)
@@ -53,6 +59,10 @@ func Run(ctx context.Context, cfg Config) error {
 	var control *controller.Controller
 	guards := guard.NewKeeper(guard.KeeperConfig{Fetch: fetchKeys, Log: cfg.Log, Changed: func() { control.PoliciesChanged() }})
 	defer guards.Close()
+	if err := state.load(guards); err != nil {
+		cfg.Log.Warn("quotas begin anew", "error", err)
+	}
+	state.register(registry, guards)
 	proxyConfig.Guards = guards
 	dataPlane, err := proxy.New(proxyConfig)
 	if err != nil {
@@ -73,6 +83,7 @@ func Run(ctx context.Context, cfg Config) error {
 	// The controller goes on while a successor takes over.
 	following, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopFollowing()
+	go state.keep(ctx, guards, cfg.Log)
 	failed := make(chan error, 1)
 	go func() { failed <- control.Run(following) }()
 	select {

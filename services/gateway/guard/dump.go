@@ -43,6 +43,24 @@ func (r *Rules) Dump(w io.Writer, indent string) {
 	if m := r.MaxBody; m != nil {
 		say("body at most %d bytes (%s)", m.Bytes, m.Policy)
 	}
+	if s := r.Shape; s != nil {
+		say("shape headers=%v query=%v schema=%v up to %d bytes (%s)", s.Headers, s.Parameters, s.HasSchema(), s.MaxBody, s.Policy)
+	}
+	if h := r.Harden; h != nil {
+		say("security headers %q (%s)", h.secure, h.Policy)
+	}
+	if c := r.Compress; c != nil {
+		say("compression by %v of %v from %d bytes private=%v", c.Algorithms, c.Types, c.MinSize, c.Private)
+	}
+	if c := r.Cache; c != nil {
+		say("cache up to %d bytes each", c.MaxObject)
+	}
+	if a := r.AccessLog; a != nil {
+		say("access log %d of 10000, errors %v", a.Sampled, a.Errors)
+	}
+	if a := r.Audit; a != nil {
+		say("audit all=%v writes=%v refusals=%v", a.All, a.Writes, a.Refusals)
+	}
 }
 
 func (b By) String() string {

@@ -41,7 +41,12 @@ type Rules struct {
 	Authorization  *Authorization
 	Limits         []*Limit
 	MaxBody        *MaxBody
+	Shape          *Shape
 	Harden         *Harden
+	Compress       *Compress
+	Cache          *Cache
+	AccessLog      *AccessLog
+	Audit          *Audit
 
 	drop map[string]bool // fields of requests that backends do not get
 }
@@ -102,6 +107,9 @@ type Pass struct {
 	Refusal  *Refusal  // why it was refused, or nil
 	// Wait waits until it is worth to decide again, or nil.
 	Wait Wait
+	// Login is what has to be asked for a session, or nil; Session is one that it gave.
+	Login   *Login
+	Session *Session
 
 	taken    []*Limit // from the first of which a request was taken
 	reserved []uint64 // what each of them counted it as
@@ -118,14 +126,14 @@ func (p *Pass) Reset() {
 // Admit decides about a request. When it returns Elsewhere, call it again with the
 // same Pass after waiting, or Return the Pass and let somebody else ask anew.
 func (r *Rules) Admit(q *Request, p *Pass) Verdict {
-	p.Refusal, p.Wait = nil, nil
+	p.Refusal, p.Wait, p.Login = nil, nil, nil
 	if r.Broken != "" {
 		return p.refuse(broken(r.Broken))
 	}
 	if r.Addresses != nil && !r.Addresses.allows(q.Client) {
 		return p.refuse(r.Addresses.refusal())
 	}
-	if r.MaxBody != nil && q.Length < 0 && !q.MayWait {
+	if r.elsewhere(q) {
 		return Elsewhere
 	}
 	if !p.limited[0] && !r.take(q, p, false) {
@@ -147,6 +155,11 @@ func (r *Rules) Admit(q *Request, p *Pass) Verdict {
 	}
 	if m := r.MaxBody; m != nil && q.Length > m.Bytes {
 		return p.refuse(m.refusal())
+	}
+	if r.Shape != nil {
+		if refusal := r.Shape.head(q); refusal != nil {
+			return p.refuse(refusal)
+		}
 	}
 	return Admitted
 }
@@ -194,6 +207,9 @@ func (r *Rules) ChangesRequest() bool { return len(r.drop) > 0 }
 func (r *Rules) prepare() {
 	r.drop = map[string]bool{}
 	if a := r.Authentication; a != nil {
+		if a.Login != nil {
+			r.drop["cookie"] = true // to be added again without the login's own
+		}
 		for _, name := range a.governed() {
 			r.drop[strings.ReplaceAll(strings.ToLower(name), "_", "-")] = true
 		}
@@ -230,4 +246,12 @@ func Parameter(query, name string) (value string, count int) {
 		}
 	}
 	return value, count
+}
+
+// Cookies returns a Cookie field as backends get it: without those of a login.
+func (r *Rules) Cookies(header string) string {
+	if a := r.Authentication; a != nil && a.Login != nil {
+		return a.Login.DropCookies(header)
+	}
+	return ""
 }

@@ -26,6 +26,10 @@ const (
 // maxKeySet bounds the keys of an issuer.
 const maxKeySet = 64
 
+// DiscoveryPath is where providers publish where their keys are (OpenID Connect
+// Discovery 1.0): a Fetch of such an address follows jwks_uri.
+const DiscoveryPath = "/.well-known/openid-configuration"
+
 // KeySet are the public keys of an issuer of tokens: given once, or read from an
 // address and read again as they are replaced.
 type KeySet struct {

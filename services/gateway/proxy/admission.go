@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -18,6 +20,7 @@ type admission struct {
 	rules   *guard.Rules
 	pass    guard.Pass
 	request guard.Request
+	cookies string // that the backend gets although Cookie is dropped; on the event loop
 }
 
 // admit asks the route's policies on the event loop. False leaves the request to
@@ -47,6 +50,10 @@ func (x *ordinaryExchange) admit(r *eventloop.Request) bool {
 		s.admissions.Put(a)
 		return false
 	}
+	if rules.ChangesRequest() {
+		cookies, _ := x.Field("Cookie")
+		a.cookies = rules.Cookies(cookies)
+	}
 	x.admission = a
 	return true
 }
@@ -67,7 +74,7 @@ func (x *ordinaryExchange) Parameter(name string) (string, int) {
 func (a *admission) end(s *Server) {
 	if a != nil {
 		a.pass.Reset()
-		a.rules, a.request = nil, guard.Request{}
+		a.rules, a.request, a.cookies = nil, guard.Request{}, ""
 		s.admissions.Put(a)
 	}
 }
@@ -82,10 +89,21 @@ func (a *admission) drops(name []byte) bool { return a != nil && a.rules.Drops(n
 
 // appendRequest appends what backends are told about the client.
 func (a *admission) appendRequest(b []byte) []byte {
-	if a == nil || a.pass.Identity == nil {
+	if a == nil {
+		return b
+	}
+	if a.cookies != "" {
+		b = append(append(append(b, "Cookie: "...), a.cookies...), "\r\n"...)
+	}
+	if a.pass.Identity == nil {
 		return b
 	}
 	return append(b, a.pass.Identity.Header...)
+}
+
+// dropsResponse tells whether a field of the response stays here.
+func (a *admission) dropsResponse(name []byte) bool {
+	return a != nil && a.rules.Harden != nil && a.rules.Harden.Drops(name)
 }
 
 // appendResponse appends what clients are told.
@@ -93,15 +111,21 @@ func (a *admission) appendResponse(b []byte) []byte {
 	if a == nil {
 		return b
 	}
+	if h := a.rules.Harden; h != nil {
+		b = append(b, h.Header(a.request.Secure)...)
+	}
 	return a.pass.AppendStanding(b)
 }
+
+// hardens tells whether fields of responses are dropped.
+func (a *admission) hardens() bool { return a != nil && a.rules.Harden != nil }
 
 // appendRefusal appends a whole response.
 func (a *admission) appendRefusal(b []byte) []byte {
 	r := a.pass.Refusal
 	body := r.Body()
 	b = fmt.Appendf(b, "HTTP/1.1 %d %s\r\n%s", r.Status, http.StatusText(r.Status), r.Fields)
-	b = a.pass.AppendStanding(b)
+	b = a.appendResponse(b)
 	return fmt.Appendf(b, "Content-Type: application/problem+json\r\nContent-Length: %d\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n%s", len(body), body)
 }
 
@@ -129,6 +153,16 @@ func (h *handler) admit(w http.ResponseWriter, r *http.Request, x *exchange) boo
 		a.request.Now = s.guards.Now()
 		verdict = rules.Admit(&a.request, &a.pass)
 	}
+	if verdict == guard.Elsewhere && a.pass.Login != nil {
+		var refusal *guard.Refusal
+		if a.pass.Session, refusal = s.logins.Serve(w, r, a.pass.Login); a.pass.Session == nil {
+			if a.pass.Refusal = refusal; refusal != nil {
+				a.refuse(w)
+			}
+			return false
+		}
+		verdict = rules.Admit(&a.request, &a.pass)
+	}
 	switch verdict {
 	case guard.Elsewhere:
 		a.pass.Refusal = guard.Busy()
@@ -140,7 +174,29 @@ func (h *handler) admit(w http.ResponseWriter, r *http.Request, x *exchange) boo
 	if m := rules.MaxBody; m != nil && r.ContentLength < 0 {
 		r.Body = http.MaxBytesReader(w, r.Body, m.Bytes)
 	}
+	if rules.Shape.HasSchema() && r.ContentLength != 0 {
+		if a.pass.Refusal = checkBody(r, rules.Shape); a.pass.Refusal != nil {
+			a.refuse(w)
+			return false
+		}
+	}
 	return true
+}
+
+// checkBody compares the whole body with the schema before any of it is forwarded.
+func checkBody(r *http.Request, shape *guard.Shape) *guard.Refusal {
+	body, err := io.ReadAll(io.LimitReader(r.Body, shape.MaxBody+1))
+	switch {
+	case err != nil:
+		return &guard.Refusal{Status: http.StatusBadRequest, Kind: "malformed", Policy: shape.Policy, Detail: "the body could not be read"}
+	case int64(len(body)) > shape.MaxBody:
+		return shape.TooLong()
+	}
+	if refusal := shape.Body(body); refusal != nil {
+		return refusal
+	}
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	return nil
 }
 
 // refuse answers with the refusal.
@@ -148,7 +204,7 @@ func (a *admission) refuse(w http.ResponseWriter) {
 	r, body := a.pass.Refusal, a.pass.Refusal.Body()
 	h := w.Header()
 	eachField(r.Fields, h.Add)
-	a.addStanding(h)
+	a.changeResponse(h)
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-store")
@@ -157,19 +213,19 @@ func (a *admission) refuse(w http.ResponseWriter) {
 	w.Write(body)
 }
 
-func (a *admission) addStanding(h http.Header) {
-	eachField(string(a.pass.AppendStanding(nil)), h.Set)
-}
-
 // changeRequest does what drops and appendRequest do.
 func (a *admission) changeRequest(h http.Header) {
 	if a == nil {
 		return
 	}
+	cookies := a.rules.Cookies(strings.Join(h["Cookie"], "; "))
 	for name := range h {
 		if a.rules.Drops([]byte(name)) {
 			delete(h, name)
 		}
+	}
+	if cookies != "" {
+		h.Set("Cookie", cookies)
 	}
 	if id := a.pass.Identity; id != nil {
 		eachField(string(id.Header), h.Add)
@@ -178,9 +234,17 @@ func (a *admission) changeRequest(h http.Header) {
 
 // changeResponse does what appendResponse does.
 func (a *admission) changeResponse(h http.Header) {
-	if a != nil {
-		a.addStanding(h)
+	if a == nil {
+		return
 	}
+	if a.hardens() {
+		for name := range h {
+			if a.dropsResponse([]byte(name)) {
+				delete(h, name)
+			}
+		}
+	}
+	eachField(string(a.appendResponse(nil)), h.Set)
 }
 
 // eachField reads header lines that end with CRLF.

@@ -1,13 +1,16 @@
 package proxy
 
 import (
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gantryhq/gantry/services/gateway/audit"
 	"github.com/gantryhq/gantry/services/gateway/guard"
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
@@ -154,4 +157,108 @@ func TestTheClientBehindATrustedProxyIsCounted(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestSecurityHeadersOnBothPaths(t *testing.T) {
+	bothPaths(t, func(t *testing.T, path func(*http.Request)) {
+		harden := guard.NewHarden("TrafficPolicy/test/a", []guard.ClaimField{{Claim: "DENY", Name: "X-Frame-Options"}},
+			[]guard.ClaimField{{Claim: "max-age=1", Name: "Strict-Transport-Security"}}, []string{"Backend"})
+		g := guarded(t, &guard.Rules{Harden: harden, MaxBody: &guard.MaxBody{Bytes: 1}})
+		r, _ := g.get("shop.example.com", "/", path)
+		if r.Header.Get("X-Frame-Options") != "DENY" || r.Header.Get("Backend") != "" || r.Header.Get("Strict-Transport-Security") != "" {
+			t.Errorf("got %v", r.Header)
+		}
+		r, _ = g.get("shop.example.com", "/", path, func(r *http.Request) {
+			r.Method, r.Body, r.ContentLength = "POST", io.NopCloser(strings.NewReader("abc")), 3
+		})
+		if r.StatusCode != 413 || r.Header.Get("X-Frame-Options") != "DENY" {
+			t.Errorf("a refusal has %v", r.Header)
+		}
+	})
+}
+
+func TestTheAuditLogSaysWhoDidWhat(t *testing.T) {
+	bothPaths(t, func(t *testing.T, path func(*http.Request)) {
+		g := guarded(t, &guard.Rules{Authentication: keysOf(t, map[string]string{"acme": "sesame"}), Audit: &guard.Audit{All: true}, AccessLog: &guard.AccessLog{}})
+		lines := &lockedBuffer{}
+		g.cfg.Audit = audit.New(lines)
+		g.get("shop.example.com", "/orders?token=secret", path, with("X-API-Key", "sesame"))
+		g.get("shop.example.com", "/orders", path, with("X-API-Key", "wrong"))
+		deadline := time.Now().Add(10 * time.Second)
+		for strings.Count(lines.String(), "\n") < 2 && time.Now().Before(deadline) {
+			g.cfg.Audit.Flush()
+			time.Sleep(time.Millisecond)
+		}
+		got := lines.String()
+		for _, want := range []string{
+			`"who":{"name":"acme","method":"apiKey"},"method":"GET","host":"shop.example.com","path":"/orders","route":"HTTPRoute/test/web","status":200`,
+			`"status":401,"refused":"unauthenticated","policy":"AccessPolicy/test/keys"`,
+		} {
+			if !strings.Contains(got, want) {
+				t.Errorf("the audit log does not say %s:\n%s", want, got)
+			}
+		}
+		if strings.Contains(got, "secret") || strings.Contains(got, "sesame") || strings.Contains(got, "wrong") {
+			t.Errorf("the audit log has a secret:\n%s", got)
+		}
+		g.access.Flush()
+		if g.log.String() != "" {
+			t.Errorf("the access log has what the policy leaves out: %s", g.log)
+		}
+	})
+}
+
+func TestBodiesAreComparedWithTheSchema(t *testing.T) {
+	shape := &guard.Shape{Policy: "TrafficPolicy/test/a", MaxBody: 100}
+	if err := shape.SetSchema([]byte(`{"type":"object","required":["name"]}`)); err != nil {
+		t.Fatal(err)
+	}
+	g := guarded(t, &guard.Rules{Shape: shape})
+	for _, c := range []struct {
+		body   string
+		length int64
+		status int
+	}{{`{"name":1}`, 10, 200}, {`{"name":1}`, -1, 200}, {`{}`, 2, 400}, {`{"name":"` + strings.Repeat("x", 200) + `"}`, -1, 413}} {
+		r, body := g.get("shop.example.com", "/", with("Content-Type", "application/json"), func(r *http.Request) {
+			r.Method, r.Body, r.ContentLength = "POST", io.NopCloser(strings.NewReader(c.body)), c.length
+		})
+		if r.StatusCode != c.status || c.status == 200 && !strings.Contains(body, c.body) {
+			t.Errorf("%.20s is answered with %d %s", c.body, r.StatusCode, body)
+		}
+	}
+}
+
+func TestResponsesAreKeptAndCompressed(t *testing.T) {
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("Cache-Control", "max-age=60")
+		io.WriteString(w, strings.Repeat("all work and no play ", 1000))
+	}))
+	t.Cleanup(server.Close)
+	g := newGateway(t)
+	rule := to("web")
+	rule.Guard = &guard.Rules{
+		Compress: &guard.Compress{Algorithms: []string{"gzip"}, Types: []string{"text/*"}, MinSize: 100}, Cache: &guard.Cache{MaxObject: 1 << 20},
+		Limits: []*guard.Limit{{ID: "a", Name: "burst", Requests: 10, Window: time.Hour, Burst: 10}},
+	}
+	g.rule("shop.example.com", "/", rule)
+	g.apply()
+	g.endpoints("web", route.HTTP1, server)
+	for i := range 3 {
+		r, body := g.get("shop.example.com", "/", with("Accept-Encoding", "gzip"))
+		if r.Header.Get("Content-Encoding") != "gzip" || len(body) > 1000 || !strings.HasPrefix(r.Header.Get("RateLimit"), fmt.Sprintf(`"burst";r=%d;`, 9-i)) || len(r.Header.Values("RateLimit")) != 1 {
+			t.Errorf("request %d: %d bytes, %v", i, len(body), r.Header)
+		}
+	}
+	if r, body := g.get("shop.example.com", "/", with("Accept-Encoding", "identity")); r.Header.Get("Content-Encoding") != "" || len(body) != 21000 || r.Header.Get("Age") == "" {
+		t.Errorf("as it is: %d bytes, %v", len(body), r.Header)
+	}
+	if asked != 1 {
+		t.Errorf("the backend was asked %d times", asked)
+	}
+	if r, _ := g.get("shop.example.com", "/", with("Accept-Encoding", "gzip"), with("Cookie", "session=1")); r.Header.Get("Content-Encoding") != "" || asked != 2 {
+		t.Errorf("a client with a cookie: asked %d times, %v", asked, r.Header)
+	}
 }

@@ -84,10 +84,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		took := time.Since(start)
 		s.metrics.of(x.rule).observe(lane, rec.status, took)
-		s.access.write(lane, &logLine{
+		line := logLine{
 			start: start, client: r.RemoteAddr, method: r.Method, host: x.host, path: r.URL.Path, protocol: r.Proto,
 			status: rec.status, bytes: rec.bytes, took: took, route: x.route(), endpoint: x.endpoint, agent: r.UserAgent(),
-		})
+		}
+		if x.admission.logs(&line) {
+			s.access.write(lane, &line)
+		}
+		x.admission.audit(s.cfg.Audit, x.route(), rec.status, start, took)
 	}()
 	h.serve(rec, r, x)
 }
@@ -163,7 +167,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 		r.Body = clientBody{r.Body, http.NewResponseController(w), stall, &x.brokenBody}
 	}
 	x.trailer = r.Trailer
-	s.forward.ServeHTTP(w, r)
+	s.respond(w, r, x)
 }
 
 // choose picks a backend by weight; nil if no weight is above 0.

@@ -383,11 +383,13 @@ func (x *ordinaryExchange) AppendResponse(b, raw []byte, h *http1.Head, refusabl
 		return nil
 	}
 	b = http1.AppendStatus(b, raw)
-	if !x.info.filtered {
+	if !x.info.filtered && !x.admission.hardens() {
 		b = h.AppendFields(b, raw)
 	} else {
 		filters := []*route.Filters{&x.backend.Filters, &x.rule.Filters}
-		b = h.AppendFieldsExcept(b, raw, func(name []byte) bool { return changes(filters, name, responseChange) })
+		b = h.AppendFieldsExcept(b, raw, func(name []byte) bool {
+			return changes(filters, name, responseChange) || x.admission.dropsResponse(name)
+		})
 		b = appendChanges(b, filters, responseChange)
 	}
 	if name, value := x.course.Field(x.endpoint, x.tls); name != "" {
@@ -435,11 +437,14 @@ func (x *ordinaryExchange) End(status int, sent int64, took time.Duration) {
 		if e := x.attempts.Last(); e != nil {
 			line.endpoint = e.Host
 		}
-		s.access.write(x.loop, &line)
+		if x.admission.logs(&line) {
+			s.access.write(x.loop, &line)
+		}
 	}
 	if status != statusClientGone {
 		x.settle(upstream.Answered, status)
 	}
+	x.admission.audit(s.cfg.Audit, x.rule.Route, status, x.start, took)
 	x.release()
 	if x.waiter != nil {
 		x.waiter.Cancel()

@@ -36,8 +36,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/gantryhq/gantry/services/gateway/audit"
+	"github.com/gantryhq/gantry/services/gateway/cache"
 	"github.com/gantryhq/gantry/services/gateway/eventloop"
 	"github.com/gantryhq/gantry/services/gateway/guard"
+	"github.com/gantryhq/gantry/services/gateway/login"
 	"github.com/gantryhq/gantry/services/gateway/route"
 	"github.com/gantryhq/gantry/services/gateway/upstream"
 )
@@ -69,6 +72,7 @@ type Config struct {
 	// Guards remembers what policies need between requests; nil is a new one.
 	Guards *guard.Keeper
 
+	Audit     *audit.Log            // or nil for none
 	AccessLog io.Writer             // or nil for none
 	Registry  prometheus.Registerer // or nil for none
 	Log       *slog.Logger          // or nil for slog.Default()
@@ -92,6 +96,8 @@ type Server struct {
 	loops      *eventloop.Group
 	lanes      []lane // of the event loops, by their numbers
 	guards     *guard.Keeper
+	cache      *cache.Cache
+	logins     *login.Desk
 	admissions sync.Pool      // of *admission
 	mirrored   chan struct{}  // holds one for each copy of a request on its way
 	exchanges  sync.WaitGroup // in flight in net/http, upgraded connections included
@@ -142,6 +148,8 @@ func New(cfg Config) (*Server, error) {
 	if s.guards == nil {
 		s.guards = guard.NewKeeper(guard.KeeperConfig{Log: s.log})
 	}
+	s.logins = login.New(providerClient, s.guards.Now)
+	s.cache = cache.New(maxCached, s.guards.Now)
 	s.table.Store(route.NewBuilder().Build())
 	s.forward = s.newReverseProxy()
 	var err error

@@ -52,18 +52,9 @@ func joined(errs ...error) error {
 }
 
 func (a *accessParts) merge(r *guard.Rules, use func(field, policy string, err error)) {
-	if p := a.addresses; p.set() {
-		r.Addresses = p.value
-		use("addresses", a.policy, p.err)
-	}
-	if p := a.authentication; p.set() {
-		r.Authentication = p.value
-		use("authentication", a.policy, p.err)
-	}
-	if p := a.authorization; p.set() {
-		r.Authorization = p.value
-		use("authorization", a.policy, p.err)
-	}
+	put(&r.Addresses, a.addresses, func(err error) { use("addresses", a.policy, err) })
+	put(&r.Authentication, a.authentication, func(err error) { use("authentication", a.policy, err) })
+	put(&r.Authorization, a.authorization, func(err error) { use("authorization", a.policy, err) })
 }
 
 // compileAccess compiles a policy, unless neither it nor what it refers to changed.
@@ -100,6 +91,9 @@ func (t *translation) accessNeeds(o *v1alpha1.AccessPolicy) string {
 	var names []string
 	if auth.Basic != nil {
 		names = append(names, auth.Basic.SecretName)
+	}
+	if auth.OIDC != nil {
+		names = append(names, auth.OIDC.SecretName)
 	}
 	for _, name := range names {
 		if s, err := t.credential(o.Namespace, name); err == nil {
@@ -167,6 +161,11 @@ func (t *translation) compileAuthentication(policy, namespace string, spec *v1al
 			return nil, fmt.Errorf("authentication.basic: entry htpasswd of Secret %s/%s: %w", namespace, secret.Name, err)
 		}
 		a.Basic.Forward = spec.Basic.Forward
+	}
+	if spec.OIDC != nil {
+		if a.Login, err = t.compileLogin(policy, namespace, spec.OIDC, a.ClientField); err != nil {
+			return nil, fmt.Errorf("authentication.oidc: %w", err)
+		}
 	}
 	a.Seal()
 	return a, nil

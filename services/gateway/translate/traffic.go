@@ -16,10 +16,16 @@ type trafficParts struct {
 
 	rates, quotas part[[]*guard.Limit]
 	maxBody       part[guard.MaxBody]
+	shape         part[guard.Shape]
+	harden        part[guard.Harden]
+	compress      part[guard.Compress]
+	cache         part[guard.Cache]
+	accessLog     part[guard.AccessLog]
+	audit         part[guard.Audit]
 }
 
 func (p *trafficParts) problem() error {
-	return joined(p.rates.err, p.quotas.err, p.maxBody.err)
+	return joined(p.rates.err, p.quotas.err, p.maxBody.err, p.shape.err, p.compress.err, p.cache.err)
 }
 
 // merge must see the limits of both fields apart, so it keeps those of the other one.
@@ -39,9 +45,20 @@ func (p *trafficParts) merge(r *guard.Rules, use func(field, policy string, err 
 	}
 	replace("rateLimits", p.rates, false)
 	replace("quotas", p.quotas, true)
-	if m := p.maxBody; m.set() {
-		r.MaxBody = m.value
-		use("maxRequestBody", p.policy, m.err)
+	put(&r.MaxBody, p.maxBody, func(err error) { use("maxRequestBody", p.policy, err) })
+	put(&r.Shape, p.shape, func(err error) { use("requestShape", p.policy, err) })
+	put(&r.Harden, p.harden, func(err error) { use("securityHeaders", p.policy, err) })
+	put(&r.Compress, p.compress, func(err error) { use("compression", p.policy, err) })
+	put(&r.Cache, p.cache, func(err error) { use("cache", p.policy, err) })
+	put(&r.AccessLog, p.accessLog, func(err error) { use("accessLog", p.policy, err) })
+	put(&r.Audit, p.audit, func(err error) { use("auditLog", p.policy, err) })
+}
+
+// put lets a field that is set take the place of what was inherited.
+func put[T any](into **T, p part[T], use func(error)) {
+	if p.set() {
+		*into = p.value
+		use(p.err)
 	}
 }
 
@@ -58,12 +75,13 @@ func (t *translation) compileTraffic(o *v1alpha1.TrafficPolicy) *trafficParts {
 		p.quotas.value = compileQuotas(p.policy, o.Spec.Quotas)
 	}
 	if q := o.Spec.MaxRequestBody; q != nil {
-		if n := q.Value(); n < 0 {
-			p.maxBody.err = fmt.Errorf("maxRequestBody: %s is negative", q)
+		if n, err := bytesOr(q, 0); err != nil {
+			p.maxBody.err = fmt.Errorf("maxRequestBody: %w", err)
 		} else {
 			p.maxBody.value = &guard.MaxBody{Policy: p.policy, Bytes: n}
 		}
 	}
+	p.compileContent(&o.Spec)
 	return p
 }
 
