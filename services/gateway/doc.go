@@ -4,7 +4,9 @@
 //
 // Its parts are kept apart: package translate turns objects into a table,
 // package route answers look-ups in the table, package controller watches the
-// API and writes statuses, package proxy is the data plane. This package puts
+// API and writes statuses, package proxy is the data plane. What policies demand is
+// decided by package guard; packages login, cache, compress, audit and logfile do
+// what has to wait, to change bodies or to write. This package puts
 // them together (Run) and installs what they need in the API (EnsureCRDs,
 // EnsureDefaults).
 //

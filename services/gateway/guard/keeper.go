@@ -13,7 +13,8 @@ import (
 // Keeper remembers what must outlive a change of the configuration: the counters of
 // limits and the keys of issuers. Its methods may be called concurrently.
 type Keeper struct {
-	cfg KeeperConfig
+	cfg      KeeperConfig
+	injected bool // the clock is not the machine's
 
 	mu       sync.Mutex
 	counters map[string]*counters           // guarded by mu
@@ -36,14 +37,23 @@ type KeeperConfig struct {
 // NewKeeper returns a Keeper that remembers nothing.
 func NewKeeper(cfg KeeperConfig) *Keeper {
 	cfg.Log = cmp.Or(cfg.Log, slog.Default())
-	if cfg.Now == nil {
+	injected := cfg.Now != nil
+	if !injected {
 		cfg.Now = time.Now
 	}
-	return &Keeper{cfg: cfg, counters: map[string]*counters{}, keySets: map[*KeySet]context.CancelFunc{}, saved: map[string]kept{}}
+	return &Keeper{cfg: cfg, injected: injected, counters: map[string]*counters{}, keySets: map[*KeySet]context.CancelFunc{}, saved: map[string]kept{}}
 }
 
 // Now is the time that decisions are made at.
 func (k *Keeper) Now() time.Time { return k.cfg.Now() }
+
+// At is Now for a caller who has just looked at the clock.
+func (k *Keeper) At(now time.Time) time.Time {
+	if k.injected {
+		return k.cfg.Now()
+	}
+	return now
+}
 
 // Adopt makes rules ready to be asked, and forgets what no rule needs any more. It
 // is given all rules of a configuration before the first of them is asked.

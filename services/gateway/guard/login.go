@@ -77,7 +77,7 @@ func (l *Login) Seal(secret []byte) error {
 	}
 	sum := sha256.Sum256([]byte(l.Policy))
 	l.name = fmt.Sprintf("gantry_%x", sum[:6])
-	l.sessions = newRecent[*Session](4096)
+	l.sessions = newRecent[*Session](2048)
 	return nil
 }
 

@@ -17,7 +17,10 @@ import (
 var Algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 
 // maxTokens is how many verified tokens of an issuer are remembered.
-const maxTokens = 16384
+const maxTokens = 8192
+
+// maxRemembered bounds a token that is: a longer one is verified each time.
+const maxRemembered = 4 << 10
 
 // maxClaimText bounds a claim that is told to backends in a header.
 const maxClaimText = 4096
@@ -114,7 +117,9 @@ func (t *Tokens) verify(token string, now time.Time) (*Identity, Wait, error) {
 		return nil, nil, err
 	}
 	id.keys = keys
-	t.verified.put(key, id)
+	if len(token) <= maxRemembered {
+		t.verified.put(key, id)
+	}
 	return id, nil, nil
 }
 

@@ -73,7 +73,9 @@ func New(client *http.Client, now func() time.Time) *Desk {
 
 // Serve does what the login of a request needs. Unless it returns a session, with
 // which the request goes on, it has answered, or returns the refusal to answer with.
-func (d *Desk) Serve(w http.ResponseWriter, r *http.Request, l *guard.Login) (*guard.Session, *guard.Refusal) {
+// byTLS says that the browser uses TLS, if only up to a proxy.
+func (d *Desk) Serve(w http.ResponseWriter, r *http.Request, l *guard.Login, byTLS bool) (*guard.Session, *guard.Refusal) {
+	r = r.WithContext(context.WithValue(r.Context(), byTLSKey{}, byTLS))
 	w.Header().Set("Cache-Control", "no-store")
 	var err error
 	switch r.URL.Path {
@@ -156,18 +158,13 @@ func (d *Desk) read(ctx context.Context, url string) (p provider, err error) {
 	return p, err
 }
 
-func (l config) callback(r *http.Request) string {
+// callback is the address that the provider sends the browser back to.
+func callback(r *http.Request, l *guard.Login) string {
 	scheme := "http"
-	if l.secure {
+	if secure(r) {
 		scheme = "https"
 	}
 	return (&url.URL{Scheme: scheme, Host: r.Host, Path: l.CallbackPath}).String()
-}
-
-// config is a login as one request sees it.
-type config struct {
-	*guard.Login
-	secure bool
 }
 
 func (d *Desk) oauth(r *http.Request, l *guard.Login, p provider) *oauth2.Config {
@@ -176,13 +173,18 @@ func (d *Desk) oauth(r *http.Request, l *guard.Login, p provider) *oauth2.Config
 		style = oauth2.AuthStyleInParams
 	}
 	return &oauth2.Config{
-		ClientID: l.ClientID, ClientSecret: l.ClientSecret, Scopes: l.Scopes, RedirectURL: config{l, secure(r)}.callback(r),
+		ClientID: l.ClientID, ClientSecret: l.ClientSecret, Scopes: l.Scopes, RedirectURL: callback(r, l),
 		Endpoint: oauth2.Endpoint{AuthURL: p.Authorization, TokenURL: p.Token, AuthStyle: style},
 	}
 }
 
+type byTLSKey struct{}
+
 // secure tells whether the browser came by TLS.
-func secure(r *http.Request) bool { return r.TLS != nil }
+func secure(r *http.Request) bool {
+	yes, _ := r.Context().Value(byTLSKey{}).(bool)
+	return yes
+}
 
 // begin sends the browser to the provider.
 func (d *Desk) begin(w http.ResponseWriter, r *http.Request, l *guard.Login) error {
@@ -273,13 +275,15 @@ func (d *Desk) session(ctx context.Context, l *guard.Login, token *oauth2.Token,
 		s.AccessToken = token.AccessToken
 	}
 	s.Renew = d.now().Add(l.Session).Unix()
-	if !token.Expiry.IsZero() {
-		s.Renew = token.Expiry.Add(-renewBefore).Unix()
-	}
-	if token.RefreshToken == "" {
-		s.Renew = d.now().Add(l.Session).Unix()
+	if !token.Expiry.IsZero() && token.RefreshToken != "" {
+		s.Renew = d.renewAt(token)
 	}
 	return s, nil
+}
+
+// renewAt is when a token must be renewed; it comes with a time of the machine's clock.
+func (d *Desk) renewAt(token *oauth2.Token) int64 {
+	return d.now().Add(time.Until(token.Expiry) - renewBefore).Unix()
 }
 
 func (d *Desk) keep(w http.ResponseWriter, r *http.Request, l *guard.Login, s *guard.Session) error {
@@ -338,7 +342,7 @@ func (d *Desk) refresh(r *http.Request, l *guard.Login, old *guard.Session) (*gu
 	}
 	if token.Extra("id_token") == nil { // a renewal need not have one
 		s := *old
-		s.RefreshToken, s.Renew = token.RefreshToken, token.Expiry.Add(-renewBefore).Unix()
+		s.RefreshToken, s.Renew = token.RefreshToken, d.renewAt(token)
 		if s.AccessToken != "" {
 			s.AccessToken = token.AccessToken
 		}

@@ -41,8 +41,9 @@ func (x *ordinaryExchange) admit(r *eventloop.Request) bool {
 	}
 	a.rules = rules
 	a.request = guard.Request{
-		Method: x.method, Host: x.host, Path: x.path, Secure: x.tls, Length: length,
-		Client: s.clientOf(x.client.Addr(), x), Namespace: namespaceOf(x.rule.Route), Fields: x, Now: x.start,
+		Method: x.method, Host: x.host, Path: x.path, Length: length,
+		Secure: x.tls || s.cameSecurely(x.client.Addr(), x),
+		Client: s.clientOf(x.client.Addr(), x), Namespace: namespaceOf(x.rule.Route), Fields: x, Now: s.guards.At(x.start),
 	}
 	verdict := rules.Admit(&a.request, &a.pass)
 	if verdict == guard.Elsewhere {
@@ -139,10 +140,11 @@ func (h *handler) admit(w http.ResponseWriter, r *http.Request, x *exchange) boo
 	fields := &requestFields{r}
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	a := &admission{rules: rules, request: guard.Request{
-		Method: r.Method, Host: x.host, Path: r.URL.Path, Secure: r.TLS != nil, Length: r.ContentLength, MayWait: true,
+		Method: r.Method, Host: x.host, Path: r.URL.Path, Length: r.ContentLength, MayWait: true,
 		Client: s.clientOf(peer.Addr(), fields), Namespace: namespaceOf(x.rule.Route), Fields: fields, Now: s.guards.Now(),
 		OnlyAsked: x.rule.Redirect != nil || x.rule.CORS != nil && isPreflight(r),
 	}}
+	a.request.Secure = r.TLS != nil || s.cameSecurely(peer.Addr(), fields)
 	x.admission = a
 	verdict := rules.Admit(&a.request, &a.pass)
 	for range maxWaits {
@@ -155,7 +157,7 @@ func (h *handler) admit(w http.ResponseWriter, r *http.Request, x *exchange) boo
 	}
 	if verdict == guard.Elsewhere && a.pass.Login != nil {
 		var refusal *guard.Refusal
-		if a.pass.Session, refusal = s.logins.Serve(w, r, a.pass.Login); a.pass.Session == nil {
+		if a.pass.Session, refusal = s.logins.Serve(w, r, a.pass.Login, a.request.Secure); a.pass.Session == nil {
 			if a.pass.Refusal = refusal; refusal != nil {
 				a.refuse(w)
 			}
@@ -284,6 +286,15 @@ func (s *Server) clientOf(peer netip.Addr, fields guard.Fields) netip.Addr {
 		forwarded, _ = all.Header("X-Forwarded-For")
 	}
 	return guard.RealClient(peer, s.cfg.TrustedProxies, forwarded)
+}
+
+// cameSecurely tells whether a trusted proxy says that the client uses TLS.
+func (s *Server) cameSecurely(peer netip.Addr, fields guard.Fields) bool {
+	if len(s.cfg.TrustedProxies) == 0 || !s.trusts(netip.AddrPortFrom(peer, 0)) {
+		return false
+	}
+	scheme, _ := fields.Field("X-Forwarded-Proto")
+	return scheme == "https"
 }
 
 // Header returns all values, joined with commas.
