@@ -30,12 +30,21 @@ type usage struct {
 	kernel     time.Duration // by the kernel's threads, for whoever caused the work
 	machine    time.Duration // by everything, this program included
 
+	// inner are processes inside containers but their first ones. With its container such a
+	// one ends without anybody inheriting its time.
+	inner map[int]time.Duration
+
 	threads map[int]time.Duration // of the kernel, by process ID; they come and go, and nobody inherits their time
 }
 
 // since is what was used after before.
 func (u usage) since(before usage) usage {
 	used := usage{control: u.control - before.control, containers: u.containers - before.containers, machine: u.machine - before.machine}
+	for pid, cpu := range before.inner {
+		if _, lives := u.inner[pid]; !lives {
+			used.containers += cpu
+		}
+	}
 	for pid, cpu := range u.threads {
 		used.kernel += max(0, cpu-before.threads[pid])
 	}
@@ -99,10 +108,17 @@ func scheduled(schedstat string) time.Duration {
 	return time.Duration(n)
 }
 
+// keeps says whether a command is one that keeps containers, which inherits the time of
+// their first processes.
+func keeps(command string) bool {
+	program, _, _ := strings.Cut(command, "\x00")
+	return isShim(command) || filepath.Base(program) == "containerd-shim-runc-v2"
+}
+
 // measure reads the CPU time that a system and the machine have used.
 func measure(t testing.TB, s system) usage {
 	t.Helper()
-	u, table := usage{threads: map[int]time.Duration{}}, processes()
+	u, table := usage{threads: map[int]time.Duration{}, inner: map[int]time.Duration{}}, processes()
 	for pid, p := range table {
 		if p.parent == kernelThreads {
 			u.threads[pid] = p.cpu
@@ -113,6 +129,9 @@ func measure(t testing.TB, s system) usage {
 			u.control += p.cpu
 		case containers:
 			u.containers += p.cpu
+			if parent := table[p.parent]; !keeps(p.command) && !keeps(parent.command) && s.part(table, p.parent) == containers {
+				u.inner[pid] = p.cpu
+			}
 		}
 	}
 	text, err := os.ReadFile("/proc/stat")
