@@ -105,10 +105,10 @@ func (l *load) exchange() error {
 	return nil
 }
 
-// response reads a response with a Content-Length, with as little work as possible: the generator
+// response reads a response, with as little work as possible: the generator
 // shares the machine with what it measures.
 func (c *conn) response() (status int, last bool, err error) {
-	length := 0
+	length, chunked := 0, false
 	for first := true; ; first = false {
 		line, err := c.read.ReadSlice('\n')
 		if err != nil {
@@ -122,6 +122,8 @@ func (c *conn) response() (status int, last bool, err error) {
 				return 0, true, fmt.Errorf("a response begins with %q", line)
 			}
 			status, _ = strconv.Atoi(string(fields[1]))
+		case len(line) == 0 && chunked:
+			return status, last, c.chunks()
 		case len(line) == 0:
 			_, err := c.read.Discard(length)
 			return status, last, err
@@ -132,7 +134,24 @@ func (c *conn) response() (status int, last bool, err error) {
 		case bytes.EqualFold(name, []byte("Connection")):
 			last = bytes.EqualFold(bytes.TrimSpace(value), []byte("close"))
 		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
-			return 0, true, fmt.Errorf("a response has no Content-Length")
+			chunked = true
+		}
+	}
+}
+
+// chunks reads over a chunked body without trailers.
+func (c *conn) chunks() error {
+	for {
+		line, err := c.read.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		size, err := strconv.ParseInt(string(bytes.TrimSpace(line)), 16, 32)
+		if err != nil {
+			return err
+		}
+		if _, err := c.read.Discard(int(size) + 2); err != nil || size == 0 {
+			return err
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -24,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
@@ -163,6 +165,14 @@ func deployment(image string) *appsv1.Deployment {
 			}},
 		},
 	}
+}
+
+// limitCPU changes the limit of each replica.
+func (s *shop) limitCPU(b *testing.B, limit string) {
+	b.Helper()
+	patch := fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":%q,"resources":{"limits":{"cpu":%q}}}]}}}}`, appName, limit)
+	_, err := s.client.AppsV1().Deployments(namespace).Patch(context.Background(), appName, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	must(b, err)
 }
 
 // policy lets the shop scale, up to what a rate needs, and waits until it is in force.
