@@ -164,7 +164,9 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 			stall = 0 // a stream, which may rest
 		}
-		r.Body = clientBody{r.Body, http.NewResponseController(w), stall, &x.brokenBody}
+		deadlines := &readDeadlines{control: http.NewResponseController(w)}
+		defer deadlines.end()
+		r.Body = clientBody{r.Body, deadlines, stall, &x.brokenBody}
 	}
 	x.trailer = r.Trailer
 	s.respond(w, r, x)

@@ -8,14 +8,19 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
 // rawHTTP2 is a client that says what it likes.
@@ -405,5 +410,41 @@ func http2Floods() map[string]func(c *rawHTTP2, i uint32) error {
 			}
 			return c.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, EndStream: true, EndHeaders: true, BlockFragment: []byte(c.encode(fields...))})
 		},
+	}
+}
+
+// TestAnEarlyAnswerToAnUploadOverHTTP2 has a backend answer before it has read the
+// body, which the gateway may still be reading when the exchange is over.
+func TestAnEarlyAnswerToAnUploadOverHTTP2(t *testing.T) {
+	g := newGateway(t)
+	g.rule("", "/", to("hasty"))
+	hasty := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "enough") }))
+	t.Cleanup(hasty.Close)
+	g.endpoints("hasty", route.HTTP1, hasty)
+	g.apply()
+	client := &http.Transport{Protocols: new(http.Protocols)}
+	client.Protocols.SetUnencryptedHTTP2(true)
+	defer client.CloseIdleConnections()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for i := range 200 {
+				body := io.MultiReader(strings.NewReader("some"), strings.NewReader(strings.Repeat("x", i<<8)))
+				r, err := http.NewRequest("POST", "http://"+g.address+"/", body)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				// Whether it is answered in full is the backend's doing, and what it has read.
+				if response, err := client.RoundTrip(r); err == nil {
+					io.Copy(io.Discard, response.Body)
+					response.Body.Close()
+				}
+			}
+		})
+	}
+	all.Wait()
+	if response, _ := g.get("shop.test", "/"); response.StatusCode != 200 {
+		t.Errorf("another client got %d", response.StatusCode)
 	}
 }

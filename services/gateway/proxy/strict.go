@@ -280,24 +280,48 @@ func (c *strictConn) CloseWrite() error {
 	return nil
 }
 
+// readDeadlines are set while a request is served. The Transport may read the body
+// on after that, when the backend has answered early; there is no response writer
+// to ask any more then.
+type readDeadlines struct {
+	control *http.ResponseController
+
+	mu   sync.Mutex // guards following
+	over bool
+}
+
+func (d *readDeadlines) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.over {
+		_ = d.control.SetReadDeadline(t) // both kinds of connection can
+	}
+}
+
+func (d *readDeadlines) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.over = true
+}
+
 // clientBody bounds how long the client's body may stand still, if stall is not 0,
 // and notes whether it is malformed, rather than cut off.
 type clientBody struct {
 	io.ReadCloser
-	control   *http.ResponseController
+	deadlines *readDeadlines
 	stall     time.Duration
 	malformed *atomic.Bool
 }
 
 func (b clientBody) Read(p []byte) (int, error) {
-	if b.stall > 0 { // both kinds of connection can
-		_ = b.control.SetReadDeadline(time.Now().Add(b.stall))
+	if b.stall > 0 {
+		b.deadlines.set(time.Now().Add(b.stall))
 	}
 	n, err := b.ReadCloser.Read(p)
 	if b.stall > 0 && (err == nil || err == io.EOF) {
 		// The answer may take longer. After an error net/http reads on, to be able to
 		// keep the connection; it must not wait then.
-		_ = b.control.SetReadDeadline(time.Time{})
+		b.deadlines.set(time.Time{})
 	}
 	var network net.Error
 	if err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, &network) {
