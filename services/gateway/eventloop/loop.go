@@ -13,12 +13,12 @@ import (
 )
 
 const (
-	readSize  = 64 << 10 // of the buffer that all connections of a loop read into
-	headRoom  = 4 << 10  // before it, for a head that goes out with the body that was read
-	keepSize  = 16 << 10 // of the buffers in which connections keep bytes
-	keepSpare = 128      // such buffers that a loop holds unused
-	batch     = 256      // events taken at once
-	accepts   = 16       // connections accepted at once, so that others get their turn
+	readSize  = 128 << 10 // of the buffer that all connections of a loop read into
+	headRoom  = 4 << 10   // before it, for a head that goes out with the body that was read
+	keepSize  = 16 << 10  // of the buffers in which connections keep bytes
+	keepSpare = 128       // such buffers that a loop holds unused
+	batch     = 256       // events taken at once
+	accepts   = 16        // connections accepted at once, so that others get their turn
 	// tick is how exactly timeouts are kept.
 	tick = 250 * time.Millisecond
 	// farewell is how long a draining loop leaves idle connections open, so that a

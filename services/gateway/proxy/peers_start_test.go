@@ -76,6 +76,7 @@ worker_rlimit_nofile 20000; events { worker_connections 19000; }
 http {
   access_log %[1]s/nginx.log combined buffer=32k flush=100ms; keepalive_requests 100000000;
   upstream server { server %[2]s; keepalive 64; keepalive_requests 100000000; }
+  proxy_buffers 8 32k; proxy_buffer_size 32k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0; # room for 100 KB
   client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
   server {
     listen %[3]s; listen %[4]s ssl; server_name %[5]s;
