@@ -68,23 +68,24 @@ func startAdmin(address string, registry *prometheus.Registry, dataPlane *proxy.
 
 // awaitSuccessor returns at once unless this process has a socket. Then it gives
 // another gateway the chance to take the socket over, and waits until that one
-// is ready, so that at every moment somebody accepts connections.
-func (a *admin) awaitSuccessor() {
+// is ready, so that at every moment somebody accepts connections. It reports whether
+// one is.
+func (a *admin) awaitSuccessor() bool {
 	if a.path == "" {
-		return
+		return false
 	}
 	successor := func() bool {
 		now, err := os.Lstat(a.path)
 		return err == nil && !os.SameFile(now, a.socket)
 	}
 	if !poll(appears, successor) {
-		return
+		return false
 	}
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", a.path)
 	}}}
 	defer client.CloseIdleConnections()
-	poll(takesOver, func() bool {
+	return poll(takesOver, func() bool {
 		response, err := client.Get("http://gateway/readyz")
 		if err != nil {
 			return false

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gantryhq/gantry/internal/demand"
+	"github.com/gantryhq/gantry/services/gateway/eventloop"
 	"github.com/gantryhq/gantry/services/gateway/proxy"
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
@@ -28,7 +29,7 @@ func TestTheDemandIsFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dataPlane.Shutdown(context.Background())
+	defer dataPlane.Shutdown(context.Background(), eventloop.Farewell)
 	table := route.NewBuilder()
 	table.AddRule(80, false, "", route.HostPattern{}, route.Match{Kind: route.Prefix, Path: "/"},
 		&route.Rule{Route: "HTTPRoute/shop/web", Backends: []route.Backend{{Service: at.Service, Weight: 1}}})

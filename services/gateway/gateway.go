@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/gantryhq/gantry/internal/apiclient"
 	"github.com/gantryhq/gantry/services/gateway/controller"
+	"github.com/gantryhq/gantry/services/gateway/eventloop"
 	"github.com/gantryhq/gantry/services/gateway/guard"
 	"github.com/gantryhq/gantry/services/gateway/proxy"
 )
@@ -85,20 +88,37 @@ func Run(ctx context.Context, cfg Config) error {
 	defer stopFollowing()
 	go state.keep(ctx, guards, cfg.Log)
 	failed := make(chan error, 1)
-	go func() { failed <- control.Run(following) }()
+	var controlling sync.WaitGroup
+	controlling.Go(func() { failed <- control.Run(following) })
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
-	admin.awaitSuccessor()
-	stopFollowing()
-	<-failed
+	farewell := eventloop.Farewell
+	if admin.awaitSuccessor() {
+		farewell = longFarewell
+	}
+	select {
+	case <-control.Ready():
+		control.Retire()
+	default:
+		stopFollowing()
+		controlling.Wait()
+	}
+	defer controlling.Wait()
+	defer stopFollowing()
 	cfg.Log.Info("gateway drains", "timeout", cfg.DrainTimeout)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainTimeout)
 	defer cancel()
-	return dataPlane.Shutdown(drain)
+	return dataPlane.Shutdown(drain, farewell)
 }
+
+// longFarewell is how long connections may stay unused after a successor has taken over.
+// Nobody waits for this process then, and a client that uses its connections at all does
+// so meanwhile and is told that it was the last time, instead of sending a request just
+// when the connection is closed.
+const longFarewell = 5 * time.Second
 
 // clients returns the client sets over one patient connection: protobuf for
 // built-in kinds, JSON for custom resources, which know nothing else.

@@ -110,11 +110,6 @@ func (c *conn) closed() bool {
 	return closed
 }
 
-// freshIdle is less than the 500 ms for which a gateway that is replaced keeps unused
-// connections: a request that is sent on one while it is being closed is lost, as RFC
-// 9112, section 9.6 says, and only the client can avoid it.
-const freshIdle = 400 * time.Millisecond
-
 // keepIdle is less than the 75 s after which the gateway closes connections.
 const keepIdle = 30 * time.Second
 
@@ -156,7 +151,7 @@ func (a *asker) connect(ctx context.Context) (*conn, error) {
 		c := a.idle[k-1]
 		a.idle = a.idle[:k-1]
 		a.mu.Unlock()
-		if !a.careful || time.Since(c.used) < freshIdle && !c.closed() {
+		if !a.careful || !c.closed() {
 			return c, nil
 		}
 		c.Close()

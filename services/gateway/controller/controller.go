@@ -68,6 +68,10 @@ type Controller struct {
 	issuer     *acme.Manager
 	ready      chan struct{}
 
+	retiring context.Context // ends with Retire
+	retire   context.CancelFunc
+	leading  sync.WaitGroup // of the loops that Retire ends
+
 	endpoints, routes, statuses signal
 
 	mu       sync.Mutex
@@ -112,6 +116,7 @@ func New(cfg Config) (*Controller, error) {
 		served:     map[types.NamespacedName][]route.ServicePort{},
 		reported:   map[string]bool{},
 	}
+	c.retiring, c.retire = context.WithCancel(context.Background())
 	c.translator.Pool = cfg.AddressPool
 	c.issuer = acme.New(acme.Config{Kube: cfg.Kube, Challenges: &cfg.Proxy.Challenges, Log: c.log})
 	var err error
@@ -135,17 +140,29 @@ func (c *Controller) Run(ctx context.Context) error {
 	if !c.caches.wait(ctx) {
 		return ctx.Err()
 	}
+	leading, retire := context.WithCancel(ctx)
+	defer retire()
+	context.AfterFunc(c.retiring, retire)
 	// Endpoints first: no port opens before requests can be forwarded.
 	c.syncEndpoints()
 	c.syncRoutes()
-	close(c.ready)
 	running.Go(func() { c.endpoints.loop(ctx, func() bool { c.syncEndpoints(); return true }) })
-	running.Go(func() { c.routes.loop(ctx, c.syncRoutes) })
-	running.Go(func() { c.issuer.Run(ctx, c.everythingChanged) })
-	running.Go(func() { c.statuses.loop(ctx, func() bool { return c.syncStatuses(ctx) }) })
+	c.leading.Go(func() { c.routes.loop(leading, c.syncRoutes) })
+	c.leading.Go(func() { c.issuer.Run(leading, c.everythingChanged) })
+	c.leading.Go(func() { c.statuses.loop(leading, func() bool { return c.syncStatuses(leading) }) })
+	defer c.leading.Wait()
+	close(c.ready)
 	c.statuses.set()
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// Retire leaves routes and statuses to a successor and returns when neither is touched
+// any more. Endpoints are followed further: connections that are left may still carry
+// requests. Only for a controller that is Ready.
+func (c *Controller) Retire() {
+	c.retire()
+	c.leading.Wait()
 }
 
 // serviceChanged notes that a Service's endpoints must be looked at again.

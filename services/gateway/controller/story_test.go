@@ -19,6 +19,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gatewayfake "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned/fake"
 
+	"github.com/gantryhq/gantry/services/gateway/eventloop"
 	"github.com/gantryhq/gantry/services/gateway/proxy"
 	"github.com/gantryhq/gantry/services/gateway/translate"
 )
@@ -64,7 +65,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() {
 		cancel()
 		<-done
-		if err := dataPlane.Shutdown(context.Background()); err != nil {
+		if err := dataPlane.Shutdown(context.Background(), eventloop.Farewell); err != nil {
 			t.Error(err)
 		}
 	})

@@ -242,9 +242,14 @@ func (g *Group) Serve(listener *net.TCPListener, p *Port) error {
 	return nil
 }
 
+// Farewell is how long connections of a port that closes may go on, so that a request
+// which is already on its way is answered instead of reset; the answer says that it was
+// the last.
+const Farewell = 500 * time.Millisecond
+
 // Close stops accepting for p. Connections that are open end with the exchange
-// that they carry, or soon.
-func (g *Group) Close(p *Port) {
+// that they carry, or when none has begun for as long as farewell.
+func (g *Group) Close(p *Port, farewell time.Duration) {
 	p.closing.Store(true)
 	g.mu.Lock()
 	fds := g.ports[p]
@@ -256,7 +261,7 @@ func (g *Group) Close(p *Port) {
 		closed.Add(1)
 		l.post(func() {
 			l.unlisten(fd)
-			l.endIdle(p)
+			l.endIdle(p, farewell)
 			closed.Done()
 		})
 	}
@@ -295,7 +300,7 @@ func (g *Group) Drain(ctx context.Context) error {
 	}
 	g.mu.Unlock()
 	for _, p := range ports {
-		g.Close(p)
+		g.Close(p, Farewell)
 	}
 	for _, l := range g.loops {
 		l.post(l.drain)

@@ -21,9 +21,6 @@ const (
 	accepts   = 16        // connections accepted at once, so that others get their turn
 	// tick is how exactly timeouts are kept.
 	tick = 250 * time.Millisecond
-	// farewell is how long a draining loop leaves idle connections open, so that a
-	// request which is already on its way is answered instead of reset.
-	farewell = 500 * time.Millisecond
 	// nap is how long a loop waits without telling Go's scheduler.
 	nap = 5 * time.Millisecond
 	// clockEvents is how many events are worked on before the clock is read again.
@@ -265,8 +262,9 @@ func (l *loop) checkDrained() {
 
 func (l *loop) stop() { l.quit = true }
 
-// endIdle closes the unused connections of a port in a moment.
-func (l *loop) endIdle(p *Port) {
+// endIdle closes the unused connections of a port when they have stayed unused for
+// another while.
+func (l *loop) endIdle(p *Port, farewell time.Duration) {
 	for fd := range l.slots {
 		if c, ok := l.slots[fd].watcher.(*client); ok && c.port == p && c.state == betweenRequests && len(c.in) == 0 {
 			c.deadline = l.now + int64(farewell)

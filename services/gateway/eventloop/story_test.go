@@ -331,7 +331,7 @@ func TestExchangesFinishWhenAPortCloses(t *testing.T) {
 	idle.response("GET")
 	busy := f.dial("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
 	<-arrived
-	f.Close(f.port)
+	f.Close(f.port, Farewell)
 	f.listener.Close()
 	if conn, err := net.Dial("tcp", f.address); err == nil {
 		conn.Close()

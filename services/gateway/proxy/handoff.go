@@ -71,11 +71,6 @@ func secureState(ctx context.Context) *tls.ConnectionState {
 	return state
 }
 
-// farewell is how long connections that net/http serves may go on when a port
-// closes, so that a request which is already on its way is answered instead of
-// reset; the answer says that it was the last. eventloop has the same.
-const farewell = 500 * time.Millisecond
-
 // leaving says goodbye to the clients of net/http. The zero value is ready.
 type leaving struct {
 	begun atomic.Bool
@@ -95,9 +90,9 @@ func (l *leaving) count(_ net.Conn, state http.ConnState) {
 // wait lets the clients that are there send a last request.
 func (l *leaving) wait(ctx context.Context) {
 	l.begun.Store(true)
-	tick := time.NewTicker(farewell / 20)
+	tick := time.NewTicker(25 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(farewell); l.conns.Load() > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(eventloop.Farewell); l.conns.Load() > 0 && time.Now().Before(end); {
 		select {
 		case <-ctx.Done():
 			return

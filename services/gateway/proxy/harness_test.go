@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/gantryhq/gantry/services/gateway/eventloop"
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
@@ -63,7 +64,7 @@ func newGateway(t testing.TB, edit ...func(*Config)) *gateway {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := g.Shutdown(ctx); err != nil {
+		if err := g.Shutdown(ctx, eventloop.Farewell); err != nil {
 			t.Errorf("shut down: %v", err)
 		}
 	})

@@ -190,10 +190,10 @@ func (s *Server) SetTable(t *route.Table) map[netip.AddrPort]Binding {
 		s.log.Info("close port", "port", at.Port(), "address", p.bound)
 		if w == nil || w.Raw != p.raw {
 			if !p.raw {
-				s.loops.Close(p.events) // so that the address is free
+				s.loops.Close(p.events, eventloop.Farewell) // so that the address is free
 			}
 			p.listener.Close()
-			go s.drain(context.Background(), p)
+			go s.drain(context.Background(), p, eventloop.Farewell)
 			continue
 		}
 		// It changes what it speaks: the socket goes on with the new one.
@@ -203,7 +203,7 @@ func (s *Server) SetTable(t *route.Table) map[netip.AddrPort]Binding {
 			continue
 		}
 		s.ports[at] = next
-		s.loops.Close(p.events) // from here only the new one accepts
+		s.loops.Close(p.events, eventloop.Farewell) // from here only the new one accepts
 		go p.server.Shutdown(context.Background())
 	}
 	for _, w := range t.Ports() {
@@ -255,8 +255,9 @@ func (s *Server) DumpUpstreams(w io.Writer) { s.upstreams.Dump(w) }
 func (s *Server) Table() *route.Table { return s.table.Load() }
 
 // Shutdown closes all ports and waits until the exchanges in flight have
-// finished or ctx ends; what is left then is cut.
-func (s *Server) Shutdown(ctx context.Context) error {
+// finished or ctx ends; what is left then is cut. Connections of HTTP/1.1 may stay unused
+// for as long as farewell before they are closed.
+func (s *Server) Shutdown(ctx context.Context, farewell time.Duration) error {
 	s.mu.Lock()
 	ports := s.ports
 	s.ports = map[netip.AddrPort]*port{}
@@ -266,7 +267,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.upstreams.Close()
 	var closing sync.WaitGroup
 	for _, p := range ports {
-		closing.Go(func() { s.drain(ctx, p) })
+		closing.Go(func() { s.drain(ctx, p, farewell) })
 	}
 	closing.Wait()
 	err := s.loops.Drain(ctx)
@@ -290,12 +291,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 }
 
-func (s *Server) drain(ctx context.Context, p *port) {
+func (s *Server) drain(ctx context.Context, p *port, farewell time.Duration) {
 	if p.raw {
 		p.listener.Close()
 		return
 	}
-	s.loops.Close(p.events)
+	s.loops.Close(p.events, farewell)
 	p.listener.Close()
 	p.leaving.wait(ctx)
 	if err := p.server.Shutdown(ctx); err != nil && ctx.Err() == nil {
