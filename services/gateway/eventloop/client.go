@@ -86,7 +86,22 @@ func (c *client) expire() {
 		c.refuse(requestTimeout)
 	case c.exchange != nil:
 		c.abandon()
+	case c.state == betweenRequests:
+		c.lastLook()
 	default:
+		c.close()
+	}
+}
+
+// lastLook closes a connection that was not used for long enough, unless a request has
+// arrived just now: closing it unread would reset it.
+func (c *client) lastLook() {
+	c.readable = true
+	if c.record != nil {
+		c.record.readable = true
+	}
+	c.readRequests()
+	if !c.dead && c.state == betweenRequests && len(c.in) == 0 {
 		c.close()
 	}
 }
@@ -372,6 +387,9 @@ func (c *client) finish() {
 	}
 	c.state = betweenRequests
 	c.deadline = c.loop.now + int64(c.loop.config.IdleTimeout)
+	if c.port.closing.Load() { // since the head was sent, which did not say so
+		c.deadline = c.loop.now + int64(Farewell)
+	}
 	if len(c.in) > 0 {
 		c.deadline = c.loop.now + int64(c.loop.config.HeaderTimeout)
 	}

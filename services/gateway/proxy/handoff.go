@@ -87,16 +87,22 @@ func (l *leaving) count(_ net.Conn, state http.ConnState) {
 	}
 }
 
-// wait lets the clients that are there send a last request.
-func (l *leaving) wait(ctx context.Context) {
+// wait lets the clients that are there send a last request, also those of the event
+// loops, whose connections may still be handed over.
+func (l *leaving) wait(ctx context.Context, loops *eventloop.Group, farewell time.Duration) {
 	l.begun.Store(true)
 	tick := time.NewTicker(25 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(eventloop.Farewell); l.conns.Load() > 0 && time.Now().Before(end); {
+	// A connection that is being handed over is counted on neither side for a moment, so
+	// nobody must be there twice.
+	for end, alone := time.Now().Add(farewell), 0; alone < 2 && time.Now().Before(end); {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if alone++; int(l.conns.Load())+loops.Clients() > 0 {
+			alone = 0
 		}
 	}
 }

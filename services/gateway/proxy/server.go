@@ -255,8 +255,8 @@ func (s *Server) DumpUpstreams(w io.Writer) { s.upstreams.Dump(w) }
 func (s *Server) Table() *route.Table { return s.table.Load() }
 
 // Shutdown closes all ports and waits until the exchanges in flight have
-// finished or ctx ends; what is left then is cut. Connections of HTTP/1.1 may stay unused
-// for as long as farewell before they are closed.
+// finished or ctx ends; what is left then is cut. Connections may stay unused for as long
+// as farewell before they are closed.
 func (s *Server) Shutdown(ctx context.Context, farewell time.Duration) error {
 	s.mu.Lock()
 	ports := s.ports
@@ -298,7 +298,7 @@ func (s *Server) drain(ctx context.Context, p *port, farewell time.Duration) {
 	}
 	s.loops.Close(p.events, farewell)
 	p.listener.Close()
-	p.leaving.wait(ctx)
+	p.leaving.wait(ctx, s.loops, farewell)
 	if err := p.server.Shutdown(ctx); err != nil && ctx.Err() == nil {
 		s.log.Warn("close port", "port", p.at.Port(), "error", err)
 	}
