@@ -38,19 +38,16 @@ func TestForwardingIsLikeNginx(t *testing.T) {
 	for _, x := range exchanges() {
 		t.Run(x.name, func(t *testing.T) {
 			back.answer(x.answer)
-			ours, theirs := back.observe(t, g.address, x), back.observe(t, nginx, x)
-			for side, lines := range map[string][]string{"gateway": without(ours, theirs), "nginx": without(theirs, ours)} {
-				for _, line := range lines {
-					key := side + " | " + line
-					i := slices.IndexFunc(differences, func(d difference) bool {
-						return slices.Contains(d.exchanges, x.name) && d.line.MatchString(key)
-					})
-					if i < 0 {
-						t.Errorf("not explained: %s", key)
-						continue
-					}
-					used[differences[i].why+x.name] = true
+			var unexplained []string
+			// More than once: what an earlier exchange has left on its way may arrive during
+			// this one. A difference that is real is there each time.
+			for range 3 {
+				if unexplained = back.compare(t, x, g.address, nginx, used); unexplained == nil {
+					return
 				}
+			}
+			for _, key := range unexplained {
+				t.Errorf("not explained: %s", key)
 			}
 		})
 	}
@@ -61,6 +58,27 @@ func TestForwardingIsLikeNginx(t *testing.T) {
 			}
 		}
 	}
+}
+
+// compare sends an exchange through both and returns the differences that are not
+// listed. Those that are it notes as used.
+func (s *scripted) compare(t *testing.T, x exchangeCase, gateway, nginx string, used map[string]bool) (unexplained []string) {
+	t.Helper()
+	ours, theirs := s.observe(t, gateway, x), s.observe(t, nginx, x)
+	for side, lines := range map[string][]string{"gateway": without(ours, theirs), "nginx": without(theirs, ours)} {
+		for _, line := range lines {
+			key := side + " | " + line
+			i := slices.IndexFunc(differences, func(d difference) bool {
+				return slices.Contains(d.exchanges, x.name) && d.line.MatchString(key)
+			})
+			if i < 0 {
+				unexplained = append(unexplained, key)
+				continue
+			}
+			used[differences[i].why+x.name] = true
+		}
+	}
+	return unexplained
 }
 
 func findNginx(t *testing.T) string {
