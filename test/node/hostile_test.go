@@ -244,7 +244,14 @@ func (c *cluster) neighbour() *neighbour {
 	p.Spec.Containers[0].LivenessProbe = &v1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}}
 	c.create(p)
 	p = c.until("neighbour", "ready", ready)
-	return &neighbour{c: c, ip: p.Status.PodIP, client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
+	n := &neighbour{c: c, ip: p.Status.PodIP, client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
+	// Without a probe, ready is that the container runs, not that it listens.
+	for deadline := time.Now().Add(30 * time.Second); n.ask() != nil; <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("the neighbour does not answer: %v", n.ask())
+		}
+	}
+	return n
 }
 
 // begin measures until check, or the end of the test.
