@@ -13,6 +13,7 @@
 #   make validate-runtime         the OCI validation suite, with runc and with our own launcher
 #   make conformance-kubernetes   upstream's own end-to-end suite (long)
 #   make conformance-gateway      Gateway API's own conformance suite
+#   make conformance-cosign       signatures and attestations both ways with the real cosign, which it builds
 #   make crash    kill -9 a hundred times under load, reboots, power cuts (GANTRY_KILLS, GANTRY_SEED, GANTRY_RUNTIME)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make fmt      format and vet
@@ -95,6 +96,11 @@ conformance-kubernetes: build
 .PHONY: conformance-gateway
 conformance-gateway: build
 	@test/conformance-gateway/run
+
+.PHONY: conformance-cosign
+conformance-cosign:
+	@script/peers cosign
+	GANTRY_COSIGN=required $(GO) test -count 1 -v -run 'Cosign|InstancesKey' ./internal/attest
 
 .PHONY: crash
 crash: build
