@@ -19,6 +19,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&BackendPolicy{}, &BackendPolicyList{},
 		&ScalePolicy{}, &ScalePolicyList{},
 		&TrafficPolicy{}, &TrafficPolicyList{},
+		&TrustPolicy{}, &TrustPolicyList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

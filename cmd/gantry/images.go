@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gantryhq/gantry/engine/image"
+	"github.com/gantryhq/gantry/internal/attest"
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/progress"
 )
@@ -108,6 +109,9 @@ func registryImages(ctx context.Context, host string, add func(name, digest stri
 			continue // its last tag was deleted
 		}
 		for _, t := range tags {
+			if attest.IsClaimTag(t) {
+				continue // what is said about an image is no image
+			}
 			ref := repository.Tag(t)
 			desc, err := remote.Get(ref, remoteOptions(ctx)...)
 			if err != nil {

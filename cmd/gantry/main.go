@@ -52,6 +52,10 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 			newPullCommand(g),
 			newPushCommand(g),
 			newRemoveImageCommand(g),
+			newSignCommand(g),
+			newAttestCommand(g),
+			newVerifyCommand(g),
+			newKeysCommand(g),
 		},
 		"look": {
 			newStatusCommand(g),

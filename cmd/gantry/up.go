@@ -32,7 +32,7 @@ func newUpCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "up PATH",
 		Short: "Build and run an application: a Compose file or a folder of manifests",
-		Long: "Builds the application's images, pushes them to the built-in registry, deploys it,\n" +
+		Long: "Builds the application's images, pushes them to the built-in registry, signs and deploys it,\n" +
 			"waits until everything is ready and prints where to find it. PATH is a Compose file,\n" +
 			"a folder with compose.yaml, or a folder with Kubernetes manifests and, for images to\n" +
 			"build, a gantry.yaml. Running it again changes only what changed. In a Compose file\n" +
@@ -80,14 +80,21 @@ func up(ctx context.Context, g *globals, path string, load app.Options, deploy a
 	if err != nil {
 		return err
 	}
+	var builder *imageBuilder
 	if len(application.Images) > 0 {
-		if deploy.Builder, err = newImageBuilder(ctx, g); err != nil {
+		if builder, err = newImageBuilder(ctx, g); err != nil {
 			return err
 		}
+		deploy.Builder = builder
 	}
 	deploy.Display = progress.New(os.Stderr)
 	result, err := app.Deploy(ctx, cfg, application, deploy)
 	deploy.Display.Close()
+	if builder != nil {
+		if unsigned := builder.signer.unsigned(); unsigned != nil {
+			fmt.Fprintln(os.Stderr, "warning:", unsigned)
+		}
+	}
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return hint.Wrap(errors.New("interrupted"), "what was deployed so far stays: run the command again to finish, or `gantry down %s`", path)
 	}

@@ -40,6 +40,7 @@ const (
 type imageBuilder struct {
 	instance
 	client *build.Client
+	signer *imageSigner
 	baseMu sync.Mutex // one makes the base image, the others wait for it
 }
 
@@ -51,7 +52,7 @@ func newImageBuilder(ctx context.Context, g *globals) (*imageBuilder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &imageBuilder{client: client, instance: in}, nil
+	return &imageBuilder{client: client, instance: in, signer: &imageSigner{kube: g.keyring().Kube}}, nil
 }
 
 // Build implements app.Builder.
@@ -91,7 +92,9 @@ func (b *imageBuilder) Build(ctx context.Context, r app.BuildRequest) (string, e
 	if err != nil {
 		return "", err
 	}
-	return target + "@" + result.Digest, nil
+	built := target + "@" + result.Digest
+	b.signer.ensure(ctx, built)
+	return built, nil
 }
 
 var mountFlag = regexp.MustCompile(`--(mount|security|network)=\S+`)
@@ -101,9 +104,12 @@ func stepName(name string) string {
 	return strings.Join(strings.Fields(mountFlag.ReplaceAllString(name, "")), " ")
 }
 
-// Has implements app.Builder.
+// Has implements app.Builder. What was built before the installation had a key is signed now.
 func (b *imageBuilder) Has(ctx context.Context, ref string) (bool, error) {
 	digest, err := b.head(ctx, ref)
+	if digest != "" {
+		b.signer.ensure(ctx, ref)
+	}
 	return digest != "", err
 }
 
@@ -177,6 +183,8 @@ func (b *imageBuilder) makeDebian(ctx context.Context, ref string, report func(s
 	if err != nil {
 		return "", err
 	}
+	repository, _, _ := strings.Cut(strings.TrimPrefix(ref, b.registry), ":") // the registry has a colon too
+	b.signer.ensure(ctx, b.registry+repository+"@"+made.Digest)
 	return made.Digest, nil
 }
 

@@ -66,3 +66,10 @@ func (c *Client) TrafficPolicies(namespace string) *gentype.ClientWithList[*v1al
 		func() *v1alpha1.TrafficPolicy { return &v1alpha1.TrafficPolicy{} },
 		func() *v1alpha1.TrafficPolicyList { return &v1alpha1.TrafficPolicyList{} })
 }
+
+// TrustPolicies are those of the cluster.
+func (c *Client) TrustPolicies() *gentype.ClientWithList[*v1alpha1.TrustPolicy, *v1alpha1.TrustPolicyList] {
+	return gentype.NewClientWithList("trustpolicies", c.rest, c.params, "",
+		func() *v1alpha1.TrustPolicy { return &v1alpha1.TrustPolicy{} },
+		func() *v1alpha1.TrustPolicyList { return &v1alpha1.TrustPolicyList{} })
+}

@@ -67,13 +67,12 @@ func instanceSecret(ctx context.Context, kube kubernetes.Interface) (*corev1.Sec
 
 // makeInstanceKey makes the key, or returns what another one made at the same time.
 func makeInstanceKey(ctx context.Context, kube kubernetes.Interface) (*corev1.Secret, error) {
-	random := make([]byte, 32)
-	if _, err := rand.Read(random); err != nil {
+	password, err := RandomPassword()
+	if err != nil {
 		return nil, err
 	}
 	// The password is as long as a key and lies beside it: stretching it would only cost
 	// everyone who signs time and memory, so it is the least that cosign accepts.
-	password := []byte(base64.RawURLEncoding.EncodeToString(random))
 	private, public, err := generateKey(password, encrypted.Legacy)
 	if err != nil {
 		return nil, err
@@ -88,6 +87,15 @@ func makeInstanceKey(ctx context.Context, kube kubernetes.Interface) (*corev1.Se
 		return kube.CoreV1().Secrets(platform.SystemNamespace).Get(ctx, InstanceKey, metav1.GetOptions{})
 	}
 	return made, err
+}
+
+// RandomPassword is one that nobody types, of 256 bits.
+func RandomPassword() ([]byte, error) {
+	random := make([]byte, 32)
+	if _, err := rand.Read(random); err != nil {
+		return nil, fmt.Errorf("make password: %w", err)
+	}
+	return []byte(base64.RawURLEncoding.EncodeToString(random)), nil
 }
 
 // KeySecret is the Secret that holds a key pair, as cosign lays it out.

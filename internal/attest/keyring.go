@@ -15,6 +15,9 @@ import (
 	"github.com/gantryhq/gantry/internal/hint"
 )
 
+// ErrPrivate is returned when a file that should hold a public key holds a private one.
+var ErrPrivate = errors.New("it is a private key")
+
 const secretScheme = "k8s://"
 
 // Keyring finds keys by the references that cosign uses:
@@ -104,7 +107,7 @@ func (r Keyring) PublicKey(ctx context.Context, ref string) (*PublicKey, error) 
 		return nil, fmt.Errorf("read public key: %w", err)
 	}
 	if strings.Contains(string(text), "PRIVATE KEY") {
-		return nil, hint.Wrap(keyError(ref, errors.New("it is a private key")), "verifying needs the public one: name the file cosign.pub that was made with it")
+		return nil, hint.Wrap(keyError(ref, ErrPrivate), "verifying needs the public one: name the file cosign.pub that was made with it")
 	}
 	key, err := ParsePublicKey(text)
 	return key, keyError(ref, err)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -163,6 +164,12 @@ func writeReferrer(image name.Digest, predicateType string, bundle []byte, opts 
 func claimTag(image name.Digest, suffix string) name.Tag {
 	return image.Context().Tag(strings.Replace(image.DigestStr(), ":", "-", 1) + "." + suffix)
 }
+
+var claimTags = regexp.MustCompile(`^sha(256|512)-[0-9a-f]{64,128}(\.(sig|att|sbom))?$`)
+
+// IsClaimTag is whether a tag of a repository names what is attached to an image: in the older
+// layout, or the list of referrers in registries that have no API for it.
+func IsClaimTag(tag string) bool { return claimTags.MatchString(tag) }
 
 func signTag(ctx context.Context, image name.Digest, key *Signer, opts []remote.Option) error {
 	text, err := payload.Cosign{Image: image}.MarshalJSON()
