@@ -30,6 +30,7 @@ import (
 
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/librarylog"
+	"github.com/gantryhq/gantry/internal/spread"
 )
 
 const (
@@ -122,7 +123,10 @@ func Open(cfg Config) (*Store, error) {
 
 func (s *Store) open() (err error) {
 	s.spare.dir = filepath.Join(s.dir, "spare")
-	for _, dir := range []string{s.dir, filepath.Join(s.dir, "roots"), filepath.Join(s.dir, "trash"), s.spare.dir} {
+	if err := spread.MkdirAll(filepath.Join(s.dir, "roots"), 0o700); err != nil {
+		return err
+	}
+	for _, dir := range []string{filepath.Join(s.dir, "trash"), s.spare.dir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}

@@ -29,6 +29,7 @@ import (
 	"github.com/gantryhq/gantry/engine/node/probe"
 	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/engine/node/volume"
+	"github.com/gantryhq/gantry/internal/spread"
 )
 
 // Node runs the pods bound to this machine.
@@ -156,7 +157,7 @@ func (n *Node) Run(ctx context.Context) error {
 // and what a sandbox is made of.
 func (n *Node) prepare() error {
 	for _, dir := range []string{n.paths.pods(), n.paths.logs(), n.paths.memory(), n.paths.sandboxes()} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		if err := spread.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("make node directories: %w", err)
 		}
 	}

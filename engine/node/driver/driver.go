@@ -23,6 +23,7 @@ import (
 	"github.com/gantryhq/gantry/engine/node/runtime"
 	"github.com/gantryhq/gantry/engine/shim"
 	"github.com/gantryhq/gantry/engine/shim/protocol"
+	"github.com/gantryhq/gantry/internal/spread"
 )
 
 var _ runtime.Driver = (*Driver)(nil)
@@ -82,7 +83,7 @@ func New(config Config) (*Driver, error) {
 		return nil, err
 	}
 	for _, dir := range []string{d.containersDir(), d.stateDir()} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		if err := spread.MkdirAll(dir, 0o711); err != nil {
 			return nil, err
 		}
 	}
