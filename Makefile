@@ -14,6 +14,8 @@
 #   make conformance-kubernetes   upstream's own end-to-end suite (long)
 #   make conformance-gateway      Gateway API's own conformance suite
 #   make conformance-cosign       signatures and attestations both ways with the real cosign, which it builds
+#   make conformance-oci          the OCI distribution-spec's own conformance suite, whose program SUITE=path names
+#   make storm    pushes, deletes, collects and verifies images of the registry at once, for minutes (GANTRY_STORM)
 #   make crash    kill -9 a hundred times under load, reboots, power cuts (GANTRY_KILLS, GANTRY_SEED, GANTRY_RUNTIME)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make fmt      format and vet
@@ -101,6 +103,16 @@ conformance-gateway: build
 conformance-cosign:
 	@script/peers cosign
 	GANTRY_COSIGN=required $(GO) test -count 1 -v -run 'Cosign|InstancesKey' ./internal/attest
+# The suite is no module that the proxy serves with a version, so its program is built elsewhere:
+# go install github.com/opencontainers/distribution-spec/conformance@main
+.PHONY: conformance-oci
+conformance-oci:
+	@test -x "$(SUITE)" || { echo "error: SUITE=path must name the suite's program" >&2; exit 2; }
+	GANTRY_OCI_SUITE="$(abspath $(SUITE))" $(GO) test -run TestTheConformanceSuitePasses -count 1 -v ./services/registry
+
+.PHONY: storm
+storm:
+	GANTRY_STORM=$${GANTRY_STORM:-5m} $(GO) test -run TestCollectionDuringAPushStorm -count 1 -timeout 60m -v ./services/registry
 
 .PHONY: crash
 crash: build

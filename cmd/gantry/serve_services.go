@@ -25,7 +25,6 @@ func startRegistry(ctx context.Context, in *server) error {
 	if err != nil {
 		return err
 	}
-	in.onStop(r.Close)
 	l, err := net.Listen("tcp", in.registryListen)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return hint.Wrap(fmt.Errorf("listen on %s: another program has this port", in.registryListen), "choose another one with --registry-listen")

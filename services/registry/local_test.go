@@ -11,7 +11,6 @@ func TestWithoutALoginOnlyLoopbackNamesAreAnswered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
 	for host, want := range map[string]int{
 		"127.0.0.1:5000":   http.StatusOK,
 		"localhost:5000":   http.StatusOK,

@@ -1,67 +1,35 @@
 package registry
 
 import (
-	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 
-	"github.com/distribution/distribution/v3/configuration"
-	"github.com/distribution/distribution/v3/registry/handlers"
-	"github.com/distribution/distribution/v3/registry/storage/driver"
-	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
-	"golang.org/x/sys/unix"
+	"github.com/opencontainers/go-digest"
 
-	"github.com/gantryhq/gantry/internal/librarylog"
-)
-
-// Config says where the registry keeps its files and who may use it.
-type Config struct {
-	DataDir string // files are kept under DataDir/registry
-
-	// Authorize decides about each request; nil lets everybody in, which is
-	// right only on a loopback address.
-	Authorize Authorizer
-
-	// MinFreeBytes is the free disk space below which uploads are refused, so
-	// that the rest of the machine keeps working. 0 means 64 MiB.
-	MinFreeBytes int64
-
-	Log *slog.Logger // nil means slog.Default()
-}
-
-const (
-	defaultMinFree = 64 << 20
-	catalogPage    = 1000
-	maxThreads     = 32 // concurrent file operations
-
+	"github.com/gantryhq/gantry/services/registry/storage"
 )
 
 // Registry serves the distribution API under /v2/ and its health at /healthz.
 type Registry struct {
-	app       *handlers.App
-	driver    driver.StorageDriver
-	dir       string
-	minFree   int64
-	authorize Authorizer
-	log       *slog.Logger
-
-	// writing is held shared by requests that change something, exclusively by
-	// Collect: a blob may not vanish between its upload and its manifest.
-	writing sync.RWMutex
+	store   *storage.Store
+	dir     string
+	minFree int64
+	login   Login
+	open    bool // there is no login
+	pushed  func(Event)
+	log     *slog.Logger
 }
+
+const defaultMinFree = 64 << 20
 
 // New opens the registry under cfg.DataDir, creating it when it does not exist.
 func New(cfg Config) (*Registry, error) {
 	r := &Registry{
-		dir:       filepath.Join(cfg.DataDir, "registry"),
-		minFree:   cfg.MinFreeBytes,
-		authorize: cfg.Authorize,
-		log:       cfg.Log,
+		dir: filepath.Join(cfg.DataDir, "registry"), minFree: cfg.MinFreeBytes,
+		login: cfg.Login, pushed: cfg.Pushed, log: cfg.Log,
 	}
 	if r.minFree == 0 {
 		r.minFree = defaultMinFree
@@ -69,45 +37,34 @@ func New(cfg Config) (*Registry, error) {
 	if r.log == nil {
 		r.log = slog.Default()
 	}
+	if r.login == nil {
+		r.login, r.open = anybody{}, true
+	}
+	if r.pushed == nil {
+		r.pushed = func(Event) {}
+	}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open registry: %w", err)
 	}
-	librarylog.Redirect(r.log)
-	r.driver = filesystem.New(filesystem.DriverParameters{RootDirectory: r.dir, MaxThreads: maxThreads})
-	if err := r.start(); err != nil {
+	var err error
+	if r.store, err = storage.Open(r.dir); err != nil {
 		return nil, fmt.Errorf("open registry %s: %w", r.dir, err)
 	}
 	return r, nil
 }
 
-// start makes the handlers. Upstream reports bad configuration by panicking.
-func (r *Registry) start() (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%v", p)
-		}
-	}()
-	c := &configuration.Configuration{
-		Storage: configuration.Storage{
-			"filesystem": configuration.Parameters{"rootdirectory": r.dir, "maxthreads": maxThreads},
-			"delete":     configuration.Parameters{"enabled": true},
-			// Files are served by this process: there is nowhere to redirect to.
-			"redirect": configuration.Parameters{"disable": true},
-			"maintenance": configuration.Parameters{"uploadpurging": map[any]any{
-				"enabled": true, "age": "24h", "interval": "6h", "dryrun": false,
-			}},
-		},
+// File returns the path of the file that holds a blob or manifest of a repository. It
+// never changes, so it may be linked elsewhere instead of being pulled; it may be
+// removed at any time.
+func (r *Registry) File(repository string, d digest.Digest) (path string, ok bool) {
+	if storage.CheckName(repository) != nil {
+		return "", false
 	}
-	c.Catalog.MaxEntries = catalogPage
-	// A multi-platform index is accepted when only some of its images are
-	// here: that is what mirroring one platform of it looks like.
-	c.Validation.Manifests.Indexes.Platforms = "none"
-	r.app = handlers.NewApp(context.Background(), c)
-	return nil
+	if _, err := storage.ParseDigest(d.String()); err != nil {
+		return "", false
+	}
+	return r.store.File(repository, d)
 }
-
-// Close stops background work. Requests must have ended before.
-func (r *Registry) Close() error { return r.app.Shutdown() }
 
 // ServeHTTP serves one request.
 func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -115,81 +72,68 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.serveHealth(w)
 		return
 	}
-	if r.authorize == nil && !local(req.Host) {
-		writeError(w, http.StatusMisdirectedRequest, "DENIED", "this registry has no login and answers only at a loopback address, not as "+req.Host)
+	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	if r.open && !local(req.Host) {
+		r.refuse(w, req, &refusal{status: http.StatusMisdirectedRequest, code: "DENIED", message: "this registry has no login and answers only at a loopback address, not as " + req.Host})
 		return
 	}
-	if r.authorize != nil {
-		if err := r.authorize.Authorize(req, accesses(req)); err != nil {
-			refuse(w, err)
-			return
-		}
+	caller, err := r.login.Login(req)
+	if err == nil {
+		err = r.serve(w, req, caller)
 	}
-	if req.Method != http.MethodGet && req.Method != http.MethodHead {
-		if err := r.room(r.spaceFor(req)); err != nil {
-			writeError(w, http.StatusInsufficientStorage, "DENIED", err.Error())
-			return
-		}
-		if req.ContentLength < 0 { // as Docker sends layers
-			req.Body = &watched{ReadCloser: req.Body, room: func() error { return r.room(r.minFree / 2) }}
-		}
-		r.writing.RLock()
-		defer r.writing.RUnlock()
+	if err != nil {
+		r.refuse(w, req, err)
 	}
-	r.app.ServeHTTP(w, req)
 }
 
-// spaceFor is the free disk space a request needs to be accepted. A new upload
-// needs the reserve; one that was let in may finish as long as it fits.
-func (r *Registry) spaceFor(req *http.Request) int64 {
-	switch req.Method {
-	case http.MethodPost:
-		return r.minFree
-	case http.MethodPatch, http.MethodPut:
-		return req.ContentLength // -1 when unknown
+func (r *Registry) serve(w http.ResponseWriter, req *http.Request, caller Caller) error {
+	at, err := parsePath(req.URL.Path)
+	if err != nil {
+		return err
 	}
-	return 0
+	c := call{Registry: r, w: w, req: req, caller: caller, route: at}
+	handle := endpoints[at.kind][req.Method]
+	if handle == nil {
+		return &refusal{status: http.StatusMethodNotAllowed, code: "UNSUPPORTED", message: req.Method + " is not supported here"}
+	}
+	return handle(&c)
 }
 
-// watched is an upload of unknown length. It may use half of the reserve, so that
-// what was let in has a chance to finish, and then ends with an error.
-type watched struct {
-	io.ReadCloser
-	room   func() error
-	unseen int // bytes read since the last look
+// call is one request.
+type call struct {
+	*Registry
+	w      http.ResponseWriter
+	req    *http.Request
+	caller Caller
+	route
 }
 
-// lookEvery bounds what is written between two looks at the disk.
-const lookEvery = 1 << 20
-
-func (w *watched) Read(p []byte) (int, error) {
-	if w.unseen >= lookEvery {
-		if err := w.room(); err != nil {
-			return 0, err
-		}
-		w.unseen = 0
-	}
-	n, err := w.ReadCloser.Read(p)
-	w.unseen += n
-	return n, err
+// may asks for a right in the request's repository.
+func (c *call) may(action Action) error {
+	return c.caller.May(c.req.Context(), action, c.name)
 }
 
-func (r *Registry) serveHealth(w http.ResponseWriter) {
-	if err := r.room(r.minFree); err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	_, _ = w.Write([]byte("ok\n")) // a client that is gone needs no answer
+// endpoints is the distribution API.
+var endpoints = map[kind]map[string]func(*call) error{
+	version:  {http.MethodGet: (*call).version, http.MethodHead: (*call).version},
+	catalog:  {http.MethodGet: (*call).catalog},
+	tags:     {http.MethodGet: (*call).tags},
+	referrer: {http.MethodGet: (*call).referrers},
+	manifest: {
+		http.MethodGet: (*call).getManifest, http.MethodHead: (*call).getManifest,
+		http.MethodPut: (*call).putManifest, http.MethodDelete: (*call).deleteManifest,
+	},
+	blob:    {http.MethodGet: (*call).getBlob, http.MethodHead: (*call).getBlob, http.MethodDelete: (*call).deleteBlob},
+	uploads: {http.MethodPost: (*call).beginUpload},
+	upload: {
+		http.MethodGet: (*call).uploadStatus, http.MethodPatch: (*call).sendChunk,
+		http.MethodPut: (*call).endUpload, http.MethodDelete: (*call).cancelUpload,
+	},
 }
 
-// room is nil when that many bytes of disk are free.
-func (r *Registry) room(need int64) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(r.dir, &st); err != nil {
-		return fmt.Errorf("registry storage %s: %w", r.dir, err)
-	}
-	if free := int64(st.Bavail) * st.Bsize; free < need {
-		return fmt.Errorf("registry storage %s has only %d MiB left: free disk space or delete images, then push again", r.dir, free>>20)
-	}
+// version answers the question whether this is a registry and the login is right.
+func (c *call) version() error {
+	c.w.Header().Set("Content-Type", "application/json")
+	_, _ = c.w.Write([]byte("{}")) // a client that is gone needs no answer
 	return nil
 }

@@ -37,8 +37,8 @@ func (r *Registry) KeepTidy(ctx context.Context, cluster kubernetes.Interface) e
 			return nil
 		case err != nil:
 			r.log.Warn("registry", "err", err) // the next round tries again
-		case got.Manifests > 0:
-			r.log.Info("registry collected", "manifests", got.Manifests)
+		case got.Manifests+got.Blobs > 0:
+			r.log.Info("registry collected", "manifests", got.Manifests, "blobs", got.Blobs, "bytes", got.Bytes)
 		}
 	}
 }

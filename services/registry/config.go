@@ -1,0 +1,77 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Config says where the registry keeps its files and who may use it.
+type Config struct {
+	DataDir string // files are kept under DataDir/registry
+
+	// Login tells who sends a request; nil lets everybody do everything, which is
+	// right only on a loopback address.
+	Login Login
+
+	// MinFreeBytes is the free disk space below which uploads are refused, so
+	// that the rest of the machine keeps working. 0 means 64 MiB.
+	MinFreeBytes int64
+
+	// Pushed is called for each tag that a manifest was pushed under, once for a
+	// manifest without a tag, when the manifest is on disk and before the client hears
+	// of it. It is called by many goroutines and must not block. nil means nobody.
+	Pushed func(Event)
+
+	Log *slog.Logger // nil means slog.Default()
+}
+
+// Event is a manifest that was pushed.
+type Event struct {
+	Repository string
+	Tag        string // or ""
+	Digest     digest.Digest
+	MediaType  string
+	Subject    digest.Digest // what the manifest says something about, or ""
+}
+
+// Action is what a caller wants to do with a repository: the verb of Kubernetes'
+// authorization.
+type Action string
+
+// The actions.
+const (
+	Pull      Action = "get"
+	Push      Action = "create"
+	Overwrite Action = "update" // move a tag to another manifest
+	Delete    Action = "delete"
+	List      Action = "list" // see it in the catalog
+)
+
+// Login tells who sends a request. Its error is [ErrUnauthenticated] (the client is
+// asked to log in), possibly wrapped with the reason.
+type Login interface {
+	Login(r *http.Request) (Caller, error)
+}
+
+// Caller is who sends a request.
+type Caller interface {
+	// May returns nil, [ErrDenied] wrapped with the reason, or why it cannot be told.
+	// An empty repository means all of them.
+	May(ctx context.Context, action Action, repository string) error
+}
+
+// The refusals of a [Login] and a [Caller].
+var (
+	ErrUnauthenticated = errors.New("authentication required")
+	ErrDenied          = errors.New("access denied")
+)
+
+// anybody may do everything.
+type anybody struct{}
+
+func (anybody) Login(*http.Request) (Caller, error)       { return anybody{}, nil }
+func (anybody) May(context.Context, Action, string) error { return nil }
