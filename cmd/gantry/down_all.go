@@ -112,7 +112,7 @@ func stopServe(ctx context.Context, dir string) error {
 	if err := readRecord(serveRecord(dir), &h); err != nil {
 		return err
 	}
-	return end(ctx, h, serveRecord(dir))
+	return end(ctx, h, unix.SIGTERM, serveRecord(dir))
 }
 
 func stopGateway(ctx context.Context, dir string) error {
@@ -122,11 +122,11 @@ func stopGateway(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, old := range r.Draining {
-		if err := end(ctx, old, g.recordPath()); err != nil {
+		if err := end(ctx, old, unix.SIGINT, g.recordPath()); err != nil { // not for clients that may come back
 			return err
 		}
 	}
-	return end(ctx, r.Process, g.recordPath())
+	return end(ctx, r.Process, unix.SIGTERM, g.recordPath())
 }
 
 // readRecord leaves into as it is when there is no record.
@@ -145,8 +145,8 @@ func readRecord(path string, into any) error {
 }
 
 // end asks a process to end, makes it after drainTime, and removes its record.
-func end(ctx context.Context, h process.Handle, record string) error {
-	if err := h.Signal(unix.SIGTERM); err != nil {
+func end(ctx context.Context, h process.Handle, ask unix.Signal, record string) error {
+	if err := h.Signal(ask); err != nil {
 		return err
 	}
 	patience, cancel := context.WithTimeout(ctx, drainTime)

@@ -28,7 +28,8 @@ func newGatewayCommand(g *globals) *cobra.Command {
 		Short: "Run only the gateway: routes HTTP traffic by Gateway API and Ingress objects",
 		Long: "Serves Gateway API and Ingress objects of the API that --kubeconfig names, and goes on\n" +
 			"serving what it knows while that API is away. `gantry serve` starts it by itself.\n" +
-			"On SIGTERM it takes no new connections and lets requests in flight finish.",
+			"On SIGTERM it takes no new connections and lets requests in flight finish. Where another\n" +
+			"gateway has taken over, clients may use their connections once more; SIGINT shortens that.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if whenRecorded {
@@ -56,6 +57,9 @@ func newGatewayCommand(g *globals) *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
+			hurry, stopHurry := signal.NotifyContext(c.Context(), syscall.SIGINT)
+			defer stopHurry()
+			cfg.Hurry = hurry.Done()
 			footprint.Limit()
 			go trimMemory(ctx)
 			return gateway.Run(ctx, cfg)

@@ -208,7 +208,7 @@ func endDraining(list []process.Handle) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	for _, h := range list {
-		if err := h.Signal(unix.SIGTERM); err != nil {
+		if err := h.Signal(unix.SIGINT); err != nil {
 			return fmt.Errorf("end a gateway that was to be replaced: %w", err)
 		}
 		if h.Wait(ctx) == nil {
@@ -230,7 +230,7 @@ func (g *gatewayProcess) replace() error {
 
 // waitReady asks the gateway's admin socket until it says that routes are loaded.
 func (g *gatewayProcess) waitReady(ctx context.Context) error {
-	client := socketClient(g.adminSocket())
+	client := http.Client{Transport: &http.Transport{DialContext: g.dialAdmin}}
 	defer client.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -256,6 +256,30 @@ func (g *gatewayProcess) waitReady(ctx context.Context) error {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// dialAdmin connects to the admin socket of the running process. Until a successor has
+// started, its predecessor answers there: to take that for the successor would end the
+// one before anybody else listens.
+func (g *gatewayProcess) dialAdmin(ctx context.Context, _, _ string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", g.adminSocket())
+	if err != nil {
+		return nil, err
+	}
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err == nil {
+		var peer *unix.Ucred
+		var failed error
+		err = raw.Control(func(fd uintptr) { peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+		if err = errors.Join(err, failed); err == nil && int(peer.Pid) != g.running.PID {
+			err = fmt.Errorf("process %d answers at its socket instead of %d", peer.Pid, g.running.PID)
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // keepRunning starts the process again whenever it ends, until ctx does.

@@ -1,9 +1,45 @@
 package main
 
 import (
+	"context"
 	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/gantryhq/gantry/internal/process"
 )
+
+// A gateway that is replaced still answers at the socket while its successor starts.
+func TestOnlyTheSuccessorSaysThatItIsReady(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, gatewaySocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
+	go server.Serve(l)
+	defer server.Close()
+	self, err := process.Find(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent, err := process.Find(os.Getppid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (&gatewayProcess{dir: dir, running: self}).waitReady(t.Context()); err != nil {
+		t.Errorf("the running gateway answers: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := (&gatewayProcess{dir: dir, running: parent}).waitReady(ctx); err == nil || !strings.Contains(err.Error(), "wait for the gateway") {
+		t.Errorf("another process answers: %v", err)
+	}
+}
 
 func TestARestartKeepsTheAddressItsGatewayServes(t *testing.T) {
 	l, err := net.Listen("tcp", ":0") // as the gateway that goes on serving

@@ -53,7 +53,10 @@ type Config struct {
 	// DrainTimeout is how long requests in flight may take once the gateway was
 	// told to end; 0 is 30 s.
 	DrainTimeout time.Duration
-	Log          *slog.Logger // or nil for slog.Default()
+	// Hurry, when it is closed, shortens the end: connections that are not in use are
+	// closed although a successor has taken over. Nil for never.
+	Hurry <-chan struct{}
+	Log   *slog.Logger // or nil for slog.Default()
 }
 
 // complete fills in defaults and checks the rest.
@@ -83,6 +86,7 @@ func (c *Config) proxyConfig(accessLog io.Writer) proxy.Config {
 		Listen:         map[uint16]string{translate.HTTPPort: c.Listen, translate.HTTPSPort: c.TLSListen},
 		BindHost:       host,
 		TakeOver:       c.TakeOver,
+		IdleTimeout:    idleTimeout,
 		TrustedProxies: c.TrustedProxies,
 		ProxyProtocol:  c.ProxyProtocol,
 		AccessLog:      accessLog,

@@ -29,7 +29,7 @@ func TestTheDemandIsFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dataPlane.Shutdown(context.Background(), eventloop.Farewell)
+	defer dataPlane.Shutdown(context.Background(), eventloop.Farewell, nil)
 	table := route.NewBuilder()
 	table.AddRule(80, false, "", route.HostPattern{}, route.Match{Kind: route.Prefix, Path: "/"},
 		&route.Rule{Route: "HTTPRoute/shop/web", Backends: []route.Backend{{Service: at.Service, Weight: 1}}})

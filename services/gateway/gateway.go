@@ -23,7 +23,8 @@ import (
 
 // Run serves until ctx ends, then closes its ports, lets requests in flight
 // finish and returns nil. If a successor has been started at the same Admin
-// socket, it keeps listening until that one is ready. It returns an error if it cannot start, or if
+// socket, it keeps listening until that one is ready, and connections until their
+// clients have used them once more. It returns an error if it cannot start, or if
 // requests were cut because they took longer than DrainTimeout.
 //
 // Run listens only once it has read the routes, so that a successor never
@@ -97,7 +98,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	farewell := eventloop.Farewell
 	if admin.awaitSuccessor() {
-		farewell = longFarewell
+		farewell = proxyConfig.IdleTimeout
 	}
 	select {
 	case <-control.Ready():
@@ -108,17 +109,17 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer controlling.Wait()
 	defer stopFollowing()
-	cfg.Log.Info("gateway drains", "timeout", cfg.DrainTimeout)
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainTimeout)
+	cfg.Log.Info("gateway drains", "timeout", cfg.DrainTimeout, "farewell", farewell)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell+cfg.DrainTimeout)
 	defer cancel()
-	return dataPlane.Shutdown(drain, farewell)
+	return dataPlane.Shutdown(drain, farewell, cfg.Hurry)
 }
 
-// longFarewell is how long connections may stay unused after a successor has taken over.
-// Nobody waits for this process then, and a client that uses its connections at all does
-// so meanwhile and is told that it was the last time, instead of sending a request just
-// when the connection is closed.
-const longFarewell = 5 * time.Second
+// idleTimeout is how long connections may stay unused, also those of a gateway whose
+// successor has taken over. Nobody waits for that process; a client that uses its
+// connections at all does so meanwhile, and is told that it was the last time. To close
+// them earlier would fail a request that is sent at the same moment.
+const idleTimeout = 75 * time.Second
 
 // clients returns the client sets over one patient connection: protobuf for
 // built-in kinds, JSON for custom resources, which know nothing else.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -18,15 +19,19 @@ import (
 	"github.com/gantryhq/gantry/services/gateway/translate"
 )
 
-// smallAPI is an API that has one GatewayClass and one Gateway, and to which
-// nothing ever happens.
-func smallAPI(t *testing.T) *rest.Config {
+// smallAPI is an API that has one GatewayClass, one Gateway and these further
+// objects by the names of their resources, and to which nothing ever happens.
+func smallAPI(t *testing.T, further map[string][]any) *rest.Config {
 	class := gatewayv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "gantry"}, Spec: gatewayv1.GatewayClassSpec{ControllerName: translate.ControllerName}}
 	gateway := gatewayv1.Gateway{
 		ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: "gantry-system"},
-		Spec:       gatewayv1.GatewaySpec{GatewayClassName: "gantry", Listeners: []gatewayv1.Listener{{Name: "http", Port: 80, Protocol: gatewayv1.HTTPProtocolType}}},
+		Spec: gatewayv1.GatewaySpec{GatewayClassName: "gantry", Listeners: []gatewayv1.Listener{{
+			Name: "http", Port: 80, Protocol: gatewayv1.HTTPProtocolType,
+			AllowedRoutes: &gatewayv1.AllowedRoutes{Namespaces: &gatewayv1.RouteNamespaces{From: new(gatewayv1.NamespacesFromAll)}},
+		}}},
 	}
-	items := map[string]any{"gatewayclasses": []any{class}, "gateways": []any{gateway}}
+	items := map[string][]any{"gatewayclasses": {class}, "gateways": {gateway}}
+	maps.Copy(items, further)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("sendInitialEvents") != "" {
 			http.Error(w, "not supported", http.StatusUnprocessableEntity) // the client lists instead
@@ -39,7 +44,7 @@ func smallAPI(t *testing.T) *rest.Config {
 			return
 		}
 		list := items[r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]]
-		if list == nil {
+		if list == nil || strings.Contains(r.URL.Query().Get("fieldSelector"), translate.CredentialsType) {
 			list = []any{}
 		}
 		json.NewEncoder(w).Encode(map[string]any{"metadata": map[string]string{"resourceVersion": "1"}, "items": list})
@@ -65,7 +70,7 @@ func TestASuccessorTakesThePortsOverWithoutAGap(t *testing.T) {
 	}
 	address := free.Addr().String()
 	free.Close()
-	cfg := Config{Client: smallAPI(t), Listen: address, TLSListen: "127.0.0.1:0", Admin: filepath.Join(t.TempDir(), "admin.sock")}
+	cfg := Config{Client: smallAPI(t, nil), Listen: address, TLSListen: "127.0.0.1:0", Admin: filepath.Join(t.TempDir(), "admin.sock")}
 	endOld, oldEnded := start(t, cfg)
 	connect := func() error {
 		conn, err := net.DialTimeout("tcp", address, 5*time.Second)

@@ -149,6 +149,7 @@ func (in *Instance) Stop(t testing.TB, sig syscall.Signal) {
 func (in *Instance) Down(t testing.TB) {
 	if t.Failed() {
 		t.Logf("end of the log of gantry serve:\n%s", in.Log())
+		t.Logf("end of the log of gantry gateway:\n%s", in.endOf(filepath.Join("run", "gateway.log")))
 	}
 	if in.cmd != nil && in.cmd.ProcessState == nil {
 		in.Stop(t, syscall.SIGTERM)
@@ -170,9 +171,12 @@ func (in *Instance) Down(t testing.TB) {
 func (in *Instance) Directory() string { return in.DataDir }
 
 // Log is the end of what `gantry serve` printed.
-func (in *Instance) Log() string {
+func (in *Instance) Log() string { return in.endOf("serve.log") }
+
+// endOf is the end of a file in the data directory.
+func (in *Instance) endOf(name string) string {
 	const most = 8 << 10
-	data, err := os.ReadFile(filepath.Join(in.DataDir, "serve.log"))
+	data, err := os.ReadFile(filepath.Join(in.DataDir, name))
 	if err != nil {
 		return err.Error()
 	}

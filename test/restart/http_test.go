@@ -121,13 +121,17 @@ func (a *asker) ask(ctx context.Context) error {
 		return err
 	}
 	deadline, _ := ctx.Deadline()
-	if err := a.converse(c, deadline); err != nil {
+	last, err := a.converse(c, deadline)
+	if err != nil {
 		c.Close()
 		return err
 	}
 	if a.fresh {
 		// A reset: the port would rest for a minute otherwise, and they would run out.
 		return errors.Join(c.socket.SetLinger(0), c.socket.Close())
+	}
+	if last {
+		return c.Close()
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -174,28 +178,29 @@ func (a *asker) connect(ctx context.Context) (*conn, error) {
 	return c, nil
 }
 
-func (a *asker) converse(c *conn, deadline time.Time) error {
+// converse asks, and tells whether the answer says that it is the connection's last.
+func (a *asker) converse(c *conn, deadline time.Time) (last bool, err error) {
 	if err := c.SetDeadline(deadline); err != nil {
-		return err
+		return false, err
 	}
 	text := fmt.Sprintf("GET / HTTP/1.1\r\nHost: %s\r\n\r\n", a.host)
 	if a.body != "" {
 		text = fmt.Sprintf("POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", a.host, len(a.body), a.body)
 	}
 	if _, err := io.WriteString(c, text); err != nil {
-		return err
+		return false, err
 	}
 	res, err := http.ReadResponse(c.in, nil)
 	if err != nil {
-		return fmt.Errorf("read answer: %w", err)
+		return false, fmt.Errorf("read answer: %w", err)
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
-		return fmt.Errorf("read answer: %w", err)
+		return false, fmt.Errorf("read answer: %w", err)
 	}
 	if res.StatusCode != http.StatusOK || string(body) != greeting {
-		return fmt.Errorf("%s: %.80q", res.Status, body)
+		return false, fmt.Errorf("%s: %.80q", res.Status, body)
 	}
-	return nil
+	return res.Close, nil
 }

@@ -65,7 +65,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() {
 		cancel()
 		<-done
-		if err := dataPlane.Shutdown(context.Background(), eventloop.Farewell); err != nil {
+		if err := dataPlane.Shutdown(context.Background(), eventloop.Farewell, nil); err != nil {
 			t.Error(err)
 		}
 	})

@@ -317,7 +317,7 @@ func (b *backendConn) answer(p []byte, h *http1.Head, inPlace bool) {
 	}
 	b.last = b.last || h.Close || h.Len+used < len(p)
 	c.status = h.Status
-	c.last = c.last || b.body.untilEnd || c.port.closing.Load()
+	c.last = c.last || b.body.untilEnd || c.port.closing()
 	if passes && inPlace && !c.last && h.Whole() {
 		c.sent += int64(used)
 		b.pass(p[:h.Len+used])

@@ -387,8 +387,8 @@ func (c *client) finish() {
 	}
 	c.state = betweenRequests
 	c.deadline = c.loop.now + int64(c.loop.config.IdleTimeout)
-	if c.port.closing.Load() { // since the head was sent, which did not say so
-		c.deadline = c.loop.now + int64(Farewell)
+	if farewell := c.port.farewell.Load(); farewell > 0 { // since the head was sent, which did not say so
+		c.deadline = c.loop.now + farewell
 	}
 	if len(c.in) > 0 {
 		c.deadline = c.loop.now + int64(c.loop.config.HeaderTimeout)

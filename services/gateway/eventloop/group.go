@@ -59,7 +59,8 @@ type Config struct {
 type Port struct {
 	Policy Policy
 	TLS    *tls.Config // or nil
-	// HandOff takes a connection over for good. A TLS connection is a *tls.Conn,
+	// HandOff takes a connection over for good; until it returns, the connection counts
+	// as one of the group's. A TLS connection is a *tls.Conn,
 	// or a *TLSConn when bytes had already been read from it. It may block.
 	HandOff func(net.Conn)
 	// Proxied says which peers' connections begin with a header of the PROXY
@@ -70,7 +71,9 @@ type Port struct {
 	Divert func(serverName string) Diversion
 	Stream func(c net.Conn, serverName string)
 
-	closing atomic.Bool
+	// farewell is how long connections may stay unused once the port closes, in
+	// nanoseconds; 0 while it is open.
+	farewell atomic.Int64
 }
 
 // Diversion is what is done with a TLS connection.
@@ -248,25 +251,34 @@ func (g *Group) Serve(listener *net.TCPListener, p *Port) error {
 const Farewell = 500 * time.Millisecond
 
 // Close stops accepting for p. Connections that are open end with the exchange
-// that they carry, or when none has begun for as long as farewell.
+// that they carry, or when none has begun for as long as farewell, which must be more
+// than 0. A port that closes can be closed again, with another farewell.
 func (g *Group) Close(p *Port, farewell time.Duration) {
-	p.closing.Store(true)
+	p.farewell.Store(int64(farewell))
 	g.mu.Lock()
 	fds := g.ports[p]
 	delete(g.ports, p)
+	ended := g.ended && len(fds) == 0 // the loops may be gone
 	g.mu.Unlock()
+	if ended {
+		return
+	}
 	var closed sync.WaitGroup
-	for i, fd := range fds {
-		l := g.loops[i]
+	for i, l := range g.loops {
 		closed.Add(1)
 		l.post(func() {
-			l.unlisten(fd)
+			if len(fds) > 0 {
+				l.unlisten(fds[i])
+			}
 			l.endIdle(p, farewell)
 			closed.Done()
 		})
 	}
 	closed.Wait()
 }
+
+// closing tells whether the port closes: each answer is then the last of its connection.
+func (p *Port) closing() bool { return p.farewell.Load() > 0 }
 
 // Forget closes the unused connections to a backend, and those in use as soon as
 // their exchanges end.

@@ -71,8 +71,8 @@ type loop struct {
 
 	// Shared.
 	clients atomic.Int32
-	wake    int // eventfd
 	mu      sync.Mutex
+	wake    int // eventfd; -1 when the loop has ended
 	inbox   []func()
 	drained chan struct{}
 	ended   chan struct{}
@@ -104,16 +104,20 @@ func newLoop(g *Group, number int) (*loop, error) {
 
 func (l *loop) close() {
 	unix.Close(l.epoll)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	unix.Close(l.wake)
+	l.wake = -1 // the number may be somebody else's descriptor soon
 }
 
-// post has f run on the loop.
+// post has f run on the loop, if that has not ended.
 func (l *loop) post(f func()) {
 	l.mu.Lock()
-	first := len(l.inbox) == 0
-	l.inbox = append(l.inbox, f)
-	l.mu.Unlock()
-	if first {
+	defer l.mu.Unlock()
+	if l.wake < 0 {
+		return
+	}
+	if l.inbox = append(l.inbox, f); len(l.inbox) == 1 {
 		one := [8]byte{1}
 		unix.Write(l.wake, one[:]) // full means that it is awake
 	}
@@ -299,10 +303,14 @@ func (l *loop) listen(fd int, p *Port) {
 
 func (l *loop) unlisten(fd int) {
 	if a, ok := l.slots[fd].watcher.(*acceptor); ok {
+		unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, fd, nil) // the socket has other descriptors
+		// This loop may have been the one that was woken for connections which wait by now:
+		// nobody else would look for them before the next one comes.
+		for a.acceptSome() {
+		}
 		if a.resume != 0 {
 			l.pauses--
 		}
-		unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, fd, nil) // the socket has other descriptors
 		l.unwatch(fd)
 		unix.Close(fd)
 	}
@@ -341,16 +349,19 @@ func (a *acceptor) pause() {
 
 func (a *acceptor) cut() { a.loop.unlisten(a.fd) }
 
-func (a *acceptor) ready(uint32) {
+func (a *acceptor) ready(uint32) { a.acceptSome() }
+
+// acceptSome accepts what waits, up to a bound, and tells whether there may be more.
+func (a *acceptor) acceptSome() bool {
 	for range accepts {
 		fd, peer, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
 			a.pause()
-			return
+			return false
 		default:
-			return
+			return false
 		}
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
@@ -368,6 +379,7 @@ func (a *acceptor) ready(uint32) {
 			to.post(c.begin)
 		}
 	}
+	return true
 }
 
 // leastLoaded prefers the accepting loop unless another one has much less to do.

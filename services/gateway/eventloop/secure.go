@@ -128,8 +128,8 @@ func (c *client) handshake() {
 	c.record.serverName = state.ServerName
 	if state.NegotiatedProtocol != "" && state.NegotiatedProtocol != "http/1.1" {
 		unix.Close(c.fd) // conn has another descriptor of the connection
-		c.loop.clients.Add(-1)
 		c.port.HandOff(c.secure)
+		c.loop.clients.Add(-1)
 		return
 	}
 	conn.Close()
@@ -205,8 +205,12 @@ func (c *client) handOver(read []byte) {
 		conn = &lateConn{Conn: conn, first: append([]byte(nil), c.out...)}
 	}
 	unix.EpollCtl(c.loop.epoll, unix.EPOLL_CTL_DEL, c.fd, nil) // the connection lives on
-	handOff := c.port.HandOff
-	secure, r := c.secure, c.record
+	secure, r, clients := c.secure, c.record, &c.loop.clients
+	clients.Add(1) // it counts until it was taken over
+	handOff := func(conn net.Conn) {
+		c.port.HandOff(conn)
+		clients.Add(-1)
+	}
 	c.close()
 	if secure == nil {
 		plain := &Conn{Conn: conn, prefix: prefix}

@@ -17,17 +17,19 @@ import (
 type handOffs struct {
 	address net.Addr
 	conns   chan net.Conn
+	taken   func(net.Conn) // told of each connection that net/http gets
 	once    sync.Once
 	closed  chan struct{}
 }
 
-func newHandOffs(address net.Addr) *handOffs {
-	return &handOffs{address: address, conns: make(chan net.Conn), closed: make(chan struct{})}
+func newHandOffs(address net.Addr, taken func(net.Conn)) *handOffs {
+	return &handOffs{address: address, taken: taken, conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
 func (h *handOffs) Accept() (net.Conn, error) {
 	select {
 	case c := <-h.conns:
+		h.taken(c)
 		return c, nil
 	case <-h.closed:
 		return nil, net.ErrClosed
@@ -71,17 +73,18 @@ func secureState(ctx context.Context) *tls.ConnectionState {
 	return state
 }
 
-// leaving says goodbye to the clients of net/http. The zero value is ready.
+// leaving says goodbye to the clients of net/http. The zero value is ready. A client of
+// the event loops is theirs until it has been counted here.
 type leaving struct {
 	begun atomic.Bool
 	conns atomic.Int32
 }
 
+func (l *leaving) arrive(net.Conn) { l.conns.Add(1) }
+
 // count is http.Server's ConnState.
 func (l *leaving) count(_ net.Conn, state http.ConnState) {
 	switch state {
-	case http.StateNew:
-		l.conns.Add(1)
 	case http.StateClosed, http.StateHijacked:
 		l.conns.Add(-1)
 	}
@@ -89,20 +92,18 @@ func (l *leaving) count(_ net.Conn, state http.ConnState) {
 
 // wait lets the clients that are there send a last request, also those of the event
 // loops, whose connections may still be handed over.
-func (l *leaving) wait(ctx context.Context, loops *eventloop.Group, farewell time.Duration) {
+func (l *leaving) wait(ctx context.Context, loops *eventloop.Group, farewell time.Duration, hurry <-chan struct{}) {
 	l.begun.Store(true)
 	tick := time.NewTicker(25 * time.Millisecond)
 	defer tick.Stop()
-	// A connection that is being handed over is counted on neither side for a moment, so
-	// nobody must be there twice.
-	for end, alone := time.Now().Add(farewell), 0; alone < 2 && time.Now().Before(end); {
+	// First the loops: what they hand over is counted here before it is theirs no more.
+	for end := time.Now().Add(farewell); loops.Clients()+int(l.conns.Load()) > 0 && time.Now().Before(end); {
 		select {
 		case <-ctx.Done():
 			return
+		case <-hurry:
+			return
 		case <-tick.C:
-		}
-		if alone++; int(l.conns.Load())+loops.Clients() > 0 {
-			alone = 0
 		}
 	}
 }

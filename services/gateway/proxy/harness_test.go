@@ -64,7 +64,7 @@ func newGateway(t testing.TB, edit ...func(*Config)) *gateway {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := g.Shutdown(ctx, eventloop.Farewell); err != nil {
+		if err := g.Shutdown(ctx, eventloop.Farewell, nil); err != nil {
 			t.Errorf("shut down: %v", err)
 		}
 	})

@@ -193,7 +193,7 @@ func (s *Server) SetTable(t *route.Table) map[netip.AddrPort]Binding {
 				s.loops.Close(p.events, eventloop.Farewell) // so that the address is free
 			}
 			p.listener.Close()
-			go s.drain(context.Background(), p, eventloop.Farewell)
+			go s.drain(context.Background(), p, eventloop.Farewell, nil)
 			continue
 		}
 		// It changes what it speaks: the socket goes on with the new one.
@@ -203,8 +203,9 @@ func (s *Server) SetTable(t *route.Table) map[netip.AddrPort]Binding {
 			continue
 		}
 		s.ports[at] = next
-		s.loops.Close(p.events, eventloop.Farewell) // from here only the new one accepts
-		go p.server.Shutdown(context.Background())
+		s.loops.Close(p.events, s.cfg.IdleTimeout) // from here only the new one accepts
+		p.listener = nil
+		go s.drain(context.Background(), p, s.cfg.IdleTimeout, nil)
 	}
 	for _, w := range t.Ports() {
 		if _, failed := bindings[w.At()]; failed {
@@ -256,8 +257,9 @@ func (s *Server) Table() *route.Table { return s.table.Load() }
 
 // Shutdown closes all ports and waits until the exchanges in flight have
 // finished or ctx ends; what is left then is cut. Connections may stay unused for as long
-// as farewell before they are closed.
-func (s *Server) Shutdown(ctx context.Context, farewell time.Duration) error {
+// as farewell before they are closed, and after hurry, if not nil, for no longer than
+// [eventloop.Farewell].
+func (s *Server) Shutdown(ctx context.Context, farewell time.Duration, hurry <-chan struct{}) error {
 	s.mu.Lock()
 	ports := s.ports
 	s.ports = map[netip.AddrPort]*port{}
@@ -267,7 +269,7 @@ func (s *Server) Shutdown(ctx context.Context, farewell time.Duration) error {
 	defer s.upstreams.Close()
 	var closing sync.WaitGroup
 	for _, p := range ports {
-		closing.Go(func() { s.drain(ctx, p, farewell) })
+		closing.Go(func() { s.drain(ctx, p, farewell, hurry) })
 	}
 	closing.Wait()
 	err := s.loops.Drain(ctx)
@@ -291,14 +293,25 @@ func (s *Server) Shutdown(ctx context.Context, farewell time.Duration) error {
 	}
 }
 
-func (s *Server) drain(ctx context.Context, p *port, farewell time.Duration) {
+// drain lets the connections of a port end, after it has closed its socket if it still
+// has one.
+func (s *Server) drain(ctx context.Context, p *port, farewell time.Duration, hurry <-chan struct{}) {
 	if p.raw {
 		p.listener.Close()
 		return
 	}
 	s.loops.Close(p.events, farewell)
-	p.listener.Close()
-	p.leaving.wait(ctx, s.loops, farewell)
+	if p.listener != nil {
+		p.listener.Close()
+	}
+	p.leaving.wait(ctx, s.loops, farewell, hurry)
+	if farewell > eventloop.Farewell {
+		select {
+		case <-hurry:
+			s.loops.Close(p.events, eventloop.Farewell)
+		default:
+		}
+	}
 	if err := p.server.Shutdown(ctx); err != nil && ctx.Err() == nil {
 		s.log.Warn("close port", "port", p.at.Port(), "error", err)
 	}
@@ -375,7 +388,7 @@ func (s *Server) serve(w *route.Port, address string, listener *net.TCPListener)
 		p.events.Divert = p.divert
 		p.events.Stream = func(c net.Conn, serverName string) { s.stream(p, c, serverName) }
 	}
-	p.handedOff = newHandOffs(listener.Addr())
+	p.handedOff = newHandOffs(listener.Addr(), p.leaving.arrive)
 	if err := s.loops.Serve(listener, p.events); err != nil {
 		return nil, err
 	}

@@ -383,7 +383,7 @@ func TestAProxyNamesTheClient(t *testing.T) {
 	if got := ask(raw, "one\n"); got != "" {
 		t.Errorf("stream that names nobody: %q", got)
 	}
-	if err := g.Shutdown(context.Background(), eventloop.Farewell); err != nil {
+	if err := g.Shutdown(context.Background(), eventloop.Farewell, nil); err != nil {
 		t.Error(err)
 	}
 	for _, want := range []string{`"192.0.2.77:49152"`, `"protocol":"TCP"`} {
