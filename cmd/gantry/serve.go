@@ -22,6 +22,7 @@ import (
 	"github.com/gantryhq/gantry/engine/host"
 	"github.com/gantryhq/gantry/engine/image"
 	"github.com/gantryhq/gantry/engine/network"
+	"github.com/gantryhq/gantry/engine/node"
 	"github.com/gantryhq/gantry/engine/store"
 	"github.com/gantryhq/gantry/internal/footprint"
 	"github.com/gantryhq/gantry/internal/hint"
@@ -48,6 +49,7 @@ var components = []component{
 	{"gateway", startGateway},
 	{"scaling", startScaling},
 	{"metrics", startMetrics},
+	{"docker", startDocker},
 	{"addresses", publishAddresses},
 	{"backups", startBackups},
 }
@@ -163,6 +165,7 @@ type server struct {
 	api          *apiserver.Server
 	network      *network.Network
 	images       *image.Store
+	node         *node.Node
 	registryAddr string
 	gatewayKinds <-chan error // told once when the API serves the gateway's kinds
 	gatewayAddr  gatewayAddresses

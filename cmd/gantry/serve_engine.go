@@ -107,6 +107,7 @@ func startNode(ctx context.Context, in *server) error {
 	if err != nil {
 		return err
 	}
+	in.node = n
 	if err := in.serveSocket("node", in.nodeSocket(), n.Handler()); err != nil {
 		return err
 	}

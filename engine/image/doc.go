@@ -17,5 +17,5 @@
 // Callers may not assume that a tag still means the digest it meant before,
 // nor open the directory from two processes: the database is locked.
 //
-// Only engine/node and cmd/gantry import this package.
+// Only engine/node, engine/dockerapi and cmd/gantry import this package.
 package image

@@ -210,6 +210,9 @@ func (s *Store) Unmount(ctx context.Context, containerID string) error {
 			return fmt.Errorf("remove root of %s: %w", containerID, err)
 		}
 	}
+	if kept, err := s.unlinkKept(containerID); err != nil || kept {
+		return err
+	}
 	if err := s.discard(containerID); err != nil {
 		return fmt.Errorf("remove writable layer of %s: %w", containerID, err)
 	}

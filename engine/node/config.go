@@ -63,6 +63,7 @@ type Images interface {
 	List(ctx context.Context) ([]*image.Image, error)
 	Mount(ctx context.Context, containerID, ref string, targets []string) (rootfs string, err error)
 	MountMapped(ctx context.Context, containerID, ref string, targets []string, m image.IDMapping) (rootfs string, err error)
+	MountKept(ctx context.Context, containerID, name string) (rootfs string, err error)
 	MountReadOnly(ctx context.Context, id, ref string) (path string, err error)
 	Unmount(ctx context.Context, id string) error
 	Roots(ctx context.Context) ([]image.Root, error)

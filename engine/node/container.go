@@ -103,6 +103,12 @@ func (b *build) mountRoot(ctx context.Context) (string, error) {
 		targets[i] = b.c.VolumeMounts[i].MountPath
 	}
 	pins := b.n.podPins(b.pod, b.sandbox)
+	if name := b.pod.Annotations[KeptRootAnnotation]; name != "" && len(b.pod.Spec.Containers) == 1 && b.c.Name == b.pod.Spec.Containers[0].Name {
+		if pins.ids != nil {
+			return "", fmt.Errorf("annotation %s: a container in a user namespace cannot take over a root", KeptRootAnnotation)
+		}
+		return b.n.cfg.Images.MountKept(ctx, b.id, image.KeptName(b.pod.Namespace, name))
+	}
 	if pins.ids != nil {
 		return b.n.cfg.Images.MountMapped(ctx, b.id, b.image.Name, targets, pins.imageMapping())
 	}

@@ -229,6 +229,10 @@ func (f *fakeImages) Mount(_ context.Context, id, _ string, _ []string) (string,
 func (f *fakeImages) MountMapped(ctx context.Context, id, ref string, targets []string, _ image.IDMapping) (string, error) {
 	return f.Mount(ctx, id, ref, targets)
 }
+func (f *fakeImages) MountKept(ctx context.Context, id, name string) (string, error) {
+	return "", fs.ErrNotExist
+}
+
 func (f *fakeImages) MountReadOnly(ctx context.Context, id, ref string) (string, error) {
 	return f.Mount(ctx, id, ref, nil)
 }

@@ -99,6 +99,10 @@ func (i images) Mount(_ context.Context, id, _ string, _ []string) (string, erro
 func (i images) MountMapped(ctx context.Context, id, ref string, targets []string, _ image.IDMapping) (string, error) {
 	return i.Mount(ctx, id, ref, targets)
 }
+func (i images) MountKept(ctx context.Context, id, name string) (string, error) {
+	return "", fs.ErrNotExist
+}
+
 func (i images) MountReadOnly(ctx context.Context, id, ref string) (string, error) {
 	return i.Mount(ctx, id, ref, nil)
 }

@@ -12,7 +12,8 @@
 // in the CRI log format; a failed Start leaves no process, mount or cgroup.
 // Callers may not assume that an ID is reusable before Remove returned.
 //
-// Only engine/node imports this package.
+// Only engine/node imports this package, and engine/dockerapi for the words of
+// streams and processes.
 package runtime
 
 import (

@@ -35,6 +35,9 @@ func (s *Server) attach(conn *net.UnixConn, req *protocol.Request, files map[str
 		return protocol.Errorf(protocol.CodeInvalid, "attach to container %q: it is %s, not running", c.id, phase)
 	}
 	c.sinks[client] = struct{}{}
+	for _, k := range c.takeEarly() {
+		client.queue <- k
+	}
 	for _, stream := range c.ended {
 		client.queue <- chunk{stream: stream}
 	}

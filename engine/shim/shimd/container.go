@@ -42,6 +42,7 @@ type container struct {
 	readers []*os.File // pipes being read
 	ended   []string   // streams at their end
 	sinks   map[*sink]struct{}
+	early   []chunk   // what it said before the first client, if it takes input
 	oom     *oomWatch // or nil
 	lost    string    // why the exit code may be unknown
 	held    *newborn  // waits for a release, or nil

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -146,6 +147,7 @@ func (c *container) distribute(stream string, b []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.sinks) == 0 {
+		c.keepEarly(stream, b)
 		return
 	}
 	data := append([]byte(nil), b...)
@@ -157,6 +159,44 @@ func (c *container) distribute(stream string, b []byte) {
 			s.close()
 		}
 	}
+}
+
+// A client that starts a container with a terminal and attaches to it would miss the
+// first prompt. So of a container that takes input the first output is kept for a
+// moment, until somebody attaches.
+const (
+	earlyTime  = 10 * time.Second // after the start
+	earlyBytes = 16 << 10
+)
+
+// keepEarly remembers output that no client has seen. Holds c.mu.
+func (c *container) keepEarly(stream string, b []byte) {
+	if !c.record.Stdin && !c.record.Terminal {
+		return
+	}
+	if time.Since(c.record.StartedAt) > earlyTime || len(b) > earlyBytes {
+		c.early = nil
+		return
+	}
+	size := len(b)
+	for _, k := range c.early {
+		size += len(k.data)
+	}
+	for size > earlyBytes || len(c.early) >= sinkQueue/2 {
+		size -= len(c.early[0].data)
+		c.early = c.early[1:]
+	}
+	c.early = append(c.early, chunk{stream, append([]byte(nil), b...)})
+}
+
+// takeEarly is what the first client gets first. Holds c.mu.
+func (c *container) takeEarly() []chunk {
+	early := c.early
+	c.early = nil
+	if time.Since(c.record.StartedAt) > earlyTime {
+		return nil
+	}
+	return early
 }
 
 // endStream tells the attached clients that a stream is at its end.
