@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -39,6 +40,9 @@ const RegistryArg = "GANTRY_REGISTRY"
 // Options describe one build.
 type Options struct {
 	ContextDir string
+	// ContextTar, when not nil, is the context instead: a tar archive, compressed or
+	// not. Dockerfile then is a path in it.
+	ContextTar io.Reader
 	Dockerfile string   // path; "" means ContextDir/Dockerfile
 	Tags       []string // full names: "127.0.0.1:5000/shop/cart:latest"
 	Target     string   // stage to build; "" means the last
@@ -46,6 +50,7 @@ type Options struct {
 	Labels     map[string]string
 	Secrets    []Secret
 	NoCache    bool
+	NoNetwork  bool   // steps reach nothing at all, not even the outside
 	Registry   string // host:port of the built-in registry, for RegistryArg; "" leaves it out
 
 	// Push sends the image to the registries its tags name.
@@ -89,6 +94,17 @@ type Result struct {
 
 // Build builds an image. A failure in the Dockerfile or in a step is an [*Error].
 func (c *Client) Build(ctx context.Context, opt Options) (*Result, error) {
+	if opt.ContextTar != nil {
+		dir, remove, err := c.unpack(opt.ContextTar)
+		if err != nil {
+			return nil, err
+		}
+		defer remove()
+		opt.ContextDir = dir
+		if opt.Dockerfile, err = inside(dir, cmp.Or(opt.Dockerfile, "Dockerfile")); err != nil {
+			return nil, err
+		}
+	}
 	solve, tags, err := prepare(opt)
 	if err != nil {
 		return nil, err
@@ -144,6 +160,9 @@ func prepare(opt Options) (*bkclient.SolveOpt, []string, error) {
 	if opt.NoCache {
 		attrs["no-cache"] = ""
 	}
+	if opt.NoNetwork {
+		attrs["force-network-mode"] = "none"
+	}
 	for k, v := range buildArgs(opt) {
 		attrs["build-arg:"+k] = v
 	}
@@ -155,13 +174,12 @@ func prepare(opt Options) (*bkclient.SolveOpt, []string, error) {
 		return nil, nil, err
 	}
 	return &bkclient.SolveOpt{
-		Frontend:            "dockerfile.v0",
-		FrontendAttrs:       attrs,
-		LocalMounts:         files.mounts,
-		SharedKey:           files.sharedKey,
-		Session:             attach,
-		Exports:             exports(opt, tags),
-		AllowedEntitlements: []string{"network.host"},
+		Frontend:      "dockerfile.v0",
+		FrontendAttrs: attrs,
+		LocalMounts:   files.mounts,
+		SharedKey:     files.sharedKey,
+		Session:       attach,
+		Exports:       exports(opt, tags),
 	}, tags, nil
 }
 

@@ -43,7 +43,12 @@ func TestMain(m *testing.M) {
 		if d, err := time.ParseDuration(os.Getenv("BUILD_TEST_IDLE")); err == nil {
 			idle = d
 		}
+		var uplinks []string
+		if name := os.Getenv("BUILD_TEST_UPLINK"); name != "" {
+			uplinks = []string{name}
+		}
 		err := Worker(ctx, WorkerConfig{
+			Uplinks: uplinks,
 			DataDir: strings.TrimPrefix(os.Args[1], workerArg), IdleTimeout: idle,
 			Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		})
@@ -362,6 +367,11 @@ func (e *env) build(t testing.TB, opt Options) *Result {
 	t.Helper()
 	var shown lockedBuffer
 	opt.Display = &shown
+	defer func() {
+		if testing.Verbose() {
+			t.Log(shown.String())
+		}
+	}()
 	res, err := e.client.Build(context.Background(), opt)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, shown.String())
@@ -393,6 +403,24 @@ func pulled(t testing.TB, tag, digest string) (map[string]string, *v1.ConfigFile
 		body, err := io.ReadAll(tr)
 		must(t, err)
 		files[h.Name] = string(body)
+	}
+}
+
+// ownerIn is the user id of a file in an image.
+func ownerIn(t testing.TB, tag, path string) int {
+	t.Helper()
+	ref, err := name.ParseReference(tag)
+	must(t, err)
+	img, err := remote.Image(ref)
+	must(t, err)
+	rc := mutate.Extract(img)
+	defer rc.Close()
+	for tr := tar.NewReader(rc); ; {
+		h, err := tr.Next()
+		must(t, err)
+		if h.Name == path {
+			return h.Uid
+		}
 	}
 }
 

@@ -91,6 +91,16 @@ func (c *Client) connect(ctx context.Context) (*bkclient.Client, error) {
 	}
 }
 
+// Socket is the unix socket of a worker that answers: BuildKit's API, for clients
+// that speak it themselves. The worker does not end while a call is in progress.
+func (c *Client) Socket(ctx context.Context) (string, error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return "", err
+	}
+	return c.paths.socket, conn.Close()
+}
+
 func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():

@@ -9,10 +9,13 @@
 // Guarantees: the full Dockerfile syntax of BuildKit's built-in frontend
 // without any registry; registries on loopback addresses are reached by plain
 // HTTP; an error in a build names file and line and carries the end of the
-// failed step's output. Callers may not assume that the worker runs, nor that
+// failed step's output; a context that arrives as an archive writes nothing outside
+// of its directory. Callers may not assume that the worker runs, nor that
 // anything in the cache is still there.
 //
-// A build step runs as root in a container with the host's network: build only
-// what you would run. cmd/gantry imports this package, and services that build.
-// It imports nothing of the engine and no other service.
+// Steps run confined by [sandbox]: a Dockerfile from somebody else reaches neither
+// this machine nor anything on it, only the outside. Base images are pulled, and
+// results pushed, by the worker itself, which reaches the built-in registry.
+// cmd/gantry imports this package, and services that build. It imports nothing of
+// the engine and no other service.
 package build

@@ -12,6 +12,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/gantryhq/gantry/services/build/sandbox"
 )
 
 // cgroupParent names the cgroup of all steps of this instance.
@@ -26,7 +28,9 @@ func removeLeftovers(dataDir string) error {
 	if err := killSteps(dataDir); err != nil {
 		return err
 	}
-	removeCgroups(dataDir)
+	if err := sandbox.Remove(cgroupParent(dataDir)); err != nil {
+		return err
+	}
 	p := pathsOf(dataDir)
 	if err := unmountBelow(p.dir); err != nil {
 		return err
@@ -105,18 +109,4 @@ func stepPIDs(dataDir string) []int {
 		}
 	}
 	return pids
-}
-
-// removeCgroups removes the empty cgroups that runc leaves behind. One with a
-// process in it stays, rightly: the kernel refuses.
-func removeCgroups(dataDir string) {
-	for _, dir := range cgroupDirs(dataDir) {
-		steps, err := filepath.Glob(filepath.Join(dir, "buildkit", "*"))
-		if err != nil {
-			continue
-		}
-		for _, path := range append(steps, filepath.Join(dir, "buildkit"), dir) {
-			_ = os.Remove(path)
-		}
-	}
 }

@@ -41,6 +41,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gantryhq/gantry/internal/librarylog"
+	"github.com/gantryhq/gantry/services/build/sandbox"
 )
 
 // WorkerConfig says where a worker works.
@@ -49,6 +50,12 @@ type WorkerConfig struct {
 
 	IdleTimeout   time.Duration // the worker ends after so long without a build; 0 means 5 minutes
 	MaxCacheBytes int64         // 0 means 10 GB
+
+	// Uplinks are the network interfaces through which build steps reach the
+	// outside; nil means those of the machine's default routes.
+	Uplinks []string
+	// MemoryBytes bounds all steps together; 0 means three quarters of the machine's.
+	MemoryBytes int64
 
 	Log *slog.Logger // nil means slog.Default()
 }
@@ -114,7 +121,6 @@ func Worker(ctx context.Context, cfg WorkerConfig) error {
 	if err := removeLeftovers(abs); err != nil {
 		return fmt.Errorf("start build worker: clean up after the last one: %w", err)
 	}
-	defer removeCgroups(abs)
 	// BuildKit mounts secrets on directories for temporary files: they belong
 	// where the next worker finds them if this one is killed.
 	if err := errors.Join(os.MkdirAll(p.tmp, 0o700), os.Setenv("TMPDIR", p.tmp)); err != nil {
@@ -126,10 +132,17 @@ func Worker(ctx context.Context, cfg WorkerConfig) error {
 	return nil
 }
 
-func serve(ctx context.Context, cfg WorkerConfig, p paths) error {
+func serve(ctx context.Context, cfg WorkerConfig, p paths) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	controller, err := newController(ctx, cfg, p)
+	steps, err := sandbox.New(sandbox.Config{
+		Name: cgroupParent(cfg.DataDir), Layers: p.dir, Uplinks: cfg.Uplinks, Memory: cfg.MemoryBytes, Log: cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, steps.Close()) }()
+	controller, err := newController(ctx, cfg, p, steps)
 	if err != nil {
 		return err
 	}
@@ -173,8 +186,8 @@ func listenPrivately(path string) (net.Listener, error) {
 }
 
 // newController puts BuildKit together.
-func newController(ctx context.Context, cfg WorkerConfig, p paths) (*control.Controller, error) {
-	w, err := newOCIWorker(ctx, cfg, p)
+func newController(ctx context.Context, cfg WorkerConfig, p paths, steps *sandbox.Sandbox) (*control.Controller, error) {
+	w, err := newOCIWorker(ctx, cfg, p, steps)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +220,6 @@ func newController(ctx context.Context, cfg WorkerConfig, p paths) (*control.Con
 			"gateway.v0":    custom,
 		},
 		CacheManager:   solver.NewCacheManager(ctx, "local", cache, worker.NewCacheResultStorage(workers)),
-		Entitlements:   []string{"network.host"}, // steps have the host's network anyway
 		HistoryDB:      history,
 		CacheStore:     cache,
 		LeaseManager:   w.LeaseManager(),
@@ -218,19 +230,33 @@ func newController(ctx context.Context, cfg WorkerConfig, p paths) (*control.Con
 	})
 }
 
-// newOCIWorker is the part of BuildKit that runs steps, with runc, and keeps
-// their results.
-func newOCIWorker(ctx context.Context, cfg WorkerConfig, p paths) (*base.Worker, error) {
+// newOCIWorker is the part of BuildKit that runs steps, with runc in the sandbox,
+// and keeps their results.
+func newOCIWorker(ctx context.Context, cfg WorkerConfig, p paths, steps *sandbox.Sandbox) (*base.Worker, error) {
 	opt, err := runc.NewWorkerOpt(p.dir, snapshotter(p.dir, cfg.Log), false, oci.ProcessSandbox, nil, nil,
 		netproviders.Opt{Mode: "host", CNI: cniprovider.Opt{Root: p.dir}},
 		nil, "", "", false, nil, "", cgroupParent(cfg.DataDir), nil)
 	if err != nil {
 		return nil, fmt.Errorf("prepare runc: %w", err)
 	}
+	if opt.ProxyProvider != nil {
+		if err := opt.ProxyProvider.Close(); err != nil {
+			return nil, fmt.Errorf("prepare runc: %w", err)
+		}
+		opt.ProxyProvider = nil
+	}
+	// Nothing runs outside of the sandbox.
+	opt.NetworkProviders = steps.Networks()
+	if opt.Executor, err = steps.Executor(opt.ResourceMonitor); err != nil {
+		return nil, fmt.Errorf("prepare runc: %w", err)
+	}
 	opt.GCPolicy = gcPolicy(cfg.MaxCacheBytes, p.dir)
 	opt.RegistryHosts = resolver.NewRegistryConfig(nil) // loopback by HTTP, others by HTTPS
 	w, err := base.NewWorker(ctx, opt)
 	if err != nil {
+		return nil, fmt.Errorf("open build state: %w", err)
+	}
+	if err := confineSources(w, steps); err != nil {
 		return nil, fmt.Errorf("open build state: %w", err)
 	}
 	return w, nil

@@ -36,6 +36,15 @@ func TestEveryKindOfLeakIsFound(t *testing.T) {
 	leaveMount(t, filepath.Join(dir, "run/sandbox", stranger))
 	leaveGroup(t, name)
 	leaveLinks(t, name)
+	worker := "gantry-build-" + strings.TrimPrefix(name, "gantry-")
+	must(t, exec.Command("nft", "add", "table", "ip", worker).Run())
+	t.Cleanup(func() { _ = exec.Command("nft", "delete", "table", "ip", worker).Run() })
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "gb" + strings.TrimPrefix(name, "gantry-") + "0001"}, PeerName: "gbleak1"}))
+	t.Cleanup(func() {
+		if l, err := netlink.LinkByName("gb" + strings.TrimPrefix(name, "gantry-") + "0001"); err == nil {
+			_ = netlink.LinkDel(l)
+		}
+	})
 	rules := "table ip " + name + " { set pods { type ipv4_addr; elements = { 198.18.0.9 }; }; }"
 	load := exec.Command("nft", "-f", "-")
 	load.Stdin = strings.NewReader(rules)
@@ -59,7 +68,7 @@ func TestEveryKindOfLeakIsFound(t *testing.T) {
 		t.Errorf("with its owner alive only the deleted file and the zombie are leaks:\n%s", got)
 	}
 	got = describe(t, func() ([]Thing, error) { return Gone(dir) })
-	for _, want := range []string{"process ", "bridge " + name, "nftables table " + name} {
+	for _, want := range []string{"process ", "bridge " + name, "nftables table " + name, "nftables table " + worker, "interface of a build step gb"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q after gantry down --all:\n%s", want, got)
 		}

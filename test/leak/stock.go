@@ -20,7 +20,7 @@ func stock(dir string) ([]Thing, error) {
 		return nil, err
 	}
 	i := inventory{dir: dir, seen: dir, name: instanceName(dir), ours: map[int]bool{os.Getpid(): true}}
-	steps := []func() error{i.groups, i.processes, i.mounts, i.links, i.rules, i.leases, i.directories}
+	steps := []func() error{i.groups, i.processes, i.mounts, i.links, i.builds, i.rules, i.leases, i.directories}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return nil, err
