@@ -66,7 +66,7 @@ func TestAHostileDockerfileReachesNothingOnThisMachine(t *testing.T) {
 	dir := e.context(t, map[string]string{
 		"attack": script.String(),
 		"Dockerfile": "FROM " + e.host + "/base/busybox\nADD http://" + out.addr + "/ /added\nCOPY attack /\n" +
-			"RUN mkdir -p /tmp /mnt && sh /attack; mkdir -p /home && touch /home/f && chown 4242 /home/f && rm /attack\n",
+			"RUN mkdir -p /tmp /mnt && sh /attack; mkdir -p /data && touch /data/f && chown 4242 /data/f && rm /attack\n",
 	})
 	tag := e.host + "/hostile:1"
 	res := e.build(t, Options{ContextDir: dir, Tags: []string{tag}, Push: true})
@@ -86,7 +86,7 @@ func TestAHostileDockerfileReachesNothingOnThisMachine(t *testing.T) {
 	if files["added"] != "outside" || files["attack"] != "" {
 		t.Errorf("added %q, removed %q", files["added"], files["attack"])
 	}
-	if uid := ownerIn(t, tag, "home/f"); uid != 4242 {
+	if uid := ownerIn(t, tag, "data/f"); uid != 4242 {
 		t.Errorf("the owner in the image is %d", uid)
 	}
 }
