@@ -48,6 +48,7 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 			newBuildCommand(g),
 			newBuildWorkerCommand(g),
 			newBaseCommand(g),
+			newScanCommand(g),
 			newImagesCommand(g),
 			newPullCommand(g),
 			newPushCommand(g),

@@ -86,7 +86,7 @@ func fileFaults(found *inspect.Found) []report.Fault {
 	}
 	for _, s := range found.Setuid {
 		out = append(out, report.Fault{Rule: "setuid", Severity: osvdb.Negligible, Path: s.Path, Layer: &s.Layer,
-			Message: "the program runs with rights of its owner (" + s.Mode + ")", Fix: "chmod ug-s it unless it is needed, and run with allowPrivilegeEscalation: false"})
+			Message: "the program runs with the rights of its owner (" + s.Mode + ")", Fix: "chmod ug-s what is not needed"})
 	}
 	return out
 }

@@ -25,35 +25,24 @@ const (
 
 // unpacked is a layer's tar stream. What compressed it is told by its first bytes,
 // as every runtime does.
-func unpacked(l v1.Layer) (r io.Reader, done func(), err error) {
-	raw, err := l.Compressed()
-	if err != nil {
-		return nil, nil, err
-	}
-	closeRaw := func() { _ = raw.Close() } // only read
-	in := bufio.NewReaderSize(raw, 64<<10)
-	magic, err := in.Peek(4)
+func unpacked(packed *bufio.Reader) (r io.Reader, done func(), err error) {
+	nothing := func() {}
+	magic, err := packed.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
-		closeRaw()
-		return nil, nil, err
+		return nil, nothing, err
 	}
 	switch {
 	case strings.HasPrefix(string(magic), "\x1f\x8b"):
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			closeRaw()
-			return nil, nil, err
-		}
-		return z, closeRaw, nil
+		z, err := gzip.NewReader(packed)
+		return z, nothing, err
 	case string(magic) == "\x28\xb5\x2f\xfd":
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(128<<20))
+		z, err := zstd.NewReader(packed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
-			closeRaw()
-			return nil, nil, err
+			return nil, nothing, err
 		}
-		return z, func() { z.Close(); closeRaw() }, nil
+		return z, z.Close, nil
 	}
-	return in, closeRaw, nil
+	return packed, nothing, nil
 }
 
 // budget ends a stream that has more bytes than are left for the image.
@@ -73,14 +62,21 @@ func (b budget) Read(p []byte) (int, error) {
 
 // layer reads one layer and brings the picture of the whole image up to date.
 func (s *scan) layer(ctx context.Context, index int, l v1.Layer) error {
-	r, done, err := unpacked(l)
+	blob, err := l.Compressed()
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	packed := bufio.NewReaderSize(blob, 64<<10)
+	r, done, err := unpacked(packed)
 	if err != nil {
 		return err
 	}
 	defer done()
+	r = budget{r, &s.bytesLeft}
 	s.index, s.gone, s.emptied = index, map[string]bool{}, map[string]bool{}
 	defer s.dropWaiting()
-	entries := tar.NewReader(budget{r, &s.bytesLeft})
+	entries := tar.NewReader(r)
 	for {
 		h, err := entries.Next()
 		if errors.Is(err, io.EOF) {
@@ -96,6 +92,12 @@ func (s *scan) layer(ctx context.Context, index int, l v1.Layer) error {
 			return fmt.Errorf("%w: it has more than %d files", ErrTooLarge, s.MaxFiles)
 		}
 		if err := s.entry(ctx, h, entries); err != nil {
+			return err
+		}
+	}
+	// To the end, where a content that is not what its digest says is found out.
+	for _, rest := range []io.Reader{r, packed} {
+		if _, err := io.Copy(io.Discard, rest); err != nil {
 			return err
 		}
 	}

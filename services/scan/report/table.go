@@ -128,7 +128,7 @@ func (w *tableWriter) vulnerabilities(r *Report) {
 		rows[i].ids = append(rows[i].ids, v.ID)
 	}
 	if len(rows) > 0 {
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.StripEscape)
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(t, "\n"+w.cell("SEVERITY", osvdb.Unknown)+"\tPACKAGE\tINSTALLED\tFIXED IN\tVULNERABILITY")
 		for _, o := range rows {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", w.cell(o.severity.String(), o.severity), o.name(), o.installed, cmp.Or(o.fixed, "-"), o.what())
@@ -159,28 +159,51 @@ func (o row) what() string {
 		}
 		return strings.TrimSpace(o.ids[0] + " " + string(s))
 	}
-	if n := len(o.ids); n > shownIDs {
-		return fmt.Sprintf("%s and %d more", strings.Join(o.ids[:shownIDs], ", "), n-shownIDs)
-	}
-	return strings.Join(o.ids, ", ")
+	return some(o.ids, shownIDs)
 }
 
+// faultRow is faults that differ only in where they are.
+type faultRow struct {
+	Fault
+	places []string
+}
+
+const shownPlaces = 2
+
 func (w *tableWriter) faults(r *Report) {
+	var rows []faultRow
 	hidden := 0
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.StripEscape)
-	shown := 0
 	for _, f := range r.Faults {
 		if f.Severity < w.opt.AtLeast {
 			hidden++
 			continue
 		}
-		if shown++; shown == 1 {
-			fmt.Fprintln(t, "\n"+w.cell("SEVERITY", osvdb.Unknown)+"\tRULE\tWHERE\tFAULT")
+		i := slices.IndexFunc(rows, func(o faultRow) bool {
+			return o.Severity == f.Severity && o.Rule == f.Rule && o.text() == f.text()
+		})
+		if i < 0 {
+			i = len(rows)
+			rows = append(rows, faultRow{Fault: f})
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", w.cell(f.Severity.String(), f.Severity), f.Rule, f.where(), f.text())
+		rows[i].places = append(rows[i].places, f.where())
 	}
-	w.flush(t)
+	if len(rows) > 0 {
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "\n"+w.cell("SEVERITY", osvdb.Unknown)+"\tRULE\tWHERE\tFAULT")
+		for _, o := range rows {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", w.cell(o.Severity.String(), o.Severity), o.Rule, some(o.places, shownPlaces), o.text())
+		}
+		w.flush(t)
+	}
 	w.hidden(hidden, "faults")
+}
+
+// some names the first n, and how many more there are.
+func some(all []string, n int) string {
+	if len(all) > n+1 {
+		return fmt.Sprintf("%s and %d more", strings.Join(all[:n], ", "), len(all)-n)
+	}
+	return strings.Join(all, ", ")
 }
 
 func (f Fault) text() string {
@@ -213,17 +236,18 @@ func (w *tableWriter) flush(t *tabwriter.Writer) {
 	}
 }
 
+// colors are of one length, so that the columns stay straight.
 var colors = map[osvdb.Severity]string{
-	osvdb.Critical: "1;31", osvdb.High: "31", osvdb.Medium: "33", osvdb.Low: "36", osvdb.Negligible: "2",
+	osvdb.Unknown: "0;00", osvdb.Negligible: "0;02", osvdb.Low: "0;36", osvdb.Medium: "0;33", osvdb.High: "0;31", osvdb.Critical: "1;31",
 }
 
-// cell is a word of the first column. All cells of a column carry an escape sequence
-// of the same length, which the writer of columns counts as text.
+// cell is a word of the first column, whose writer counts escape sequences as text:
+// each cell of the column has one.
 func (w *tableWriter) cell(word string, s osvdb.Severity) string {
 	if !w.opt.Color {
 		return word
 	}
-	return fmt.Sprintf("\x1b[%4sm%s\x1b[0m", strings.Repeat("0", 4-len(cmp.Or(colors[s], "0")))+cmp.Or(colors[s], "0"), word)
+	return "\x1b[" + colors[s] + "m" + word + "\x1b[0m"
 }
 
 // WriteJSON writes the whole report.

@@ -1,0 +1,131 @@
+package scan
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/gantryhq/gantry/internal/attest"
+	"github.com/gantryhq/gantry/services/scan/report"
+)
+
+// predicate is a scan result as cosign defines it
+// (https://github.com/sigstore/cosign/blob/main/specs/COSIGN_VULN_ATTESTATION_SPEC.md).
+type predicate struct {
+	Invocation struct {
+		Parameters any    `json:"parameters"`
+		URI        string `json:"uri"`
+		EventID    string `json:"event_id"`
+		BuilderID  string `json:"builder.id"`
+	} `json:"invocation"`
+	Scanner struct {
+		URI     string `json:"uri"`
+		Version string `json:"version"`
+		DB      struct {
+			URI     string `json:"uri"`
+			Version string `json:"version"`
+		} `json:"db"`
+		Result result `json:"result"`
+	} `json:"scanner"`
+	Metadata struct {
+		Started  time.Time `json:"scanStartedOn"`
+		Finished time.Time `json:"scanFinishedOn"`
+	} `json:"metadata"`
+}
+
+// result is the whole report, with the counts that policies ask about. In them what is
+// negligible counts as low: no policy knows less.
+type result struct {
+	Summary report.Summary `json:"summary"`
+	*report.Report
+}
+
+// Results keeps reports as signed attestations on the images they are about.
+type Results struct {
+	Signer  *attest.Signer      // nil when results are only read
+	Keys    []*attest.PublicKey // whose results count
+	Version string              // of this program
+	Options []remote.Option
+}
+
+// Get returns the newest report about an image that one of the keys signed, nil when
+// there is none. A report for another database is one too: compare Database.
+func (s *Results) Get(ctx context.Context, image name.Digest) (*report.Report, error) {
+	newest, _, err := s.all(ctx, image)
+	return newest, err
+}
+
+// all returns the newest report and the manifests of all that are ours.
+func (s *Results) all(ctx context.Context, image name.Digest) (newest *report.Report, manifests []string, err error) {
+	claims, err := attest.Verify(ctx, image, attest.VulnerabilityPredicate, s.Keys, s.Options...)
+	var none *attest.UnverifiedError
+	if errors.As(err, &none) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the scan result of %s: %w", image, err)
+	}
+	for _, c := range claims {
+		var p predicate
+		if err := json.Unmarshal(c.Predicate, &p); err != nil || p.Scanner.Result.Report == nil || p.Scanner.URI != scannerURI {
+			continue // signed with our key, by another scanner
+		}
+		if c.Layout == attest.Referrer {
+			manifests = append(manifests, c.Digest)
+		}
+		if r := p.Scanner.Result.Report; r.Digest == image.DigestStr() && (newest == nil || r.Finished.After(newest.Finished)) {
+			newest = r
+		}
+	}
+	return newest, manifests, nil
+}
+
+const scannerURI = "https://gantry.dev/scan"
+
+// Put signs a report and attaches it to the image, with its list of packages as an
+// SPDX document when the image has none yet. Reports that it replaces are removed.
+func (s *Results) Put(ctx context.Context, image name.Digest, r *report.Report) error {
+	if r.Database == nil {
+		return errors.New("a scan without a vulnerability database is no result to keep")
+	}
+	_, old, err := s.all(ctx, image)
+	if err != nil {
+		return err
+	}
+	var p predicate
+	p.Invocation.Parameters = []string{}
+	p.Scanner.URI, p.Scanner.Version = scannerURI, s.Version
+	p.Scanner.DB.URI, p.Scanner.DB.Version = r.Database.Name, r.Database.Digest
+	p.Scanner.Result = result{Summary: r.Summary(), Report: r}
+	p.Scanner.Result.Summary.Low += p.Scanner.Result.Summary.Negligible
+	p.Metadata.Started, p.Metadata.Finished = r.Started, r.Finished
+	if err := attest.Attach(ctx, image, attest.VulnerabilityPredicate, p, s.Signer, attest.Referrer, s.Options...); err != nil {
+		return err
+	}
+	if err := s.putSBOM(ctx, image, r); err != nil {
+		return err
+	}
+	for _, digest := range old {
+		if err := remote.Delete(image.Context().Digest(digest), attest.Options(ctx, s.Options)...); err != nil {
+			return fmt.Errorf("remove the former scan result of %s: %w", image, err)
+		}
+	}
+	return nil
+}
+
+func (s *Results) putSBOM(ctx context.Context, image name.Digest, r *report.Report) error {
+	_, err := attest.Verify(ctx, image, attest.SPDXPredicate, s.Keys, s.Options...)
+	var none *attest.UnverifiedError
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &none):
+		return err
+	}
+	return attest.Attach(ctx, image, attest.SPDXPredicate, r.SPDX(), s.Signer, attest.Referrer, s.Options...)
+}
