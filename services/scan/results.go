@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -13,30 +12,6 @@ import (
 	"github.com/gantryhq/gantry/internal/attest"
 	"github.com/gantryhq/gantry/services/scan/report"
 )
-
-// predicate is a scan result as cosign defines it
-// (https://github.com/sigstore/cosign/blob/main/specs/COSIGN_VULN_ATTESTATION_SPEC.md).
-type predicate struct {
-	Invocation struct {
-		Parameters any    `json:"parameters"`
-		URI        string `json:"uri"`
-		EventID    string `json:"event_id"`
-		BuilderID  string `json:"builder.id"`
-	} `json:"invocation"`
-	Scanner struct {
-		URI     string `json:"uri"`
-		Version string `json:"version"`
-		DB      struct {
-			URI     string `json:"uri"`
-			Version string `json:"version"`
-		} `json:"db"`
-		Result result `json:"result"`
-	} `json:"scanner"`
-	Metadata struct {
-		Started  time.Time `json:"scanStartedOn"`
-		Finished time.Time `json:"scanFinishedOn"`
-	} `json:"metadata"`
-}
 
 // result is the whole report, with the counts that policies ask about. In them what is
 // negligible counts as low: no policy knows less.
@@ -71,15 +46,19 @@ func (s *Results) all(ctx context.Context, image name.Digest) (newest *report.Re
 		return nil, nil, fmt.Errorf("read the scan result of %s: %w", image, err)
 	}
 	for _, c := range claims {
-		var p predicate
-		if err := json.Unmarshal(c.Predicate, &p); err != nil || p.Scanner.Result.Report == nil || p.Scanner.URI != scannerURI {
+		p, _, err := attest.ParseScan(c.Predicate)
+		if err != nil || p.Scanner.URI != scannerURI {
 			continue // signed with our key, by another scanner
+		}
+		var r report.Report
+		if json.Unmarshal(p.Scanner.Result, &r) != nil || r.Database == nil {
+			continue // of another version of this program
 		}
 		if c.Layout == attest.Referrer {
 			manifests = append(manifests, c.Digest)
 		}
-		if r := p.Scanner.Result.Report; r.Digest == image.DigestStr() && (newest == nil || r.Finished.After(newest.Finished)) {
-			newest = r
+		if r.Digest == image.DigestStr() && (newest == nil || r.Finished.After(newest.Finished)) {
+			newest = &r
 		}
 	}
 	return newest, manifests, nil
@@ -97,13 +76,18 @@ func (s *Results) Put(ctx context.Context, image name.Digest, r *report.Report) 
 	if err != nil {
 		return err
 	}
-	var p predicate
-	p.Invocation.Parameters = []string{}
-	p.Scanner.URI, p.Scanner.Version = scannerURI, s.Version
-	p.Scanner.DB.URI, p.Scanner.DB.Version = r.Database.Name, r.Database.Digest
-	p.Scanner.Result = result{Summary: r.Summary(), Report: r}
-	p.Scanner.Result.Summary.Low += p.Scanner.Result.Summary.Negligible
-	p.Metadata.Started, p.Metadata.Finished = r.Started, r.Finished
+	counted := result{Summary: r.Summary(), Report: r}
+	counted.Summary.Low += counted.Summary.Negligible
+	text, err := json.Marshal(counted)
+	if err != nil {
+		return fmt.Errorf("encode the scan result of %s: %w", image, err)
+	}
+	p := attest.Scan{
+		Invocation: attest.ScanInvocation{Parameters: []string{}},
+		Scanner: attest.Scanner{URI: scannerURI, Version: s.Version, Result: text,
+			DB: attest.ScanDB{URI: r.Database.Name, Version: r.Database.Digest}},
+		Metadata: attest.ScanMetadata{Started: r.Started, Finished: r.Finished},
+	}
 	if err := attest.Attach(ctx, image, attest.VulnerabilityPredicate, p, s.Signer, attest.Referrer, s.Options...); err != nil {
 		return err
 	}
