@@ -53,7 +53,7 @@ func TestNoRequestFailsWhenGatewaysAreReplaced(t *testing.T) {
 	testenv.LongRunning(t)
 	times, err := strconv.Atoi(os.Getenv(successorsEnv))
 	if err != nil {
-		times = 20
+		times = 12
 	}
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)

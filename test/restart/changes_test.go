@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -57,34 +58,66 @@ func TestChangesUnderTraffic(t *testing.T) {
 	for i, l := range loads {
 		running.Go(func() { outcomes[i] = l.run(ctx) })
 	}
-	count := map[string]int{}
-	var diary []string
+	d := &diary{began: time.Now(), count: map[string]int{}}
+	defer func() { // also when a change fails
+		cancel()
+		running.Wait()
+		d.print()
+		c.table(outcomes)
+		c.judge(outcomes)
+		if t.Failed() {
+			t.Logf("the changes:\n%s", strings.Join(d.lines, "\n"))
+		}
+	}()
 	for i := range times {
 		change := c.choose(i)
-		count[change.name]++
 		began := time.Now()
 		change.make(i)
-		diary = append(diary, fmt.Sprintf("%s %s, took %v", began.Format("15:04:05.000"), change.name, time.Since(began).Round(time.Millisecond)))
+		d.note(change.name, began)
 		if t.Failed() {
 			break
 		}
 	}
-	cancel()
-	running.Wait()
+}
 
-	fmt.Printf("%d changes: %v\n", times, count)
-	c.table(outcomes)
+// diary is what was changed, and when.
+type diary struct {
+	began time.Time
+	count map[string]int
+	lines []string
+}
+
+// often is after how many changes a long run shows how far it is.
+const often = 100
+
+func (d *diary) note(name string, began time.Time) {
+	d.count[name]++
+	d.lines = append(d.lines, fmt.Sprintf("%s %s, took %v", began.Format("15:04:05.000"), name, time.Since(began).Round(time.Millisecond)))
+	if len(d.lines)%often == 0 {
+		d.print()
+	}
+}
+
+// print tells of the changes so far, and what the clients took of the processor.
+func (d *diary) print() {
+	var self unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &self) // cannot fail with these arguments
+	used := time.Duration(self.Utime.Nano() + self.Stime.Nano())
+	took := time.Since(d.began)
+	fmt.Printf("%d changes in %v: %v; the clients took %.2f of a core\n", len(d.lines), took.Round(time.Second), d.count, used.Seconds()/took.Seconds())
+}
+
+// judge fails the test when requests failed.
+func (c *changer) judge(outcomes []*Outcome) {
+	c.t.Helper()
 	for _, o := range outcomes {
 		if len(o.Failures) > 0 {
-			t.Errorf("%s: %d of %d requests failed, the first:\n%s", o.Kind, len(o.Failures), o.requests(),
+			c.t.Errorf("%s: %d of %d requests failed, the first:\n%s", o.Kind, len(o.Failures), o.requests(),
 				strings.Join(o.Failures[:min(10, len(o.Failures))], "\n"))
 		}
 		if o.requests() == 0 {
-			t.Errorf("%s: no requests were sent", o.Kind)
+			c.t.Errorf("%s: no requests were sent", o.Kind)
 		}
-	}
-	if t.Failed() {
-		t.Logf("the changes:\n%s", strings.Join(diary, "\n"))
 	}
 }
 
