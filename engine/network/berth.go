@@ -93,6 +93,8 @@ func (n *Network) connect(b berth) error {
 	if err := n.hostDo(
 		rtnl.AddVeth(b.Veth, n.bridgeIndex, podInterface, ns.fd, mac, n.mtu),
 		rtnl.SetPort(b.Veth, portSettings(filtersBridged())),
+		rtnl.SetNoIPv6(b.Veth).Ignoring(syscall.EAFNOSUPPORT),
+		rtnl.Raise(b.Veth),
 		rtnl.SetNeigh(n.bridgeIndex, b.IP, mac),
 	); err != nil {
 		return err

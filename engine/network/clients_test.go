@@ -28,7 +28,7 @@ func TestConnectionsOfOtherProcessesAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer own.Close()
-	if all, err := connectedTo(ip); err != nil || len(all) != 1 {
+	if all, err := connectedTo(netip.PrefixFrom(ip, 32)); err != nil || len(all) != 1 {
 		t.Errorf("sockets %v, %v; want one", all, err)
 	}
 	count(0, "only this process has")
@@ -44,7 +44,12 @@ func TestConnectionsOfOtherProcessesAreCounted(t *testing.T) {
 	}
 	accept(t, server)
 	count(1, "another process has, too")
-	if all, err := connectedTo(netip.MustParseAddr("127.0.9.8")); err != nil || len(all) != 0 {
+	// Asked for at the same time, addresses are looked for together.
+	neighbour := netip.MustParseAddr("127.0.9.4")
+	if all, err := clientsOf([]netip.Addr{neighbour, ip}); err != nil || all[ip] != 1 || all[neighbour] != 0 {
+		t.Errorf("looked for together, %v, %v; want one to %s", all, err, ip)
+	}
+	if all, err := connectedTo(netip.MustParsePrefix("127.0.9.8/32")); err != nil || len(all) != 0 {
 		t.Errorf("sockets %v, %v of an address that nobody connected to", all, err)
 	}
 	hold.Close()
@@ -59,4 +64,46 @@ func accept(t *testing.T, l net.Listener) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
+}
+
+func TestAddressesAreLookedForByTheirCommonPrefix(t *testing.T) {
+	for want, addresses := range map[string][]string{
+		"10.1.2.3/32": {"10.1.2.3"},
+		"10.1.2.2/31": {"10.1.2.3", "10.1.2.2"},
+		"10.1.0.0/16": {"10.1.2.3", "10.1.255.1"},
+		"0.0.0.0/0":   {"10.1.2.3", "200.1.2.3"},
+	} {
+		var list []netip.Addr
+		for _, a := range addresses {
+			list = append(list, netip.MustParseAddr(a))
+		}
+		if got := common(list).String(); got != want {
+			t.Errorf("%v: %s, want %s", addresses, got, want)
+		}
+	}
+}
+
+// Who asks while a look is under way gets what the next one sees, as do all others
+// who ask meanwhile.
+func TestWhoAsksDuringALookSharesTheNext(t *testing.T) {
+	var s looks
+	s.turn.Lock() // a look is under way
+	ip, other := netip.MustParseAddr("127.0.9.1"), netip.MustParseAddr("127.0.9.2")
+	first, leads := s.join(ip)
+	if !leads {
+		t.Fatal("nobody leads")
+	}
+	second, leads := s.join(other)
+	if leads || second != first {
+		t.Error("the second has a look of its own")
+	}
+	s.turn.Unlock()
+	s.lead(first)
+	<-second.done
+	if len(first.addresses) != 2 || first.err != nil {
+		t.Errorf("looked at %v, %v; want both", first.addresses, first.err)
+	}
+	if third, leads := s.join(ip); !leads || third == first {
+		t.Error("the next one joined a look that is over")
+	}
 }

@@ -53,6 +53,7 @@ type Network struct {
 	balancers  *dirtySet // services whose load balancer status may be behind
 	socks      socketPool
 	podLocks   keyedMutex
+	looks      looks         // at the host's connections to pods
 	connecting chan struct{} // bounds attachments at work
 	sweeper    *sweeper
 	client     kubernetes.Interface // or nil

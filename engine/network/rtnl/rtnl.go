@@ -121,15 +121,12 @@ func (r Request) result(answer []byte) error {
 
 const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 
-// AddVeth creates the pair (name, peer): name is up, has index, and is a port of the
-// bridge with index master; peer is down, in the namespace behind netns, with the
-// hardware address mac. Raising the peer is a request of its own: the kernel refuses
-// to create it up before it is paired.
+// AddVeth creates the pair (name, peer): name is a port of the bridge with index
+// master; peer is in the namespace behind netns, with the hardware address mac. Both
+// are down: what else is set before they are raised, the kernel need not change then.
 func AddVeth(name string, master int, peer string, netns int, mac net.HardwareAddr, mtu int) Request {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, create)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
-	req.AddData(msg)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
 	// One queue each: the default is one per possible processor, whose memory
@@ -202,6 +199,34 @@ func SetForwarding(index int, mac net.HardwareAddr) Request {
 	req.AddRawData(msg)
 	req.AddRawData(nl.NewRtAttr(unix.NDA_LLADDR, mac).Serialize())
 	return Request{what: "add forwarding entry " + mac.String(), req: req}
+}
+
+// SetNoIPv6 has the kernel make no IPv6 address for the link with this name when it is
+// raised. Nobody speaks it at a bridge port, and each such address brings routes
+// that every later change of a link goes through. Kernels without IPv6 refuse it with
+// EAFNOSUPPORT.
+func SetNoIPv6(name string) Request {
+	const (
+		addrGenMode = 8 // IFLA_INET6_ADDR_GEN_MODE of linux/if_link.h
+		none        = 1 // IN6_ADDR_GEN_MODE_NONE
+	)
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	families := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	families.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(addrGenMode, []byte{none})
+	req.AddData(families)
+	return Request{what: "set link " + name + " to have no IPv6 address", req: req}
+}
+
+// Raise raises the link with this name.
+func Raise(name string) Request {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	return Request{what: "raise link " + name, req: req}
 }
 
 // SetUp raises the link with this index.
