@@ -95,12 +95,26 @@ func chooseAddress(flag, wanted string, alive bool, last string, defaults ...str
 	var err error
 	for _, address := range defaults {
 		var l net.Listener
-		if l, err = net.Listen("tcp", address); err == nil {
+		if l, err = listenSoon(address, wanted != ""); err == nil {
 			defer l.Close()
 			return l.Addr().String(), nil
 		}
 	}
 	return "", hint.Wrap(fmt.Errorf("find a port for the gateway: %w", err), "choose a free one with --%s", flag)
+}
+
+// portPatience is how long a wanted port that is taken may become free: a gateway that
+// was just told to end still finishes its requests.
+const portPatience = 2 * time.Second
+
+// listenSoon listens at an address. One that is wanted is tried again for a while.
+func listenSoon(address string, wanted bool) (net.Listener, error) {
+	for end := time.Now().Add(portPatience); ; time.Sleep(20 * time.Millisecond) {
+		l, err := net.Listen("tcp", address)
+		if err == nil || !wanted || !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return l, err
+		}
+	}
 }
 
 // sameAddress is whether two ways of writing mean one address to listen on: ":80"

@@ -62,6 +62,19 @@ func TestARestartKeepsTheAddressItsGatewayServes(t *testing.T) {
 	}
 }
 
+// A gateway that was told to end a moment ago may still finish its requests.
+func TestAWantedPortThatBecomesFreeIsTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted := l.Addr().String()
+	time.AfterFunc(50*time.Millisecond, func() { l.Close() })
+	if got, err := chooseAddress("gateway-listen", wanted, false, "", ":80"); err != nil || got != wanted {
+		t.Errorf("%q, %v; want %s", got, err, wanted)
+	}
+}
+
 func TestWhichAddressesAreTheSame(t *testing.T) {
 	for _, c := range []struct {
 		a, b string

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -234,6 +235,9 @@ func (s *Server) components(general http.Handler) http.Handler {
 		ctx = request.WithUser(request.WithRequestInfo(audit.WithAuditContext(ctx), info), who)
 		if r.Method != http.MethodGet {
 			ctx = objects.Untracked(ctx)
+		}
+		if info.Verb == "watch" { // upstream measures how long its first events take
+			ctx = request.WithReceivedTimestamp(ctx, time.Now())
 		}
 		h.ServeHTTP(w, r.WithContext(ctx))
 	})
