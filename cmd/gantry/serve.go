@@ -27,6 +27,7 @@ import (
 	"github.com/gantryhq/gantry/internal/footprint"
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/librarylog"
+	"github.com/gantryhq/gantry/services/trust"
 )
 
 // component is one part of a running Gantry. Start returns when the part can be
@@ -41,6 +42,7 @@ var components = []component{
 	{"store", startStore},
 	{"api", startAPI},
 	{"gateway kinds", startGatewayKinds},
+	{"trust", startTrust},
 	{"network", startNetwork},
 	{"images", startImages},
 	{"registry", startRegistry},
@@ -166,6 +168,7 @@ type server struct {
 	network      *network.Network
 	images       *image.Store
 	node         *node.Node
+	trust        *trust.Service
 	registryAddr string
 	gatewayKinds <-chan error // told once when the API serves the gateway's kinds
 	gatewayAddr  gatewayAddresses

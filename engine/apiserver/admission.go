@@ -21,6 +21,7 @@ import (
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
@@ -132,7 +133,9 @@ func (s *Server) newAdmission(ctx context.Context) (admission.Interface, error) 
 		initializer.New(s.client, dynamicClient, podlessInformers{s.informers, &s.core.pods}, s.may,
 			utilfeature.DefaultFeatureGate, compatibility.DefaultBuildEffectiveVersion(), ctx.Done(), mapper),
 		kubeadmission.NewPluginInitializer(),
-		webhookinit.NewPluginInitializer(nil, serviceResolver{s.core.services}),
+		webhookinit.NewPluginInitializer(func(r webhook.AuthenticationInfoResolver) webhook.AuthenticationInfoResolver {
+			return localWebhooks{r, s}
+		}, serviceResolver{s.core.services}),
 		quotaInitializer(func(p initializer.WantsQuotaConfiguration) { p.SetQuotaConfiguration(quota) }),
 	}, nil)
 	if err != nil {

@@ -117,8 +117,9 @@ func sameService(a, b any) bool {
 	return string(left) == string(right)
 }
 
-// ServeExtension answers for a Service that APIServices name, in this process: h gets the requests
-// as the Service's endpoints would, authorized, with the user in X-Remote headers.
+// ServeExtension answers for a Service that APIServices or admission webhooks name, in this process:
+// h gets the requests as the Service's endpoints would; those of an APIService are authorized and
+// have the user in X-Remote headers.
 func (s *Server) ServeExtension(namespace, name string, h http.Handler) {
 	a := s.extensions
 	a.mu.Lock()
@@ -128,6 +129,13 @@ func (s *Server) ServeExtension(namespace, name string, h http.Handler) {
 	case a.changed <- struct{}{}:
 	default:
 	}
+}
+
+// answering is what answers for a Service in this process, or nil.
+func (a *aggregator) answering(namespace, name string) http.Handler {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.local[types.NamespacedName{Namespace: namespace, Name: name}]
 }
 
 // run follows the registrations until ctx ends.
@@ -188,11 +196,7 @@ func (a *aggregator) sync(ctx context.Context) time.Duration {
 // look asks an extension server what it serves.
 func (a *aggregator) look(ctx context.Context, service *apiregistrationv1.APIService) *extension {
 	e := &extension{service: service}
-	to := types.NamespacedName{Namespace: service.Spec.Service.Namespace, Name: service.Spec.Service.Name}
-	a.mu.RLock()
-	local := a.local[to]
-	a.mu.RUnlock()
-	if local != nil {
+	if local := a.answering(service.Spec.Service.Namespace, service.Spec.Service.Name); local != nil {
 		e.local = true
 		e.transport = inproc.New(local, &user.DefaultInfo{Name: aggregatorUser})
 		e.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serveLocally(local, w, r) })

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/gantryhq/gantry/engine/image"
@@ -44,6 +45,11 @@ type Config struct {
 	DiskFree Threshold // 5 % or 2 GiB, whichever is less
 	// UnsafeSysctls are patterns ("kernel.msg*") allowed besides the safe set.
 	UnsafeSysctls []string
+
+	// Admit says whether a container of a pod may start from an image ("sha256:..." is its digest):
+	// nil, or an error that explains why not. It is asked before each start and again, in growing
+	// steps, after a refusal. nil admits everything.
+	Admit func(ctx context.Context, pod *v1.Pod, image, digest string) error
 
 	Log *slog.Logger // slog.Default()
 }

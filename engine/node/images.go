@@ -144,6 +144,9 @@ func (n *Node) mountImageVolume(ctx context.Context, pod *v1.Pod, v *v1.Volume) 
 	if err != nil {
 		return "", err
 	}
+	if err := n.admitImage(ctx, pod, "", v.Image.Reference, img); err != nil {
+		return "", err
+	}
 	return n.cfg.Images.MountReadOnly(ctx, imageVolumeID(pod.UID, v.Name), img.Name)
 }
 
@@ -166,6 +169,24 @@ func imageVolumePod(id string) (types.UID, bool) {
 	rest, ok := strings.CutSuffix(id, imageVolumeSuffix)
 	uid, _, ok2 := cutLast(rest, "-")
 	return types.UID(uid), ok && ok2
+}
+
+// imageRefused is the reason of a container that may not start from its image.
+const imageRefused = "ImageRefused"
+
+// admitImage asks whether a pod may use an image.
+func (n *Node) admitImage(ctx context.Context, pod *v1.Pod, where, ref string, img *image.Image) error {
+	if n.cfg.Admit == nil {
+		return nil
+	}
+	err := n.cfg.Admit(ctx, pod, ref, img.Digest)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() == nil {
+		n.event(pod, where, v1.EventTypeWarning, imageRefused, "%v", err)
+	}
+	return &createError{imageRefused, err}
 }
 
 func imageID(img *image.Image) string {

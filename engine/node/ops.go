@@ -162,13 +162,16 @@ func (w *worker) nextAttempt(c *v1.Container, cv *containerView) int {
 // create runs the heavy part, of which only so many run at once.
 func (w *worker) create(b *build) (runtime.State, error) {
 	ctx := w.runCtx
+	if b.image == nil {
+		return runtime.State{}, fmt.Errorf("image %q is not present", b.c.Image)
+	}
+	if err := w.n.admitImage(ctx, b.pod, b.c.Name, b.c.Image, b.image); err != nil {
+		return runtime.State{}, err
+	}
 	if err := w.n.heavy.Acquire(ctx, 1); err != nil {
 		return runtime.State{}, err
 	}
 	defer w.n.heavy.Release(1)
-	if b.image == nil {
-		return runtime.State{}, fmt.Errorf("image %q is not present", b.c.Image)
-	}
 	rc, err := b.container(ctx)
 	if err == nil {
 		if err = os.MkdirAll(filepath.Dir(rc.LogPath), 0o755); err != nil {

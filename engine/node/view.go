@@ -113,7 +113,7 @@ type imageView struct {
 // createView is why the container could not be created or started.
 type createView struct {
 	attempt
-	Reason string // CreateContainerConfigError, CreateContainerError, RunContainerError
+	Reason string // CreateContainerConfigError, CreateContainerError, RunContainerError, ImageRefused
 }
 
 const (

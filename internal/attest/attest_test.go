@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
+	"log"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -28,7 +30,7 @@ import (
 // an image. The image is the same in every run.
 func newRegistry(t *testing.T, referrers bool) name.Digest {
 	t.Helper()
-	server := httptest.NewServer(registry.New(registry.WithReferrersSupport(referrers)))
+	server := httptest.NewServer(registry.New(registry.WithReferrersSupport(referrers), registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
 	return pushImage(t, strings.TrimPrefix(server.URL, "http://")+"/shop/cart:1", "cart")
 }

@@ -75,3 +75,37 @@ func ensureBinding(ctx context.Context, client kubernetes.Interface, name string
 	}
 	return nil
 }
+
+// GrantIn is Grant for a Role of one namespace, which must exist.
+func GrantIn(ctx context.Context, cfg *rest.Config, namespace, name string, rules []rbacv1.PolicyRule) error {
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("grant role %s in %s: %w", name, namespace, err)
+	}
+	roles := client.RbacV1().Roles(namespace)
+	present, err := roles.Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = roles.Create(ctx, &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules}, metav1.CreateOptions{})
+	case err == nil && !equality.Semantic.DeepEqual(present.Rules, rules):
+		update := present.DeepCopy()
+		update.Rules = rules
+		_, err = roles.Update(ctx, update, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("install role %s in %s: %w", name, namespace, err)
+	}
+	bindings := client.RbacV1().RoleBindings(namespace)
+	_, err = bindings.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = bindings.Create(ctx, &rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
+		}, metav1.CreateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("bind role %s in %s: %w", name, namespace, err)
+	}
+	return nil
+}
