@@ -103,8 +103,9 @@ conformance-gateway: build
 conformance-cosign:
 	@script/peers cosign
 	GANTRY_COSIGN=required $(GO) test -count 1 -v -run 'Cosign|InstancesKey' ./internal/attest
-# The suite is no module that the proxy serves with a version, so its program is built elsewhere:
-# go install github.com/opencontainers/distribution-spec/conformance@main
+
+# The suite is a module of its own; its program is built by
+# go install github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111
 .PHONY: conformance-oci
 conformance-oci:
 	@test -x "$(SUITE)" || { echo "error: SUITE=path must name the suite's program" >&2; exit 2; }

@@ -54,6 +54,7 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 			newPullCommand(g),
 			newPushCommand(g),
 			newRemoveImageCommand(g),
+			newRegistryCommand(g),
 			newSignCommand(g),
 			newAttestCommand(g),
 			newVerifyCommand(g),

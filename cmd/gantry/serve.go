@@ -64,6 +64,7 @@ type serveOptions struct {
 	gatewayTLS     string
 	gatewayFlags   []string // further flags of `gantry gateway`
 	registryListen string
+	registryTLS    registryTLS
 	nodeName       string
 	runtime        string            // handler of pods without a RuntimeClass
 	ociRuntimes    map[string]string // further handlers and their programs
@@ -88,7 +89,7 @@ func newServeCommand(g *globals) *cobra.Command {
 			err := errors.Join(
 				parsePrefix("pod-cidr", podCIDR, &o.podCIDR), parsePrefix("service-cidr", serviceCIDR, &o.serviceCIDR),
 				checkAddress("api-listen", o.apiListen), checkAddress("registry-listen", o.registryListen),
-				checkAddress("gateway-listen", o.gatewayListen), checkAddress("gateway-tls-listen", o.gatewayTLS))
+				checkAddress("gateway-listen", o.gatewayListen), checkAddress("gateway-tls-listen", o.gatewayTLS), o.registryTLS.check())
 			if err != nil {
 				return usageError{err}
 			}
@@ -106,7 +107,9 @@ func newServeCommand(g *globals) *cobra.Command {
 	f.StringVar(&o.gatewayTLS, "gateway-tls-listen", "", "address of the gateway's HTTPS (default :443, or :8443 when that is taken)")
 	f.StringVar(&addressPool, "gateway-address-pool", "", "network of this machine's addresses, of which each further Gateway gets one of its own")
 	f.StringSliceVar(&proxyProtocol, "gateway-proxy-protocol-from", nil, "network of load balancers whose connections to the gateway begin with the PROXY protocol")
-	f.StringVar(&o.registryListen, "registry-listen", "127.0.0.1:5000", "address of the image registry")
+	f.StringVar(&o.registryListen, "registry-listen", "127.0.0.1:5000", "address of the image registry; one that is not loopback has TLS and a login")
+	f.StringVar(&o.registryTLS.cert, "registry-tls-cert", "", "certificate of the image registry, PEM (default one of the instance's own authority)")
+	f.StringVar(&o.registryTLS.key, "registry-tls-key", "", "key of the image registry's certificate, PEM")
 	f.StringVar(&o.nodeName, "node-name", "", "name of the node (default the host name)")
 	f.StringVar(&o.runtime, "runtime", defaultRuntime, "what runs the containers of pods without a RuntimeClass")
 	f.StringToStringVar(&o.ociRuntimes, "oci-runtime", nil, "further OCI runtime: RuntimeClass handler and program, such as runsc=/opt/bin/runsc")

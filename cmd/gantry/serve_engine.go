@@ -148,7 +148,12 @@ func (in *server) serveSocket(name, path string, h http.Handler) error {
 
 // serveHTTP answers on l until the instance stops.
 func (in *server) serveHTTP(name string, l net.Listener, h http.Handler) {
-	answering := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	in.serveAs(name, l, &http.Server{Handler: h})
+}
+
+// serveAs answers on l as a server is configured, until the instance stops.
+func (in *server) serveAs(name string, l net.Listener, answering *http.Server) {
+	answering.ReadHeaderTimeout, answering.IdleTimeout = 10*time.Second, 2*time.Minute
 	in.background(name, func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() { _ = answering.Close() })
 		defer stop()

@@ -2,49 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
 	"path/filepath"
-	"syscall"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/component-base/metrics/legacyregistry"
 
-	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/platform"
 	"github.com/gantryhq/gantry/services/gateway"
 	"github.com/gantryhq/gantry/services/metrics"
-	"github.com/gantryhq/gantry/services/registry"
 	"github.com/gantryhq/gantry/services/scale"
 )
-
-func startRegistry(ctx context.Context, in *server) error {
-	r, err := registry.New(registry.Config{DataDir: in.dataDir})
-	if err != nil {
-		return err
-	}
-	l, err := net.Listen("tcp", in.registryListen)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return hint.Wrap(fmt.Errorf("listen on %s: another program has this port", in.registryListen), "choose another one with --registry-listen")
-	}
-	if err != nil {
-		return fmt.Errorf("listen on %s: %w", in.registryListen, err)
-	}
-	if !l.Addr().(*net.TCPAddr).IP.IsLoopback() {
-		return hint.Wrap(errors.Join(fmt.Errorf("--registry-listen %s is not a loopback address, and the registry has no login: anybody could replace the images that run here", in.registryListen), l.Close()),
-			"use an address such as 127.0.0.1:5000")
-	}
-	in.registryAddr = l.Addr().String()
-	in.serveHTTP("registry", l, r)
-	cluster, err := kubernetes.NewForConfig(in.api.ClientConfig("system:gantry:registry"))
-	if err != nil {
-		return err
-	}
-	in.background("registry collection", func(ctx context.Context) error { return r.KeepTidy(ctx, cluster) })
-	return nil
-}
 
 // gatewayAddresses is where the gateway process listens.
 type gatewayAddresses struct {

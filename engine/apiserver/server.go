@@ -246,3 +246,9 @@ func (s *Server) Addr() net.Addr { return s.listeners[0].Addr() }
 
 // CABundle is the PEM of the authorities that clients must trust.
 func (s *Server) CABundle() []byte { return s.ca.Bundle() }
+
+// ServerCertificate issues a certificate of the instance's authority for another server of the
+// instance, for the host names and addresses by which it is called.
+func (s *Server) ServerCertificate(commonName string, names []string) (*tls.Certificate, error) {
+	return s.ca.ServerCertificate(commonName, names)
+}

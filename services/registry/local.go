@@ -5,9 +5,9 @@ import (
 	"net/netip"
 )
 
-// local says whether a Host header names this machine. A web page that had its
+// IsLocal says whether a Host header names this machine. A web page that had its
 // own name resolved to 127.0.0.1 (DNS rebinding) sends that name.
-func local(host string) bool {
+func IsLocal(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}

@@ -73,7 +73,7 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	if r.open && !local(req.Host) {
+	if r.open && !IsLocal(req.Host) {
 		r.refuse(w, req, &refusal{status: http.StatusMisdirectedRequest, code: "DENIED", message: "this registry has no login and answers only at a loopback address, not as " + req.Host})
 		return
 	}

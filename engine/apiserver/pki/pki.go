@@ -127,12 +127,23 @@ func (a *Authority) ServingCertificate(*tls.ClientHelloInfo) (*tls.Certificate, 
 	if a.serving != nil && a.serving.Leaf.NotAfter.Sub(a.now()) > leafRenewal && !a.now().Before(a.serving.Leaf.NotBefore) {
 		return a.serving, nil
 	}
+	serving, err := a.ServerCertificate("gantry-apiserver", a.names)
+	if err != nil {
+		return nil, err
+	}
+	a.serving = serving
+	return serving, nil
+}
+
+// ServerCertificate issues a certificate for a server that is called by names, host names and
+// addresses. It should be replaced when a third of its lifetime is left.
+func (a *Authority) ServerCertificate(commonName string, names []string) (*tls.Certificate, error) {
 	template := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: "gantry-apiserver"},
+		Subject:     pkix.Name{CommonName: commonName},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
-	for _, name := range a.names {
+	for _, name := range names {
 		if ip, err := netip.ParseAddr(name); err == nil {
 			template.IPAddresses = append(template.IPAddresses, ip.AsSlice())
 		} else {
@@ -143,8 +154,7 @@ func (a *Authority) ServingCertificate(*tls.ClientHelloInfo) (*tls.Certificate, 
 	if err != nil {
 		return nil, err
 	}
-	a.serving = &tls.Certificate{Certificate: [][]byte{cert.Raw, a.cert.Raw}, PrivateKey: key, Leaf: cert}
-	return a.serving, nil
+	return &tls.Certificate{Certificate: [][]byte{cert.Raw, a.cert.Raw}, PrivateKey: key, Leaf: cert}, nil
 }
 
 // ClientCertificate issues a certificate and key, both PEM, that authenticate as user in groups,

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/gantryhq/gantry/internal/hint"
+	"github.com/gantryhq/gantry/services/registry"
+	"github.com/gantryhq/gantry/services/registry/login"
+)
+
+func startRegistry(ctx context.Context, in *server) error {
+	if err := registry.EnsureRole(ctx, in.installer()); err != nil {
+		return err
+	}
+	admin, err := kubernetes.NewForConfig(in.installer())
+	if err != nil {
+		return err
+	}
+	if err := login.EnsureRoles(ctx, admin); err != nil {
+		return err
+	}
+	cluster, err := kubernetes.NewForConfig(in.api.ClientConfig(registry.User))
+	if err != nil {
+		return err
+	}
+	r, err := registry.New(registry.Config{DataDir: in.dataDir, Login: login.New(cluster)})
+	if err != nil {
+		return err
+	}
+	l, err := registry.Listen(in.registryListen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return hint.Wrap(fmt.Errorf("listen on %s: another program has this port", in.registryListen), "choose another one with --registry-listen")
+	}
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", in.registryListen, err)
+	}
+	in.registryAddr = l.Name
+	in.serveAs("registry", l.Plain, &http.Server{Handler: r, ConnContext: login.ConnContext})
+	if l.TLS != nil {
+		certificate, err := in.registryTLS.source(in.api.ServerCertificate)
+		if err != nil {
+			return err
+		}
+		secure := tls.NewListener(l.TLS, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: certificate})
+		in.serveAs("registry with TLS", secure, &http.Server{Handler: r, ConnContext: login.ConnContext})
+	}
+	in.background("registry collection", func(ctx context.Context) error { return r.KeepTidy(ctx, cluster) })
+	return nil
+}
+
+// registryTLS names the files of a certificate, or none for one of the instance's own.
+type registryTLS struct {
+	cert, key string
+}
+
+func (t registryTLS) check() error {
+	if (t.cert == "") != (t.key == "") {
+		return errors.New("--registry-tls-cert and --registry-tls-key belong together")
+	}
+	return nil
+}
+
+// certificateAge is how long a certificate is used before it is read or issued again.
+const certificateAge = time.Hour
+
+// source returns a tls.Config.GetCertificate that follows changed files, or changed
+// addresses of this machine.
+func (t registryTLS) source(issue func(commonName string, names []string) (*tls.Certificate, error)) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	get := func() (*tls.Certificate, error) { return issue("gantry-registry", machineNames()) }
+	if t.cert != "" {
+		get = func() (*tls.Certificate, error) {
+			c, err := tls.LoadX509KeyPair(t.cert, t.key)
+			return &c, err
+		}
+	}
+	var mu sync.Mutex
+	var current *tls.Certificate
+	var since time.Time
+	refresh := func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if current != nil && time.Since(since) < certificateAge {
+			return current, nil
+		}
+		next, err := get()
+		if err != nil && current == nil {
+			return nil, fmt.Errorf("certificate of the registry: %w", err)
+		}
+		if err == nil { // else the last one serves on
+			current = next
+		}
+		since = time.Now()
+		return current, nil
+	}
+	_, err := refresh(nil)
+	return refresh, err
+}
+
+// machineNames are the names and addresses of this machine.
+func machineNames() []string {
+	names := []string{"localhost"}
+	if host, err := os.Hostname(); err == nil {
+		names = append(names, host)
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return names
+	}
+	for _, a := range addresses {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+			names = append(names, p.Addr().String())
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
