@@ -50,6 +50,7 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 			newBuildWorkerCommand(g),
 			newBaseCommand(g),
 			newScanCommand(g),
+			newScanWorkerCommand(),
 			newImagesCommand(g),
 			newPullCommand(g),
 			newPushCommand(g),

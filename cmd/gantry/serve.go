@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 	"github.com/gantryhq/gantry/internal/footprint"
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/librarylog"
+	"github.com/gantryhq/gantry/services/scan"
 	"github.com/gantryhq/gantry/services/trust"
 )
 
@@ -51,6 +53,7 @@ var components = []component{
 	{"gateway", startGateway},
 	{"scaling", startScaling},
 	{"metrics", startMetrics},
+	{"scanning", startScanning},
 	{"docker", startDocker},
 	{"addresses", publishAddresses},
 	{"backups", startBackups},
@@ -173,7 +176,8 @@ type server struct {
 	node         *node.Node
 	trust        *trust.Service
 	registryAddr string
-	gatewayKinds <-chan error // told once when the API serves the gateway's kinds
+	scanning     atomic.Pointer[scan.Service] // nil until it is started
+	gatewayKinds <-chan error                 // told once when the API serves the gateway's kinds
 	gatewayAddr  gatewayAddresses
 }
 

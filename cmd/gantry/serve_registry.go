@@ -36,7 +36,7 @@ func startRegistry(ctx context.Context, in *server) error {
 	if err != nil {
 		return err
 	}
-	r, err := registry.New(registry.Config{DataDir: in.dataDir, Login: login.New(cluster)})
+	r, err := registry.New(registry.Config{DataDir: in.dataDir, Login: login.New(cluster), Pushed: in.imagePushed})
 	if err != nil {
 		return err
 	}
