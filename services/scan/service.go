@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -210,11 +212,8 @@ func (s *Service) work(ctx context.Context) error {
 }
 
 func splitImage(image string) (repository, digest string) {
-	ref, err := name.NewDigest("x/" + image)
-	if err != nil {
-		return image, ""
-	}
-	return ref.Context().RepositoryStr(), ref.DigestStr()
+	repository, digest, _ = strings.Cut(image, "@")
+	return repository, digest
 }
 
 func (s *Service) done(image string) error {
@@ -254,6 +253,10 @@ func (s *Service) compare(ctx context.Context) error {
 	return s.save()
 }
 
+// attached matches the tags of what is said about images, as clients make them where
+// a registry has no referrers.
+var attached = regexp.MustCompile(`^sha256-[0-9a-f]{64}`)
+
 // images lists what the tags of the registry mean.
 func (s *Service) images(ctx context.Context) (map[string]bool, error) {
 	registry, err := name.NewRegistry(s.registry, s.nameOptions()...)
@@ -275,6 +278,9 @@ func (s *Service) images(ctx context.Context) (map[string]bool, error) {
 			continue // deleted meanwhile
 		}
 		for _, tag := range tags {
+			if attached.MatchString(tag) {
+				continue
+			}
 			if d, err := remote.Head(repository.Tag(tag), s.options(ctx)...); err == nil {
 				out[r+"@"+d.Digest.String()] = true
 			}
