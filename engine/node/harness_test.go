@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -326,6 +327,26 @@ type rig struct {
 	client *fake.Clientset
 	node   *Node
 	stop   func()
+
+	mu       sync.Mutex       // guards following
+	unwanted map[string]error // images that may not be used, and why
+}
+
+// admit is the node's Config.Admit.
+func (r *rig) admit(_ context.Context, _ *v1.Pod, image, digest string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !strings.HasPrefix(digest, "sha256:") {
+		return fmt.Errorf("asked about the digest %q", digest)
+	}
+	return r.unwanted[image]
+}
+
+// want says that an image may not be used, or may again.
+func (r *rig) want(image string, refusal error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unwanted[image] = refusal
 }
 
 func newRig(t *testing.T, pods ...*v1.Pod) *rig {
@@ -335,7 +356,7 @@ func newRig(t *testing.T, pods ...*v1.Pod) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	r := &rig{t: t, dir: dir, driver: newFakeDriver(), client: fake.NewClientset()}
+	r := &rig{t: t, dir: dir, driver: newFakeDriver(), client: fake.NewClientset(), unwanted: map[string]error{}}
 	for _, sub := range []string{"roots", "netns"} {
 		if err := os.MkdirAll(dir+"/"+sub, 0o755); err != nil {
 			t.Fatal(err)
@@ -355,7 +376,7 @@ func (r *rig) start() {
 	r.t.Helper()
 	cfg := Config{
 		Client: &rest.Config{}, DataDir: r.dir + "/data", NodeName: "n1", NodeIP: netip.MustParseAddr("192.0.2.1"),
-		Driver: r.driver, Images: r.images, Network: r.net,
+		Driver: r.driver, Images: r.images, Network: r.net, Admit: r.admit,
 		Log: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)),
 	}
 	if err := cfg.complete(); err != nil {

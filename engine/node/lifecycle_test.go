@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -226,6 +227,39 @@ func TestMissingImageIsToldAndRetried(t *testing.T) {
 		time.Sleep(8 * time.Second)
 		if p := r.pod("web"); p.Status.Phase != v1.PodRunning {
 			t.Errorf("phase %s after the registry came back", p.Status.Phase)
+		}
+	})
+}
+
+func TestRefusedImageIsToldAndNeverRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer func() { r.stop() }()
+		r.want("app:1", errors.New("nobody signed it"))
+		r.create(aPod("web", v1.Container{Name: "a", Image: "app:1"}))
+		time.Sleep(time.Second)
+		if w := r.pod("web").Status.ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "ImageRefused" || w.Message != "nobody signed it" {
+			t.Errorf("waiting: %+v", w)
+		}
+		time.Sleep(time.Hour)
+		if told := r.events("web"); !strings.Contains(told, "ImageRefused: nobody signed it") || strings.Contains(told, "Created") {
+			t.Errorf("events: %s", told)
+		}
+		r.want("app:1", nil)
+		time.Sleep(restartDelayMax)
+		if p := r.pod("web"); p.Status.Phase != v1.PodRunning {
+			t.Errorf("phase %s after it was signed", p.Status.Phase)
+		}
+		// It runs on when it would be refused again; a restart is a new start.
+		r.want("app:1", errors.New("not any more"))
+		time.Sleep(time.Minute)
+		if cs := r.pod("web").Status.ContainerStatuses[0]; cs.State.Running == nil {
+			t.Errorf("a container that runs was touched: %+v", cs.State)
+		}
+		r.driver.end(r.driver.spec("a").ID, 1, false)
+		time.Sleep(time.Minute)
+		if w := r.pod("web").Status.ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "ImageRefused" {
+			t.Errorf("after its end: %+v", r.pod("web").Status.ContainerStatuses[0].State)
 		}
 	})
 }

@@ -22,8 +22,11 @@ const (
 	diagnoseTimeout       = 5 * time.Second
 )
 
+// imageRefused is the reason of events, and of waiting containers, when a TrustPolicy refuses an image.
+const imageRefused = "ImageRefused"
+
 // needsPerson are reasons of waiting containers that no retry mends.
-var needsPerson = []string{"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "RunContainerError"}
+var needsPerson = []string{"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "RunContainerError", imageRefused}
 
 // hopeless looks for a container of the workload that will not start without a
 // person's help and returns a sentence about it, or "".
@@ -43,6 +46,25 @@ func (w *waiter) hopeless(ctx context.Context, o *Object, selector map[string]st
 		}
 	}
 	return "", nil
+}
+
+// refused is why a workload gets no pods: a TrustPolicy has refused one of its images since then.
+func (w *waiter) refused(ctx context.Context, o *Object, since time.Time) string {
+	list, err := w.kube.CoreV1().Events(orDefault(o.GetNamespace(), w.namespace)).List(ctx, metav1.ListOptions{FieldSelector: "reason=" + imageRefused})
+	if err != nil {
+		return "" // the next look may tell
+	}
+	var why string
+	visitImages(o.Object, func(image string) string {
+		for _, e := range list.Items {
+			ours := e.InvolvedObject.Name == o.GetName() || strings.HasPrefix(e.InvolvedObject.Name, o.GetName()+"-") // its ReplicaSet
+			if ours && !e.LastTimestamp.Time.Before(since.Truncate(time.Second)) && strings.Contains(e.Message, "image "+image+" ") {
+				why = e.Message
+			}
+		}
+		return image
+	})
+	return why
 }
 
 // beyondWaiting is whether a container will not start by being tried again.
@@ -92,7 +114,7 @@ func (w *waiter) diagnose(ctx context.Context, namespace string, selector map[st
 		return ""
 	}
 	if len(pods) == 0 {
-		return "\n  no pod exists yet" + w.events(ctx, namespace, "")
+		return "\n  no pod exists yet" + w.events(ctx, namespace, "", known)
 	}
 	i := slices.IndexFunc(pods, func(p corev1.Pod) bool { return observePod(&p).reached < awaitReady && p.DeletionTimestamp == nil })
 	if i < 0 {
@@ -115,7 +137,7 @@ func (w *waiter) diagnose(ctx context.Context, namespace string, selector map[st
 		}
 		b.WriteString(w.logs(ctx, pod, s))
 	}
-	b.WriteString(w.events(ctx, namespace, pod.Name))
+	b.WriteString(w.events(ctx, namespace, pod.Name, known))
 	return b.String()
 }
 
@@ -166,8 +188,8 @@ func (w *waiter) logs(ctx context.Context, pod *corev1.Pod, s corev1.ContainerSt
 	return b.String()
 }
 
-// events lists the last warnings about a pod, or about anything when pod is "".
-func (w *waiter) events(ctx context.Context, namespace, pod string) string {
+// events lists the last warnings about a pod, or about anything when pod is "", beyond what is known.
+func (w *waiter) events(ctx context.Context, namespace, pod, known string) string {
 	options := metav1.ListOptions{FieldSelector: "type=Warning"}
 	if pod != "" {
 		options.FieldSelector += ",involvedObject.name=" + pod
@@ -176,6 +198,7 @@ func (w *waiter) events(ctx context.Context, namespace, pod string) string {
 	if err != nil {
 		return ""
 	}
+	list.Items = slices.DeleteFunc(list.Items, func(e corev1.Event) bool { return known != "" && strings.Contains(e.Message, known) })
 	const most = 3
 	slices.SortFunc(list.Items, func(a, b corev1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
 	var b strings.Builder

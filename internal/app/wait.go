@@ -68,6 +68,9 @@ func (w *waiter) wait(ctx context.Context, objects []*Object, want func(*Object)
 					return err
 				}
 			}
+			if now.failed == "" && now.reached < want(o) && !now.judge {
+				now.failed = w.refused(ctx, o, began)
+			}
 			w.show(o, now)
 			if now.failed != "" {
 				return w.failure(ctx, o, now, now.failed)

@@ -159,7 +159,7 @@ func (s *Service) tell(r *admissionv1.AdmissionRequest, pod *corev1.Pod, dry boo
 		about.Name = strings.TrimSuffix(pod.GenerateName, "-")
 	}
 	s.events.Eventf(about, corev1.EventTypeWarning, reason, "%s", err)
-	s.cfg.Log.Warn("an image breaks a trust policy", "namespace", r.Namespace, "user", r.UserInfo.Username, "err", err)
+	s.cfg.Log.Debug("an image breaks a trust policy", "namespace", r.Namespace, "user", r.UserInfo.Username, "err", err)
 }
 
 // warn says what the pods of a workload will meet.
