@@ -6,6 +6,7 @@
 #   make bench    scale-out 1→50→0 and 1→200, CPU and memory per pod; beside Docker Swarm where docker.io is installed
 #   make bench-gateway   the gateway's CPU per request, latency and memory beside nginx, HAProxy and Caddy
 #   make bench-flash     a flash sale: how fast capacity follows a hundredfold load, and a first request from zero
+#   make bench-registry  push and pull beside the CNCF distribution registry, and 1,000 pulls of one image at once
 #   make differential     what the gateway forwards, beside Debian's nginx, which it fetches
 #   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
 #   make restarts 100 restarts under 1,000 requests a second on each way (long)
@@ -74,6 +75,11 @@ bench-gateway: build
 .PHONY: bench-flash
 bench-flash: build
 	$(GO) test -run '^$$' -bench Flash -benchtime 1x -timeout 30m ./test/flash
+
+.PHONY: bench-registry
+bench-registry:
+	@script/peers registry || echo "without distribution's registry"
+	PATH="$(CURDIR)/bin:$$PATH" $(GO) test -run '^$$' -bench BesideDistribution -benchtime 1x -timeout 30m -v ./services/registry
 
 .PHONY: differential
 differential:

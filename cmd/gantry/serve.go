@@ -28,6 +28,7 @@ import (
 	"github.com/gantryhq/gantry/internal/footprint"
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/librarylog"
+	"github.com/gantryhq/gantry/services/registry"
 	"github.com/gantryhq/gantry/services/scan"
 	"github.com/gantryhq/gantry/services/trust"
 )
@@ -176,8 +177,9 @@ type server struct {
 	node         *node.Node
 	trust        *trust.Service
 	registryAddr string
-	scanning     atomic.Pointer[scan.Service] // nil until it is started
-	gatewayKinds <-chan error                 // told once when the API serves the gateway's kinds
+	registry     atomic.Pointer[registry.Registry] // set once it has started
+	scanning     atomic.Pointer[scan.Service]      // nil until it is started
+	gatewayKinds <-chan error                      // told once when the API serves the gateway's kinds
 	gatewayAddr  gatewayAddresses
 }
 

@@ -70,7 +70,7 @@ func startNetwork(ctx context.Context, in *server) (err error) {
 }
 
 func startImages(_ context.Context, in *server) (err error) {
-	in.images, err = image.Open(image.Config{DataDir: in.dataDir})
+	in.images, err = image.Open(image.Config{DataDir: in.dataDir, File: in.registryFile})
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/gantryhq/gantry/internal/hint"
@@ -48,6 +49,7 @@ func startRegistry(ctx context.Context, in *server) error {
 		return fmt.Errorf("listen on %s: %w", in.registryListen, err)
 	}
 	in.registryAddr = l.Name
+	in.registry.Store(r)
 	in.serveAs("registry", l.Plain, &http.Server{Handler: r, ConnContext: login.ConnContext})
 	if l.TLS != nil {
 		certificate, err := in.registryTLS.source(in.api.ServerCertificate)
@@ -59,6 +61,15 @@ func startRegistry(ctx context.Context, in *server) error {
 	}
 	in.background("registry collection", func(ctx context.Context) error { return r.KeepTidy(ctx, cluster) })
 	return nil
+}
+
+// registryFile is where the built-in registry keeps content that the node asks it for.
+func (in *server) registryFile(host, repository string, d digest.Digest) (string, bool) {
+	r := in.registry.Load()
+	if r == nil || host != in.registryAddr {
+		return "", false
+	}
+	return r.File(repository, d)
 }
 
 // registryTLS names the files of a certificate, or none for one of the instance's own.

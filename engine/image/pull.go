@@ -85,7 +85,7 @@ func (s *Store) pull(ctx context.Context, name string, keys Keychain, report fun
 	if err != nil {
 		return nil, err
 	}
-	fetch := images.Handlers(meter.seen(), remotes.FetchHandler(s.content, meter.fetcher(fetcher)), s.children(), source)
+	fetch := images.Handlers(meter.seen(), s.linkLayer(name), remotes.FetchHandler(s.content, meter.fetcher(fetcher)), s.children(), source)
 	if err := s.unpackTree(ctx, fetch, meter, target); err != nil {
 		return nil, s.explainPlatform(ctx, target, err)
 	}

@@ -52,6 +52,11 @@ type Config struct {
 	// plain HTTP, all others by HTTPS, unless a hosts.toml says otherwise.
 	HostsDir string
 
+	// File returns a file with the content of a repository of a registry that keeps it on
+	// this machine and that has checked it. The file must not change; it may go. Layers are
+	// then linked instead of being fetched. nil knows of none.
+	File func(host, repository string, d digest.Digest) (path string, ok bool)
+
 	Log *slog.Logger // nil means slog.Default()
 }
 
@@ -69,6 +74,7 @@ type Store struct {
 	mappedRoots string
 	hostsDir    string
 	keychain    Keychain
+	file        func(host, repository string, d digest.Digest) (string, bool)
 	log         *slog.Logger
 	client      *http.Client
 	platform    platforms.MatchComparer
@@ -105,6 +111,7 @@ func Open(cfg Config) (*Store, error) {
 
 		hostsDir: cfg.HostsDir,
 		keychain: cfg.Keychain,
+		file:     cfg.File,
 		log:      cfg.Log,
 		client:   &http.Client{Transport: docker.DefaultHTTPTransport(nil)},
 		platform: platforms.Only(platforms.DefaultSpec()),
