@@ -97,7 +97,6 @@ type Server struct {
 	id     string // of this instance
 	events eventBus
 	execs  execTable
-	builds buildSessions
 
 	begin   sync.Mutex // guards started
 	started bool

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -125,7 +126,33 @@ func (n *Node) Log(ctx context.Context, namespace, pod string, opt *v1.PodLogOpt
 	if err != nil {
 		return err
 	}
+	if opt.Follow && !opt.Previous {
+		defer w.wakeFollower(ctx, path)()
+	}
 	return logs.Read(ctx, path, opt, running, stdout, stderr)
+}
+
+// wakeFollower has who follows a log look at once, and not within a second, whether the
+// container still runs when it has ended.
+func (w *worker) wakeFollower(ctx context.Context, path string) (stop func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	cv := w.v.Containers[w.pod.Spec.Containers[0].Name]
+	if cv == nil || cv.Last == nil {
+		return func() {}
+	}
+	exit, done := w.exits[cv.Last.ID], make(chan struct{})
+	go func() {
+		select {
+		case <-exit:
+			if info, err := os.Stat(path); err == nil {
+				_ = os.Chmod(path, info.Mode()) // readers of the file hear of it, nothing changes
+			}
+		case <-ctx.Done():
+		case <-done:
+		}
+	}()
+	return func() { close(done) }
 }
 
 // User resolves a user, and a group after a colon, by the files below a root directory.
