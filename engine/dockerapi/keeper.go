@@ -127,19 +127,18 @@ func (s *Server) ownerOf(pod *v1.Pod) *container {
 // tell turns a change of state into events.
 func (s *Server) tell(r *record, before, after state) {
 	restarted := after.running() && before.running() && after.run.Restarts > before.run.Restarts
-	died := before.running() && !after.running() || restarted ||
-		!before.over() && after.over() && !after.run.FinishedAt.IsZero()
-	if died {
+	unseen := before.status == types.StateCreated && !after.running() && !after.run.StartedAt.IsZero() // over before we saw it run
+	if unseen {
+		s.containerEvent(r, events.ActionStart, nil)
+	}
+	if before.running() && !after.running() || restarted || !before.over() && after.over() && !after.run.FinishedAt.IsZero() {
 		s.containerEvent(r, events.ActionDie, map[string]string{
 			"exitCode": strconv.Itoa(after.run.ExitCode), "execDuration": strconv.Itoa(int(after.run.FinishedAt.Sub(after.run.StartedAt).Seconds()))})
 		if after.run.OOMKilled {
 			s.containerEvent(r, events.ActionOOM, nil)
 		}
 	}
-	if after.running() && (!before.running() || restarted) || after.over() && before.status == types.StateCreated && !after.run.StartedAt.IsZero() {
-		if after.over() && died { // it was over before we saw it run
-			return
-		}
+	if after.running() && (!before.running() || restarted) {
 		s.containerEvent(r, events.ActionStart, nil)
 	}
 }

@@ -40,9 +40,28 @@ func (s *Server) serveStart(w http.ResponseWriter, r *http.Request) error {
 // startPatience bounds how long a start waits for the node; an image is there already.
 const startPatience = time.Minute
 
-// start makes the container's pod and waits until it runs, has ended or cannot run. The
-// caller holds c.op.
+// start runs a container. One that cannot start has ended, so that nobody waits for it.
+// The caller holds c.op.
 func (s *Server) start(ctx context.Context, c *container) error {
+	err := s.startPod(ctx, c)
+	if err == nil || s.current(c).running() {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	if s.current(c).run.Error == "" { // there was no run that failed
+		now := lastRun{ExitCode: 128, FinishedAt: time.Now(), Error: err.Error()}
+		if saveErr := s.change(ctx, c, func(rec *record) { rec.Last = now }); saveErr != nil {
+			s.log.Warn("docker", "err", saveErr)
+		}
+	}
+	if s.recordOf(c).HostConfig.AutoRemove {
+		go s.autoRemove(ctx, c)
+	}
+	return err
+}
+
+// startPod makes the container's pod and waits until it runs, has ended or cannot run.
+func (s *Server) startPod(ctx context.Context, c *container) error {
 	if err := s.dropPod(ctx, c); err != nil {
 		return err
 	}
@@ -93,10 +112,9 @@ func (s *Server) awaitStart(ctx context.Context, c *container, r *record) error 
 		return fmt.Errorf("start container %s: it does not run after %v; `kubectl describe pod -n %s %s` tells more", r.Name, startPatience, Namespace, s.recordOf(c).Pod)
 	case st.failed != "" && !st.running():
 		message := st.failed
-		_ = s.dropPod(context.WithoutCancel(ctx), c)
-		_ = s.change(context.WithoutCancel(ctx), c, func(rec *record) {
-			rec.Last = lastRun{ExitCode: 128, FinishedAt: time.Now(), Error: message}
-		})
+		if err := s.dropPod(context.WithoutCancel(ctx), c); err != nil {
+			s.log.Warn("docker", "err", err)
+		}
 		return fmt.Errorf("start container %s: %s", r.Name, message)
 	case st.run.Error != "":
 		return invalid("failed to create task for container: %s", plainStartError(st.run.Error))

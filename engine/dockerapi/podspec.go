@@ -144,9 +144,10 @@ func environment(list []string) []v1.EnvVar {
 }
 
 // resourcesOf translates limits. Docker reserves nothing unless told to, where Kubernetes
-// would reserve the limit, so an absent reservation is written as 0.
+// would reserve the limit, so an absent reservation is written as 0. All containers are
+// burstable, for the class of a pod cannot change when its limits do.
 func resourcesOf(h *types.HostConfig) v1.ResourceRequirements {
-	limits, requests := v1.ResourceList{}, v1.ResourceList{}
+	limits, requests := v1.ResourceList{}, v1.ResourceList{v1.ResourceCPU: resource.MustParse("1m")}
 	if h.Memory > 0 {
 		limits[v1.ResourceMemory] = *resource.NewQuantity(h.Memory, resource.BinarySI)
 		requests[v1.ResourceMemory] = resource.MustParse("0")
@@ -156,7 +157,6 @@ func resourcesOf(h *types.HostConfig) v1.ResourceRequirements {
 	}
 	if milli := milliCPUs(h); milli > 0 {
 		limits[v1.ResourceCPU] = *resource.NewMilliQuantity(milli, resource.DecimalSI)
-		requests[v1.ResourceCPU] = resource.MustParse("0")
 	}
 	if h.CPUShares > 0 { // a weight; the node makes 1024 shares of a requested core
 		requests[v1.ResourceCPU] = *resource.NewMilliQuantity(max(1, h.CPUShares*1000/1024), resource.DecimalSI)
