@@ -76,7 +76,8 @@ func retry(ts *testscript.TestScript, neg bool, args []string) {
 	for deadline := time.Now().Add(limit); ; <-time.After(50 * time.Millisecond) {
 		cmd := exec.Command(args[2], args[3:]...)
 		cmd.Dir = ts.MkAbs(".")
-		cmd.Env = append(os.Environ(), "KUBECONFIG="+ts.Getenv("KUBECONFIG"), "HOME="+ts.Getenv("HOME"), "PATH="+ts.Getenv("PATH"))
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+ts.Getenv("KUBECONFIG"), "HOME="+ts.Getenv("HOME"), "PATH="+ts.Getenv("PATH"),
+			"DOCKER_HOST="+ts.Getenv("DOCKER_HOST"))
 		out, err = cmd.CombinedOutput()
 		if good := err == nil && strings.Contains(string(out), args[1]); good != neg {
 			return
