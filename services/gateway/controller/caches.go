@@ -136,6 +136,13 @@ func (s *caches) wait(ctx context.Context) bool {
 	return true
 }
 
+// trim drops what takes memory and is never read, and shares the rest.
+func (f *follower) trim(o any) any {
+	o = trim(o)
+	f.compactor.compact(o)
+	return o
+}
+
 // trim drops what takes memory and is never read: managed fields everywhere,
 // the kubectl copy of the object, and all but addresses of EndpointSlices.
 func trim(o any) any {

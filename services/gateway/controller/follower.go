@@ -24,6 +24,7 @@ type follower struct {
 	reflector *cache.Reflector
 	changed   func(o any) // o is new, differs in more than its status, or is gone
 	touched   func(o any) // something else about an object changed
+	compactor compactor   // of the Reflector, which calls one method at a time
 	synced    chan struct{}
 	onSync    func() // closes synced, once
 }
@@ -66,7 +67,7 @@ func (f *follower) Add(o any) error { return f.Update(o) }
 
 // Update stores a new state of an object.
 func (f *follower) Update(o any) error {
-	o = trim(o)
+	o = f.trim(o)
 	before, existed, err := f.Get(o)
 	if err != nil {
 		return err
@@ -94,7 +95,7 @@ func (f *follower) Replace(list []any, version string) error {
 		old[key], _, _ = f.GetByKey(key)
 	}
 	for i := range list {
-		list[i] = trim(list[i])
+		list[i] = f.trim(list[i])
 	}
 	if err := f.Indexer.Replace(list, version); err != nil {
 		return err

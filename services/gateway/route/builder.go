@@ -126,21 +126,19 @@ func (b *Builder) RemoveRules(port uint16, tls bool, listenerHost string, host H
 			return true
 		})
 	}
-	byPath := func(m map[string][]entry, touched map[string]bool, key string) {
-		if m[key] = keep(m[key]); len(m[key]) == 0 {
-			delete(m, key)
-		}
+	byPath := func(p *paths, touched map[string]bool, key string) {
+		p.set(key, keep(p.get(key)))
 		touched[key] = true
 	}
 	switch match.Kind {
 	case Exact:
-		byPath(v.exact, e.exact, match.Path)
+		byPath(&v.exact, e.exact, match.Path)
 	case Regex:
 		v.regex, e.regex = keep(v.regex), true
 	case Prefix:
-		byPath(v.prefix, e.prefix, strings.TrimSuffix(match.Path, "/"))
+		byPath(&v.prefix, e.prefix, strings.TrimSuffix(match.Path, "/"))
 	}
-	if len(v.exact)+len(v.regex)+len(v.prefix) == 0 {
+	if v.exact.len()+len(v.regex)+v.prefix.len() == 0 {
 		l.hosts.remove(host)
 	}
 }
@@ -148,12 +146,12 @@ func (b *Builder) RemoveRules(port uint16, tls bool, listenerHost string, host H
 // host returns a virtual host that may be changed.
 func (b *Builder) host(l *listener, host HostPattern) (*virtualHost, *edited) {
 	v := l.hosts.get(host, func() *virtualHost {
-		v := &virtualHost{hostname: host.Name, exact: map[string][]entry{}, prefix: map[string][]entry{}}
+		v := &virtualHost{hostname: host.Name}
 		b.owned[v] = true
 		return v
 	})
 	if !b.owned[v] {
-		v = &virtualHost{hostname: v.hostname, exact: maps.Clone(v.exact), prefix: maps.Clone(v.prefix), regex: v.regex, depth: v.depth}
+		v = &virtualHost{hostname: v.hostname, exact: v.exact.clone(), prefix: v.prefix.clone(), regex: v.regex, depth: v.depth}
 		b.owned[v] = true
 		l.hosts.set(host, v)
 	}
@@ -165,15 +163,17 @@ func (b *Builder) host(l *listener, host HostPattern) (*virtualHost, *edited) {
 
 // add appends to lists that no other Table has: they are sorted in the end.
 func (v *virtualHost) add(e entry, touched *edited) {
-	byPath := func(m map[string][]entry, touched map[string]bool, key string) {
+	byPath := func(p *paths, touched map[string]bool, key string) {
+		entries := p.get(key)
 		if !touched[key] {
-			m[key] = slices.Clip(m[key])
+			entries = slices.Clip(entries)
 		}
-		m[key], touched[key] = append(m[key], e), true
+		p.set(key, append(entries, e))
+		touched[key] = true
 	}
 	switch e.match.Kind {
 	case Exact:
-		byPath(v.exact, touched.exact, e.match.Path)
+		byPath(&v.exact, touched.exact, e.match.Path)
 	case Regex:
 		if !touched.regex {
 			v.regex = slices.Clip(v.regex)
@@ -181,7 +181,7 @@ func (v *virtualHost) add(e entry, touched *edited) {
 		v.regex, touched.regex = append(v.regex, e), true
 	case Prefix:
 		key := strings.TrimSuffix(e.match.Path, "/")
-		byPath(v.prefix, touched.prefix, key)
+		byPath(&v.prefix, touched.prefix, key)
 		v.depth = max(v.depth, strings.Count(key, "/"))
 	}
 }
@@ -207,10 +207,10 @@ func (b *Builder) AddRawStream(port uint16, rule *Rule) {
 func (b *Builder) Build() *Table {
 	for v, e := range b.hosts {
 		for key := range e.exact {
-			slices.SortFunc(v.exact[key], byPrecedence)
+			slices.SortFunc(v.exact.get(key), byPrecedence)
 		}
 		for key := range e.prefix {
-			slices.SortFunc(v.prefix[key], byPrecedence)
+			slices.SortFunc(v.prefix.get(key), byPrecedence)
 		}
 		if e.regex {
 			slices.SortFunc(v.regex, func(a, b entry) int {

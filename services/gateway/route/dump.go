@@ -3,7 +3,6 @@ package route
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 )
@@ -48,8 +47,8 @@ func (t *Table) Dump(w io.Writer) {
 
 func (v *virtualHost) dump(w io.Writer) {
 	var entries []entry
-	for _, path := range sortedKeys(v.exact, strings.Compare) {
-		entries = append(entries, v.exact[path]...)
+	for _, path := range v.exact.names(strings.Compare) {
+		entries = append(entries, v.exact.get(path)...)
 	}
 	entries = append(entries, v.regex...)
 	longestFirst := func(a, b string) int {
@@ -58,22 +57,13 @@ func (v *virtualHost) dump(w io.Writer) {
 		}
 		return strings.Compare(a, b)
 	}
-	for _, path := range sortedKeys(v.prefix, longestFirst) {
-		entries = append(entries, v.prefix[path]...)
+	for _, path := range v.prefix.names(longestFirst) {
+		entries = append(entries, v.prefix.get(path)...)
 	}
 	for _, e := range entries {
 		fmt.Fprintf(w, "      %s\n", e.match)
 		e.rule.dump(w)
 	}
-}
-
-func sortedKeys(m map[string][]entry, less func(a, b string) int) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, less)
-	return keys
 }
 
 func (m Match) String() string {

@@ -87,9 +87,9 @@ type listener struct {
 // virtualHost holds the rules of one host name, by path.
 type virtualHost struct {
 	hostname string
-	exact    map[string][]entry
-	prefix   map[string][]entry // key without trailing slash; "" is "/"
-	regex    []entry            // longest expression first
+	exact    paths
+	prefix   paths   // by path without trailing slash; "" is "/"
+	regex    []entry // longest expression first
 	// depth is the number of slashes of the deepest prefix: no more segments of
 	// a request's path need to be looked at.
 	depth int
@@ -307,7 +307,7 @@ func (t *Table) Ports() []*Port {
 }
 
 func (v *virtualHost) lookup(method, path string, attributes Attributes) (Hit, bool) {
-	if e := first(v.exact[path], method, attributes); e != nil {
+	if e := first(v.exact.get(path), method, attributes); e != nil {
 		return Hit{Rule: e.rule}, true
 	}
 	for i := range v.regex {
@@ -316,7 +316,7 @@ func (v *virtualHost) lookup(method, path string, attributes Attributes) (Hit, b
 		}
 	}
 	for prefix := clip(path, v.depth); ; {
-		if e := first(v.prefix[prefix], method, attributes); e != nil {
+		if e := first(v.prefix.get(prefix), method, attributes); e != nil {
 			return Hit{Rule: e.rule, Prefix: prefix}, true
 		}
 		slash := strings.LastIndexByte(prefix, '/')
@@ -399,12 +399,12 @@ func (t *Table) eachRule(visit func(*Rule)) {
 				for _, e := range v.regex {
 					visit(e.rule)
 				}
-				for _, byPath := range []map[string][]entry{v.exact, v.prefix} {
-					for _, entries := range byPath {
+				for _, byPath := range []*paths{&v.exact, &v.prefix} {
+					byPath.each(func(_ string, entries []entry) {
 						for _, e := range entries {
 							visit(e.rule)
 						}
-					}
+					})
 				}
 			})
 		})

@@ -218,6 +218,7 @@ func (t *Translator) Translate(objects Objects) *Result {
 // finish builds the table and gives the result what Bind needs.
 func (t *translation) finish() *Result {
 	t.result.Table = t.builder.Build()
+	t.builder = nil // it holds much that only building needs
 	t.result.listeners, t.result.addresses, t.result.sets, t.result.pool = t.listeners, t.addresses, t.attached, t.Pool
 	return t.result
 }
