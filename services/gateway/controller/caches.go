@@ -86,11 +86,12 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *
 		c.usersChanged(nameOf(o.(metav1.Object)))
 		c.statuses.set() // a policy may have it as its target
 	}
-	s.configMaps.changed = func(o any) {
-		if o := o.(*corev1.ConfigMap); slices.ContainsFunc(entries, func(e string) bool { _, ok := o.Data[e]; return ok }) {
-			c.everythingChanged()
+	for kind, f := range map[string]*follower{"Secret": s.secrets, "ConfigMap": s.configMaps, "Namespace": s.namespaces, "Credential": s.credentials} {
+		if f != nil {
+			f.changed = func(o any) { c.referenceChanged(kind, nameOf(o.(metav1.Object))) }
 		}
 	}
+	s.ingresses.changed = func(o any) { c.routeChanged("Ingress", nameOf(o.(metav1.Object))) }
 	if s.scalePolicies != nil {
 		s.scalePolicies.changed = func(o any) { c.scalePolicyChanged(o.(*v1alpha1.ScalePolicy)) }
 		s.scalePolicies.touched = func(any) {}
@@ -268,6 +269,9 @@ func (s *caches) lookUps() translate.Objects {
 		},
 		GRPCRoute: func(n types.NamespacedName) *gatewayv1.GRPCRoute {
 			return one[*gatewayv1.GRPCRoute](s.grpcRoutes, n.String())
+		},
+		Ingress: func(n types.NamespacedName) *networkingv1.Ingress {
+			return one[*networkingv1.Ingress](s.ingresses, n.String())
 		},
 		Service: s.service,
 		Secret:  func(n types.NamespacedName) *corev1.Secret { return one[*corev1.Secret](s.secrets, n.String()) },

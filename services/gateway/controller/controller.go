@@ -192,6 +192,17 @@ func (c *Controller) routeChanged(kind string, name types.NamespacedName) {
 	c.routes.set()
 }
 
+// referenceChanged has those translated anew who refer to an object.
+func (c *Controller) referenceChanged(kind string, name types.NamespacedName) {
+	c.mu.Lock()
+	if c.change.References == nil {
+		c.change.References = map[translate.Reference]bool{}
+	}
+	c.change.References[translate.Reference{Kind: kind, NamespacedName: name}] = true
+	c.mu.Unlock()
+	c.routes.set()
+}
+
 // usersChanged has the routes to a Service translated anew.
 func (c *Controller) usersChanged(name types.NamespacedName) {
 	c.mu.Lock()
@@ -304,6 +315,7 @@ func (c *Controller) conclude(o *outcome) {
 		c.unsaid.routes[name] = true
 	}
 	known.Gateways, known.ListenerSets = o.result.Gateways, o.result.ListenerSets
+	known.Ingresses, known.IngressProblems = o.result.Ingresses, o.result.IngressProblems
 	c.latest.where = o.where
 }
 

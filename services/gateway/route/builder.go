@@ -75,13 +75,14 @@ func (b *Builder) At(address netip.Addr) *Builder {
 // AddListener makes a port serve a host pattern, with no rules yet. Adding the
 // same listener twice is one listener.
 func (b *Builder) AddListener(port uint16, tls bool, host string) {
-	b.listener(port, tls, host)
+	b.listener(port, tls, host).declared = true
 }
 
 // AddSecureListener makes a port serve TLS connections for a host pattern in
 // another way than by HTTP without client certificates.
 func (b *Builder) AddSecureListener(port uint16, host string, s *Secure) {
-	b.listener(port, true, host).secure = s
+	l := b.listener(port, true, host)
+	l.secure, l.declared = s, true
 	b.port(port, true).Diverts = true
 }
 
@@ -93,6 +94,28 @@ func (b *Builder) AddCertificate(port uint16, host HostPattern, c *Certificate) 
 	p := b.port(port, true)
 	list := p.certs.get(host, func() []*Certificate { return nil })
 	p.certs.set(host, append(slices.Clip(list), c))
+}
+
+// ReplaceCertificate puts the key pair where another one from the same source is.
+func (b *Builder) ReplaceCertificate(c *Certificate) {
+	is := func(o *Certificate) bool { return o.Source == c.Source }
+	for at, p := range b.table.ports {
+		used := false
+		p.certs.each(func(_ string, list []*Certificate) { used = used || slices.ContainsFunc(list, is) })
+		if !used {
+			continue
+		}
+		p = b.At(at.Addr()).port(at.Port(), p.TLS)
+		p.certs.change(func(list []*Certificate) []*Certificate {
+			list = slices.Clone(list)
+			for i := range list {
+				if is(list[i]) {
+					list[i] = c
+				}
+			}
+			return list
+		})
+	}
 }
 
 // AddRule makes the listener answer requests for host that match with rule.
@@ -111,7 +134,7 @@ func (b *Builder) AddRule(port uint16, tls bool, listenerHost string, host HostP
 
 // RemoveRules takes the rules of a route that were added with the same listener,
 // host and match out again. A host without rules is gone: it would hide less
-// specific ones.
+// specific ones. So is a listener that only rules had opened.
 func (b *Builder) RemoveRules(port uint16, tls bool, listenerHost string, host HostPattern, match Match, routeName string) {
 	l := b.listener(port, tls, listenerHost)
 	v, e := b.host(l, host)
@@ -140,6 +163,9 @@ func (b *Builder) RemoveRules(port uint16, tls bool, listenerHost string, host H
 	}
 	if v.exact.len()+len(v.regex)+v.prefix.len() == 0 {
 		l.hosts.remove(host)
+		if !l.declared && l.hosts.empty() {
+			b.port(port, tls).listeners.remove(HostPattern{Name: listenerHost})
+		}
 	}
 }
 

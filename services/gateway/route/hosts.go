@@ -74,6 +74,10 @@ func (m *hostMap[V]) remove(p HostPattern) {
 	}
 }
 
+func (m *hostMap[V]) empty() bool {
+	return len(m.exact)+len(m.wildcard)+len(m.oneLabel) == 0 && m.any == nil
+}
+
 // find returns the value of the most specific pattern that matches host.
 func (m *hostMap[V]) find(host string) (V, bool) {
 	if v, ok := m.exact[host]; ok {
@@ -99,6 +103,19 @@ func (m *hostMap[V]) find(host string) (V, bool) {
 	}
 	var none V
 	return none, false
+}
+
+// change replaces every value, in a copy.
+func (m *hostMap[V]) change(f func(V) V) {
+	for _, part := range []map[string]V{m.exact, m.wildcard, m.oneLabel} {
+		for k, v := range part {
+			part[k] = f(v)
+		}
+	}
+	if m.any != nil {
+		v := f(*m.any)
+		m.any = &v
+	}
 }
 
 // each visits all values, most specific patterns first, in a stable order.

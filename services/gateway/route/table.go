@@ -82,6 +82,7 @@ type listener struct {
 	hosts    hostMap[*virtualHost]
 	secure   *Secure        // of a port with TLS, or nil for ordinary HTTPS
 	streams  hostMap[*Rule] // by server name, where secure says that there is no HTTP
+	declared bool           // it is there also without rules
 }
 
 // virtualHost holds the rules of one host name, by path.

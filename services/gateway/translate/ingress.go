@@ -27,11 +27,13 @@ const (
 
 // ingress adds the rules of an Ingress: to port 80, or for hosts with a
 // certificate to port 443, with a redirect on port 80. An Ingress belongs to no Gateway; it shares the ports
-// with whatever listeners Gateways have there.
-func (t *translation) ingress(i *networkingv1.Ingress) {
+// with whatever listeners Gateways have there. certificates says which hosts have one.
+func (t *translation) ingress(i *networkingv1.Ingress, certificates func(*networkingv1.Ingress) func(host string) bool) {
 	if !t.ownsIngress(i) {
 		return
 	}
+	place := RouteName{"Ingress", nameOf(i)}
+	t.ingresses[place], t.placed[place] = i, &placed{}
 	t.builder.SetOrder(route.Order{Class: 1, Age: i.CreationTimestamp.Unix(), Name: nameOf(i).String()})
 	t.result.Ingresses = append(t.result.Ingresses, nameOf(i))
 	w := readAnnotations(i)
@@ -43,7 +45,7 @@ func (t *translation) ingress(i *networkingv1.Ingress) {
 		return // its rules are parts of those that it is a canary of
 	}
 	t.ingressWishes(i)
-	secure := t.ingressCertificates(i)
+	secure := certificates(i)
 	name := "Ingress/" + i.Namespace + "/" + i.Name
 	stays := i.Annotations[redirectAnnotation] == "false" || i.Annotations[legacyRedirectAnnotation] == "false"
 	serve := func(host string, match route.Match, rule *route.Rule) {
@@ -123,15 +125,36 @@ func (t *translation) addIngressRule(i *networkingv1.Ingress, port uint16, tls b
 			continue
 		}
 		if _, ok := route.Intersect(l.hostname, host.Name); ok && l.hostname != route.AnyHost {
-			t.builder.AddRule(port, tls, l.hostname, host, match, rule)
+			t.addIngressPart(i, ingressPlace{port, tls, l.hostname, host, match}, rule)
 		}
 	}
-	t.builder.AddRule(port, tls, route.AnyHost, host, match, rule)
+	t.addIngressPart(i, ingressPlace{port, tls, route.AnyHost, host, match}, rule)
+}
+
+// ingressPlace is where in the table a rule of an Ingress is.
+type ingressPlace struct {
+	port     uint16
+	tls      bool
+	listener string
+	host     route.HostPattern
+	match    route.Match
+}
+
+func (t *translation) addIngressPart(i *networkingv1.Ingress, p ingressPlace, rule *route.Rule) {
+	t.builder.AddRule(p.port, p.tls, p.listener, p.host, p.match, rule)
+	at := t.placed[RouteName{"Ingress", nameOf(i)}]
+	at.parts = append(at.parts, p)
 }
 
 // ingressCertificates offers the certificates of an Ingress and returns which
 // hosts have one.
 func (t *translation) ingressCertificates(i *networkingv1.Ingress) (secure func(host string) bool) {
+	return t.eachIngressCertificate(i, func(host string, cert *route.Certificate) {
+		t.builder.AddCertificate(HTTPSPort, route.HostPattern{Name: host, OneLabel: true}, cert)
+	})
+}
+
+func (t *translation) eachIngressCertificate(i *networkingv1.Ingress, offer func(host string, cert *route.Certificate)) (secure func(host string) bool) {
 	var covered []string
 	for _, spec := range i.Spec.TLS {
 		if spec.SecretName == "" {
@@ -150,7 +173,7 @@ func (t *translation) ingressCertificates(i *networkingv1.Ingress) (secure func(
 		}
 		for _, host := range hosts {
 			host = strings.ToLower(host)
-			t.builder.AddCertificate(HTTPSPort, route.HostPattern{Name: host, OneLabel: true}, cert)
+			offer(host, cert)
 			covered = append(covered, host)
 		}
 	}
@@ -175,7 +198,7 @@ func (t *translation) ingressBackend(i *networkingv1.Ingress, w *wishes, backend
 		is = func(p corev1.ServicePort) bool { return p.Name == wanted.Name }
 		text = wanted.Name
 	}
-	t.fixed[name] = true
+	t.use(RouteName{"Ingress", nameOf(i)}, false, []types.NamespacedName{name})
 	port, refused := t.servicePort(name, is, text)
 	if refused == nil {
 		b.Service.Port = port.Port

@@ -13,7 +13,7 @@ import (
 )
 
 // keyPair makes the data of a TLS Secret for one host name.
-func keyPair(t *testing.T, host string) map[string][]byte {
+func keyPair(t testing.TB, host string) map[string][]byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -64,6 +64,7 @@ func (t *translation) certificateRef(l *listener, ref gatewayv1.SecretObjectRefe
 
 // gatewayCertificate resolves a Gateway's own reference to a certificate.
 func (t *translation) gatewayCertificate(g *gatewayv1.Gateway, ref gatewayv1.SecretObjectReference) (*route.Certificate, gatewayv1.ListenerConditionReason, error) {
+	t.clientPairs[types.NamespacedName{Namespace: string(deref(ref.Namespace, gatewayv1.Namespace(g.Namespace))), Name: string(ref.Name)}] = true
 	return t.secretRef("Gateway", g.Namespace, ref)
 }
 

@@ -60,9 +60,11 @@ type Objects struct {
 	Credential  func(types.NamespacedName) *corev1.Secret
 	Credentials func(namespace string) []*corev1.Secret
 
-	// HTTPRoute and GRPCRoute look up routes for Update.
+	// HTTPRoute and GRPCRoute look up routes for Update; they may be nil for Translate.
 	HTTPRoute func(types.NamespacedName) *gatewayv1.HTTPRoute
 	GRPCRoute func(types.NamespacedName) *gatewayv1.GRPCRoute
+	// Ingress likewise.
+	Ingress func(types.NamespacedName) *networkingv1.Ingress
 
 	Service   func(types.NamespacedName) *corev1.Service
 	Secret    func(types.NamespacedName) *corev1.Secret
@@ -129,6 +131,9 @@ type Translator struct {
 	// good are the routes as they were last without a mistake: what is served
 	// while somebody looks for a mistake in a later version.
 	good map[RouteName]metav1.Object
+	// asked are the objects that anything has ever referred to: what becomes of others
+	// changes nothing.
+	asked map[Reference]bool
 }
 
 // New returns a Translator.
@@ -138,6 +143,7 @@ func New() *Translator {
 		authorities:  map[types.NamespacedName]cachedAuthorities{},
 		backendTLS:   map[string]*route.BackendTLS{},
 		good:         map[RouteName]metav1.Object{},
+		asked:        map[Reference]bool{},
 	}
 }
 
@@ -159,6 +165,9 @@ type translation struct {
 	placed    map[RouteName]*placed
 	users     map[types.NamespacedName]map[RouteName]bool // of a Service
 	fixed     map[types.NamespacedName]bool               // Services whose users Update cannot compile
+	ingresses map[RouteName]*networkingv1.Ingress         // ours, as they were compiled
+	// clientPairs are Secrets whose certificates the gateway itself shows to backends.
+	clientPairs map[types.NamespacedName]bool
 
 	usedCerts       map[types.NamespacedName]bool
 	usedAuthorities map[types.NamespacedName]bool
@@ -185,8 +194,11 @@ func (t *Translator) Translate(objects Objects) *Result {
 		placed:          map[RouteName]*placed{},
 		users:           map[types.NamespacedName]map[RouteName]bool{},
 		fixed:           map[types.NamespacedName]bool{},
+		ingresses:       map[RouteName]*networkingv1.Ingress{},
+		clientPairs:     map[types.NamespacedName]bool{},
 		result:          newResult(),
 	}
+	run.adopt(objects)
 	for _, g := range objects.Grants {
 		run.grants[g.Namespace] = append(run.grants[g.Namespace], g)
 	}
@@ -200,7 +212,7 @@ func (t *Translator) Translate(objects Objects) *Result {
 	}
 	run.readCanaries()
 	for _, i := range oldestFirst(objects.Ingresses) {
-		run.ingress(i)
+		run.ingress(i, run.ingressCertificates)
 	}
 	run.result.keySets = run.keySets()
 	t.cache.merged = run.policies.merged

@@ -1,18 +1,31 @@
 package translate
 
 import (
+	"maps"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/gantryhq/gantry/api/v1alpha1"
+	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
 // Change names what may differ from the objects of the last translation.
 type Change struct {
-	Routes   map[RouteName]bool
+	Routes   map[RouteName]bool // and Ingresses
 	Services map[types.NamespacedName]bool
+	// References are objects that matter only to whom refers to them.
+	References map[Reference]bool
+}
+
+// Reference names an object that is only looked up: a Secret, a ConfigMap, a Namespace,
+// or a Credential, which is a Secret of CredentialsType.
+type Reference struct {
+	Kind string
+	types.NamespacedName
 }
 
 // maxUpdate is for how many routes compiling everything anew is not slower.
@@ -22,6 +35,7 @@ const maxUpdate = 1000
 type placed struct {
 	services    []types.NamespacedName
 	attachments []attachment
+	parts       []ingressPlace
 }
 
 type attachment struct {
@@ -34,7 +48,7 @@ func (p *placed) add(l *listener, hosts []string, rules []compiledRule) {
 	p.attachments = append(p.attachments, attachment{l, hosts, rules})
 }
 
-// use notes which Services a route refers to.
+// use notes which Services a route or an Ingress refers to.
 func (t *translation) use(name RouteName, stream bool, services []types.NamespacedName) {
 	for _, s := range services {
 		if stream {
@@ -45,6 +59,9 @@ func (t *translation) use(name RouteName, stream bool, services []types.Namespac
 			t.users[s] = map[RouteName]bool{}
 		}
 		t.users[s][name] = true
+		if name.Kind == "Ingress" && t.placed[name] != nil {
+			t.placed[name].services = append(t.placed[name].services, s)
+		}
 	}
 }
 
@@ -74,8 +91,22 @@ func (t *Translator) Update(objects Objects, c Change) (*Result, bool) {
 	}
 	run.adopt(objects)
 	clear(run.policies.rules) // of this run only
+	rotated, ok := run.rotated(c.References)
+	if !ok {
+		return nil, false
+	}
 	var present []*anyRoute
+	var ingresses []*networkingv1.Ingress
 	for name := range names {
+		if name.Kind == "Ingress" {
+			if !run.separableIngress(name) {
+				return nil, false
+			}
+			if i := run.ourIngress(name); i != nil {
+				ingresses = append(ingresses, i)
+			}
+			continue
+		}
 		if !run.separable(name) {
 			return nil, false
 		}
@@ -86,25 +117,84 @@ func (t *Translator) Update(objects Objects, c Change) (*Result, bool) {
 	before := run.result
 	run.result = newResult()
 	run.result.Partial, run.result.Classes, run.result.Wishes = true, before.Classes, before.Wishes
-	run.result.IngressProblems = before.IngressProblems
+	run.result.Ingresses, run.result.IngressProblems = slices.Clone(before.Ingresses), maps.Clone(before.IngressProblems)
 	run.builder = before.Table.Edit()
+	for _, cert := range rotated {
+		run.builder.ReplaceCertificate(cert)
+	}
 	for name := range names {
+		if name.Kind == "Ingress" {
+			run.displaceIngress(name)
+			continue
+		}
 		run.displace(name)
 		run.result.Routes[name] = nil
 	}
 	for _, r := range oldestFirst(present) {
 		run.route(r)
 	}
+	for _, i := range oldestFirst(ingresses) {
+		run.ingress(i, run.knownCertificates)
+	}
 	run.gatewayStatuses()
 	run.listenerSetStatuses()
 	return run.finish(), true
 }
 
-// adopt takes the look-ups of new objects.
+// adopt takes the look-ups of new objects, and remembers what is looked up.
 func (t *translation) adopt(o Objects) {
-	t.HTTPRoute, t.GRPCRoute = o.HTTPRoute, o.GRPCRoute
-	t.Service, t.Secret, t.ConfigMap, t.Namespace, t.Issuing = o.Service, o.Secret, o.ConfigMap, o.Namespace, o.Issuing
-	t.Credential, t.Credentials = o.Credential, o.Credentials
+	t.HTTPRoute, t.GRPCRoute, t.Ingress = o.HTTPRoute, o.GRPCRoute, o.Ingress
+	t.Service, t.Issuing = o.Service, o.Issuing
+	t.Secret = noting(t.asked, "Secret", o.Secret)
+	t.ConfigMap = noting(t.asked, "ConfigMap", o.ConfigMap)
+	t.Credential = noting(t.asked, "Credential", o.Credential)
+	if namespace := o.Namespace; namespace != nil {
+		t.Namespace = func(name string) *corev1.Namespace {
+			t.asked[Reference{"Namespace", types.NamespacedName{Name: name}}] = true
+			return namespace(name)
+		}
+	}
+	if credentials := o.Credentials; credentials != nil {
+		t.Credentials = func(namespace string) []*corev1.Secret {
+			t.asked[allCredentials(namespace)] = true
+			return credentials(namespace)
+		}
+	}
+}
+
+// allCredentials stands for those that are chosen by their labels.
+func allCredentials(namespace string) Reference {
+	return Reference{"Credential", types.NamespacedName{Namespace: namespace}}
+}
+
+func noting[T any](asked map[Reference]bool, kind string, lookUp func(types.NamespacedName) T) func(types.NamespacedName) T {
+	if lookUp == nil {
+		return nil
+	}
+	return func(name types.NamespacedName) T {
+		asked[Reference{kind, name}] = true
+		return lookUp(name)
+	}
+}
+
+// rotated returns the certificates that take the place of others. It reports false where
+// a changed object means more than that to somebody.
+func (t *translation) rotated(changed map[Reference]bool) (certs []*route.Certificate, ok bool) {
+	for r := range changed {
+		if !t.asked[r] && !(r.Kind == "Credential" && t.asked[allCredentials(r.Namespace)]) {
+			continue // nobody refers to it
+		}
+		if r.Kind != "Secret" || t.clientPairs[r.NamespacedName] {
+			return nil, false
+		}
+		before, known := t.certificates[r.NamespacedName]
+		cert, err := t.certificate(r.NamespacedName)
+		if !known || before.err != nil || err != nil {
+			return nil, false // listeners, and who waits for a certificate, say so
+		}
+		certs = append(certs, cert)
+	}
+	return certs, true
 }
 
 func (t *translation) lookUp(name RouteName) *anyRoute {
