@@ -20,14 +20,16 @@ import (
 func newBaseCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "base",
-		Short: "Make base images from this machine's own package sources",
-		Long: "Makes an image that Dockerfiles can start FROM and pushes it to the built-in registry,\n" +
-			"so that nothing has to be pulled from a public one. An image that exists is kept.",
+		Short: "Make and refresh base images from this machine's own package sources",
+		Long: "Makes images that Dockerfiles can start FROM and pushes them to the built-in registry,\n" +
+			"so that nothing has to be pulled from a public one. They are signed with the installation's\n" +
+			"key, with the list of their packages attached. An image that exists is kept; refresh makes\n" +
+			"it anew when its packages have updates.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return usageError{hint.Wrap(errors.New("gantry base: say which image: debian or busybox"), "see `%s --help`", c.CommandPath())}
+			return usageError{hint.Wrap(errors.New("gantry base: say what to do: make, list or refresh, or which image: debian or busybox"), "see `%s --help`", c.CommandPath())}
 		},
 	}
-	c.AddCommand(newBaseDebianCommand(g), newBaseBusyboxCommand(g))
+	c.AddCommand(newBaseMakeCommand(g), newBaseListCommand(g), newBaseRefreshCommand(g), newBaseDebianCommand(g), newBaseBusyboxCommand(g))
 	return c
 }
 
@@ -43,7 +45,7 @@ func newBaseDebianCommand(g *globals) *cobra.Command {
 			if opt.Suite == "" {
 				opt.Suite = base.HostSuite()
 			}
-			return makeBase(c, g, "debian:"+base.SuiteVersion(opt.Suite), &opt.Tag, &opt.WorkDir, &opt.Progress,
+			return makeBase(c, g, "debian:"+base.SuiteVersion(opt.Suite), &opt.Tag, &opt.WorkDir, func(t *progress.Task) { opt.Progress = lines(t) },
 				func(ctx context.Context) (*base.Result, error) { return base.Debian(ctx, opt) })
 		},
 	}
@@ -63,7 +65,7 @@ func newBaseBusyboxCommand(g *globals) *cobra.Command {
 		Short: "A static busybox, 1 MB, for tests and debugging",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return makeBase(c, g, "busybox:latest", &opt.Tag, &opt.WorkDir, &opt.Progress,
+			return makeBase(c, g, "busybox:latest", &opt.Tag, &opt.WorkDir, func(t *progress.Task) { opt.Progress = lines(t) },
 				func(ctx context.Context) (*base.Result, error) { return base.Busybox(ctx, opt) })
 		},
 	}
@@ -73,8 +75,9 @@ func newBaseBusyboxCommand(g *globals) *cobra.Command {
 	return c
 }
 
-// makeBase fills in what all base images share, makes one and says what came of it.
-func makeBase(c *cobra.Command, g *globals, name string, tag, workDir *string, report *base.Progress, run func(context.Context) (*base.Result, error)) error {
+// makeBase gives the image its name, makes it, signs it and says what came of it.
+// watch is told which task shows the progress.
+func makeBase(c *cobra.Command, g *globals, name string, tag, workDir *string, watch func(*progress.Task), run func(context.Context) (*base.Result, error)) error {
 	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	in := findInstance(ctx, g)
@@ -86,24 +89,49 @@ func makeBase(c *cobra.Command, g *globals, name string, tag, workDir *string, r
 		return err
 	}
 	*tag = full
-	*workDir = filepath.Join(in.dataDir, "build", "tmp")
+	*workDir = in.baseWorkDir()
 	display := progress.New(os.Stderr)
-	task := display.Task(full)
-	*report = func(line string) { task.Update("%s", line) }
-	r, err := run(ctx)
-	switch {
-	case err != nil:
-		task.Fail("not made")
-	case r.Skipped:
-		task.Done("exists already")
-	default:
-		task.Done("%d package(s), %s", r.Packages, size(r.Size))
-	}
+	r, err := showBase(ctx, g, in, display.Task(full), watch, run)
 	display.Close()
 	if err != nil {
 		return err
 	}
 	return printBase(c.OutOrStdout(), r)
+}
+
+// lines shows what a task is doing.
+func lines(task *progress.Task) base.Progress {
+	return func(line string) { task.Update("%s", line) }
+}
+
+// counts turns a task into a bar.
+func counts(task *progress.Task) func(n, of int) {
+	return func(n, of int) { task.Count(int64(n), int64(of)) }
+}
+
+func (in instance) baseWorkDir() string { return filepath.Join(in.dataDir, "build", "tmp") }
+
+// showBase makes one image as a task of a display, and vouches for it.
+func showBase(ctx context.Context, g *globals, in instance, task *progress.Task, watch func(*progress.Task), run func(context.Context) (*base.Result, error)) (*base.Result, error) {
+	watch(task)
+	r, err := run(ctx)
+	if err != nil {
+		task.Fail("not made")
+		return nil, err
+	}
+	signed := ""
+	if in.builtIn(r.Ref) {
+		task.Update("signing")
+		if err := vouch(ctx, g, in, r.Ref+"@"+r.Digest); err != nil {
+			signed = ", not signed: " + err.Error()
+		}
+	}
+	if r.Skipped {
+		task.Done("exists already%s", signed)
+	} else {
+		task.Done("%d package(s), %s%s", r.Packages, size(r.Size), signed)
+	}
+	return r, nil
 }
 
 func printBase(out io.Writer, r *base.Result) error {

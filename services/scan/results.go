@@ -38,8 +38,7 @@ func (s *Results) Get(ctx context.Context, image name.Digest) (*report.Report, e
 // all returns the newest report and the manifests of all that are ours.
 func (s *Results) all(ctx context.Context, image name.Digest) (newest *report.Report, manifests []string, err error) {
 	claims, err := attest.Verify(ctx, image, attest.VulnerabilityPredicate, s.Keys, s.Options...)
-	var none *attest.UnverifiedError
-	if errors.As(err, &none) {
+	if errors.As(err, new(*attest.UnverifiedError)) {
 		return nil, nil, nil
 	}
 	if err != nil {
@@ -91,7 +90,7 @@ func (s *Results) Put(ctx context.Context, image name.Digest, r *report.Report) 
 	if err := attest.Attach(ctx, image, attest.VulnerabilityPredicate, p, s.Signer, attest.Referrer, s.Options...); err != nil {
 		return err
 	}
-	if err := s.putSBOM(ctx, image, r); err != nil {
+	if err := s.PutSBOM(ctx, image, r); err != nil {
 		return err
 	}
 	for _, digest := range old {
@@ -102,13 +101,19 @@ func (s *Results) Put(ctx context.Context, image name.Digest, r *report.Report) 
 	return nil
 }
 
-func (s *Results) putSBOM(ctx context.Context, image name.Digest, r *report.Report) error {
+// HasSBOM is whether an image has a list of its packages that one of the keys signed.
+func (s *Results) HasSBOM(ctx context.Context, image name.Digest) (bool, error) {
 	_, err := attest.Verify(ctx, image, attest.SPDXPredicate, s.Keys, s.Options...)
-	var none *attest.UnverifiedError
-	switch {
-	case err == nil:
-		return nil
-	case !errors.As(err, &none):
+	if errors.As(err, new(*attest.UnverifiedError)) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// PutSBOM attaches the packages of a report to the image, as an SPDX document, unless
+// it has one: what is in an image does not change.
+func (s *Results) PutSBOM(ctx context.Context, image name.Digest, r *report.Report) error {
+	if has, err := s.HasSBOM(ctx, image); err != nil || has {
 		return err
 	}
 	return attest.Attach(ctx, image, attest.SPDXPredicate, r.SPDX(), s.Signer, attest.Referrer, s.Options...)

@@ -18,8 +18,11 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/testenv"
@@ -216,4 +219,97 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestBaseImagesAreToldFromWhatDerivesFromThem(t *testing.T) {
+	testenv.NeedProgram(t, "busybox", "busybox-static")
+	ctx, host := context.Background(), newRegistry(t)
+	made, err := Busybox(ctx, BusyboxOptions{Tag: host + "/base/busybox:latest", WorkDir: t.TempDir()})
+	must(t, err)
+	from := pulled(t, made.Ref)
+	layer, err := random.Layer(100, types.OCILayer)
+	must(t, err)
+	onTop, err := mutate.Append(from, mutate.Addendum{Layer: layer, History: v1.History{CreatedBy: "RUN"}})
+	must(t, err)
+	labelled, err := mutate.Append(from, mutate.Addendum{Layer: layer, History: v1.History{CreatedBy: "LABEL"}})
+	must(t, err)
+	config, err := labelled.ConfigFile()
+	must(t, err)
+	config = config.DeepCopy()
+	config.RootFS.DiffIDs, config.History[1].EmptyLayer = config.RootFS.DiffIDs[:1], true
+	relabelled, err := mutate.ConfigFile(from, config)
+	must(t, err)
+	unrelated, err := random.Image(100, 2)
+	must(t, err)
+	for tag, img := range map[string]v1.Image{"app/a:1": onTop, "app/only-labels:1": relabelled, "other/b:1": unrelated} {
+		ref, err := name.ParseReference(host + "/" + tag)
+		must(t, err)
+		must(t, remote.Write(ref, img))
+	}
+	bases, err := List(ctx, host)
+	must(t, err)
+	if len(bases) != 1 || bases[0].Digest != made.Digest || bases[0].Recipe.Kind != "busybox" {
+		t.Fatalf("base images %+v: what only has the labels of one may not be replaced by it", bases)
+	}
+	derived, err := Derived(ctx, host, bases[0])
+	if err != nil || fmt.Sprint(derived) != fmt.Sprintf("[%s/app/a:1]", host) {
+		t.Errorf("derived %v, %v", derived, err)
+	}
+}
+
+func TestASlimImageHasOnlyWhatWasNamed(t *testing.T) {
+	testenv.LongRunning(t)
+	testenv.NeedRoot(t)
+	ctx, host := context.Background(), newRegistry(t)
+	opt := SlimOptions{Tag: host + "/base/static:12", Name: "static", Suite: "bookworm", Packages: Kinds("bookworm")["static"], WorkDir: t.TempDir()}
+	made, err := Slim(ctx, opt)
+	if err != nil && strings.Contains(err.Error(), "apt-get") && os.Getenv("CI") != "true" {
+		t.Skipf("no Debian mirror can be reached: %v", err)
+	}
+	must(t, err)
+	files := contents(t, made.Ref)
+	for name, part := range map[string]string{
+		"etc/ssl/certs/ca-certificates.crt": "BEGIN CERTIFICATE", "usr/share/zoneinfo/Europe/Berlin": "TZif", "etc/passwd": "nonroot:x:65532",
+		"var/lib/dpkg/status.d/tzdata": "Package: tzdata\n", "usr/lib/os-release": "ID=debian", "lib": "usr/lib", "usr/share/doc/tzdata/copyright": "",
+	} {
+		if body, ok := files[name]; !ok || !strings.Contains(body, part) {
+			t.Errorf("%s is %.40q", name, body)
+		}
+	}
+	for name := range files {
+		if strings.HasPrefix(name, "usr/bin/") || strings.HasPrefix(name, "usr/share/man/") || strings.HasPrefix(name, "var/lib/apt") {
+			t.Errorf("%s is in the image", name)
+		}
+	}
+	config, err := pulled(t, made.Ref).ConfigFile()
+	must(t, err)
+	if config.Config.User != "65532" || made.Packages != 4 {
+		t.Errorf("user %q, %d packages", config.Config.User, made.Packages)
+	}
+	opt.Tag = host + "/base/again:12"
+	if again, err := Slim(ctx, opt); err != nil || again.Digest != made.Digest {
+		t.Errorf("the same packages gave %+v, %v; first %s", again, err, made.Digest)
+	}
+	bases, err := List(ctx, host)
+	must(t, err)
+	if updates, err := Updates(ctx, bases[0], t.TempDir()); err != nil || len(updates) > 0 {
+		t.Errorf("an image of today has updates: %v, %v", updates, err)
+	}
+	bases[0].Packages[0] = "base-files=1"
+	if updates, err := Updates(ctx, bases[0], t.TempDir()); err != nil || len(updates) != 1 || !strings.HasPrefix(updates[0], "base-files 1 → ") {
+		t.Errorf("an old image has the updates %v, %v", updates, err)
+	}
+	opt.Packages = []string{"no-such-package-here"}
+	if _, err := Slim(ctx, opt); err == nil || hint.Of(err) == "" {
+		t.Errorf("a package that does not exist: %v", err)
+	}
+}
+
+func pulled(t *testing.T, tag string) v1.Image {
+	t.Helper()
+	ref, err := name.ParseReference(tag)
+	must(t, err)
+	img, err := remote.Image(ref)
+	must(t, err)
+	return img
 }

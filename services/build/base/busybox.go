@@ -57,6 +57,7 @@ func Busybox(ctx context.Context, opt BusyboxOptions) (*Result, error) {
 		ref: ref, inputs: inputs, layer: layer, created: time.Unix(0, 0),
 		title: "busybox", version: bb.version(), source: "pkg:deb/debian/busybox-static",
 		packages: []string{"busybox-static=" + bb.version()}, cmd: []string{"sh"},
+		recipe: &Recipe{Kind: "busybox"},
 	}
 	return img.push(ctx)
 }

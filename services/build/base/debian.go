@@ -83,6 +83,7 @@ func Debian(ctx context.Context, opt DebianOptions) (*Result, error) {
 		ref: ref, inputs: inputs, layer: b.layer, created: b.newest,
 		title: "debian", version: b.version, source: sources[0].uri + " " + opt.Suite,
 		packages: b.packages, cmd: []string{"bash"},
+		recipe: &Recipe{Kind: "debian", Suite: opt.Suite, Packages: opt.Include},
 	}
 	return img.push(ctx)
 }
@@ -171,13 +172,18 @@ func (b *bootstrap) readRelease(context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, line := range strings.Split(string(blob), "\n") {
+	b.newest, err = releaseDate(blob)
+	return err
+}
+
+// releaseDate reads when a suite was released last.
+func releaseDate(release []byte) (time.Time, error) {
+	for _, line := range strings.Split(string(release), "\n") {
 		if date, ok := strings.CutPrefix(line, "Date: "); ok {
-			b.newest, err = time.Parse(time.RFC1123, strings.TrimSpace(date))
-			return err
+			return time.Parse(time.RFC1123, strings.TrimSpace(date))
 		}
 	}
-	return errors.New("the suite's Release file has no date")
+	return time.Time{}, errors.New("the suite's Release file has no date")
 }
 
 // policyNoServices keeps packages from starting services while they are installed.

@@ -3,9 +3,10 @@
 // public registry is reachable, or none is trusted.
 //
 // Debian images come from debootstrap and the mirrors this host's apt uses;
-// busybox images from the host's static busybox. The result is an OCI image of
-// one layer (image-spec 1.1) whose labels say what is in it and where it came
-// from.
+// busybox images from the host's static busybox; slim ones hold nothing but the
+// files of named packages, which a private apt fetches and checks. The result is an
+// OCI image of one layer (image-spec 1.1) whose labels say what is in it, where it
+// came from and how to make it again.
 //
 // Guarantees: the same packages give the same digest; nothing of the host but
 // its list of mirrors enters the image; a failure leaves neither files nor a

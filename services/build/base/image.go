@@ -3,6 +3,7 @@ package base
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -33,10 +34,11 @@ const (
 	LabelVersion  = "org.opencontainers.image.version" // of the distribution or package
 	LabelCreated  = "org.opencontainers.image.created" // newest input, not when it was made
 	LabelPackages = "gantry.dev/base.packages"         // "name=version name=version ..."
+	LabelRecipe   = "gantry.dev/base.recipe"           // a Recipe, to make it again
 )
 
 // recipe changes when the way images are made does, so that they are made anew.
-const recipe = "2"
+const recipe = "3"
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -69,6 +71,10 @@ type image struct {
 	source   string
 	packages []string // "name=version"
 	cmd      []string
+	env      []string // nil means a PATH of the usual directories
+	user     string
+	workDir  string
+	recipe   *Recipe
 }
 
 // inputsDigest names a set of inputs.
@@ -157,8 +163,15 @@ func (i *image) assemble() (v1.Image, error) {
 	}
 	cfg = cfg.DeepCopy()
 	cfg.OS, cfg.Architecture, cfg.Created = "linux", runtime.GOARCH, created
-	cfg.Config.Env = []string{"PATH=" + defaultPath}
-	cfg.Config.Cmd = i.cmd
+	cfg.Config.Env = i.env
+	if i.env == nil {
+		cfg.Config.Env = []string{"PATH=" + defaultPath}
+	}
+	cfg.Config.Cmd, cfg.Config.User, cfg.Config.WorkingDir = i.cmd, i.user, i.workDir
+	how, err := json.Marshal(i.recipe)
+	if err != nil {
+		return nil, err
+	}
 	cfg.Config.Labels = map[string]string{
 		LabelInputs:   i.inputs,
 		LabelSource:   i.source,
@@ -166,6 +179,7 @@ func (i *image) assemble() (v1.Image, error) {
 		LabelVersion:  i.version,
 		LabelCreated:  i.created.UTC().Format(time.RFC3339),
 		LabelPackages: strings.Join(i.packages, " "),
+		LabelRecipe:   string(how),
 	}
 	return mutate.ConfigFile(img, cfg)
 }
