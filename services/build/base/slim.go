@@ -50,8 +50,9 @@ func Kinds(suite string) map[string][]string {
 
 const (
 	nonroot    = 65532
+	home       = "home/nonroot" // of that user
 	slimPath   = "/usr/local/bin:/usr/bin:/bin"
-	slimPasswd = "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n"
+	slimPasswd = "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/" + home + ":/sbin/nologin\n"
 	slimGroup  = "root:x:0:\nnobody:x:65534:\ntty:x:5:\nstaff:x:50:\nnonroot:x:65532:\n"
 	slimHosts  = "hosts: files dns\n"
 	caBundle   = "etc/ssl/certs/ca-certificates.crt"
@@ -161,7 +162,7 @@ func (s *slim) make(ctx context.Context, sources []aptSource) (*image, error) {
 		recipe: &Recipe{Kind: "slim", Name: s.Name, Suite: s.Suite, Packages: s.SlimOptions.Packages, Dependencies: s.Dependencies, Root: s.Root},
 	}
 	if !s.Root {
-		img.user, img.workDir = fmt.Sprint(nonroot), "/home/nonroot"
+		img.user, img.workDir = fmt.Sprint(nonroot), "/"+home
 	}
 	return img, nil
 }
@@ -179,7 +180,7 @@ func (s *slim) count(n, of int) {
 // into usr, so that packages of any age find them.
 func (s *slim) skeleton() error {
 	for dir, mode := range map[string]os.FileMode{
-		"usr/bin": 0o755, "usr/sbin": 0o755, "usr/lib": 0o755, "usr/lib64": 0o755, "etc": 0o755, "root": 0o700, "home/nonroot": 0o700,
+		"usr/bin": 0o755, "usr/sbin": 0o755, "usr/lib": 0o755, "usr/lib64": 0o755, "etc": 0o755, "root": 0o700, home: 0o700,
 		"tmp": 0o777 | os.ModeSticky, "var/tmp": 0o777 | os.ModeSticky, "var/lib/dpkg/status.d": 0o755, "dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755,
 	} {
 		path := filepath.Join(s.root, dir)
@@ -197,7 +198,7 @@ func (s *slim) skeleton() error {
 			return err
 		}
 	}
-	return os.Chown(filepath.Join(s.root, "home/nonroot"), nonroot, nonroot)
+	return os.Chown(filepath.Join(s.root, home), nonroot, nonroot)
 }
 
 // unpack puts a package's files into the root and records it.
