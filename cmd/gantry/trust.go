@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/gantryhq/gantry/services/trust"
@@ -46,7 +49,11 @@ func newTrustCommand(g *globals) *cobra.Command {
 			if cfg.Client, err = g.config(); err != nil {
 				return err
 			}
-			certificate, bundle, err := trust.Certificate(ctx, cfg.Client)
+			kube, err := kubernetes.NewForConfig(cfg.Client)
+			if err != nil {
+				return err
+			}
+			certificate, bundle, err := trust.Certificate(ctx, kube)
 			if err != nil {
 				return err
 			}
@@ -55,8 +62,12 @@ func newTrustCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			listener, err := net.Listen("tcp", listen)
+			if err != nil {
+				return fmt.Errorf("listen on %s: %w", listen, err)
+			}
 			group, ctx := errgroup.WithContext(ctx)
-			group.Go(func() error { return s.Listen(ctx, listen, certificate) })
+			group.Go(func() error { return s.Listen(ctx, listener, certificate) })
 			group.Go(func() error { return ignoreEnd(ctx, s.Run(ctx)) })
 			return group.Wait()
 		},

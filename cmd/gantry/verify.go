@@ -71,9 +71,13 @@ func (g *globals) verify(c *cobra.Command, arg, uri string, refs []string, keys 
 	}
 	claims, err := attest.Verify(c.Context(), image, uri, keys, remoteOptions(c.Context())...)
 	if errors.As(err, new(*attest.UnverifiedError)) {
-		command := fmt.Sprintf("gantry sign --key %s %s", privateRef(refs[0]), image)
+		key := ""
+		if refs[0] != attest.InstanceKeyRef {
+			key = "--key " + privateRef(refs[0]) + " "
+		}
+		command := fmt.Sprintf("gantry sign %s%s", key, image)
 		if uri != attest.SignPredicate {
-			command = fmt.Sprintf("gantry attest --key %s --type %s --predicate FILE %s", privateRef(refs[0]), uri, image)
+			command = fmt.Sprintf("gantry attest %s--type %s --predicate FILE %s", key, uri, image)
 		}
 		return nil, hint.Wrap(fmt.Errorf("image %s: %w", image, err), "if you vouch for it: %s", command)
 	}

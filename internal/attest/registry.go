@@ -273,7 +273,7 @@ func (f fetcher) referrers(to *Evidence) error {
 			continue
 		}
 		text, err := f.bundle(d.Digest)
-		if err != nil && unanswered(err) {
+		if err != nil && Unanswered(err) {
 			return err
 		}
 		if text == nil && err == nil {
@@ -350,7 +350,7 @@ func (f fetcher) tag(suffix string, to *Evidence) error {
 			continue
 		}
 		text, err := f.blob(d)
-		if err != nil && unanswered(err) {
+		if err != nil && Unanswered(err) {
 			return err
 		}
 		var c *Claim
@@ -372,9 +372,9 @@ func notFound(err error) bool {
 	return errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound
 }
 
-// unanswered is whether an error came from the way to the registry or from its failure, so
+// Unanswered is whether an error came from the way to the registry or from its failure, so
 // that asking again may help, and not from what it holds.
-func unanswered(err error) bool {
+func Unanswered(err error) bool {
 	var refused *transport.Error
 	if errors.As(err, &refused) {
 		return refused.StatusCode >= http.StatusInternalServerError || refused.StatusCode == http.StatusTooManyRequests

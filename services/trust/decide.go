@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -71,7 +72,7 @@ func (d *decider) decide(ctx context.Context, p *policy, image name.Digest, name
 		return nil // as it was when the registry last answered
 	case err != nil:
 		refused.Undecided = true
-		refused.refusals = []refusal{{"all", "it cannot be checked: " + err.Error(), undecidedRemedy(err, p)}}
+		refused.refusals = []refusal{{"all", "it cannot be checked: " + err.Error(), undecidedRemedy(err, p, named)}}
 		return refused
 	case len(v.refusals) > 0:
 		refused.refusals = v.refusals
@@ -82,15 +83,15 @@ func (d *decider) decide(ctx context.Context, p *policy, image name.Digest, name
 }
 
 // undecidedRemedy is what to do when evidence cannot be had.
-func undecidedRemedy(err error, p *policy) string {
+func undecidedRemedy(err error, p *policy, image string) string {
 	var answer *transport.Error
 	switch {
 	case p.problem != nil:
 		return "kubectl describe trustpolicy " + p.name()
-	case errors.As(err, &answer) && (answer.StatusCode == 401 || answer.StatusCode == 403):
+	case errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden):
 		return fmt.Sprintf("let the registry's readers in: kubectl -n %s create secret docker-registry %s --docker-server=REGISTRY --docker-username=USER --docker-password=PASSWORD", Namespace, registryLogin)
-	case errors.As(err, &answer) && answer.StatusCode == 404:
-		return "push it to its registry: gantry push IMAGE"
+	case errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound:
+		return "gantry push " + image
 	}
 	return "make its registry answer"
 }
@@ -100,10 +101,10 @@ func (d *decider) resolve(ctx context.Context, image string, p *policy) (name.Di
 	if digest, err := name.NewDigest(image); err == nil {
 		return digest, nil
 	}
-	digest, err := d.from.resolve(ctx, image)
+	digest, err := d.from.resolve(ctx, image, tagPeriod)
 	if err != nil {
 		return digest, &RefusedError{Image: image, Policy: p.name(), Undecided: true, refusals: []refusal{{
-			"all", "it cannot be found: " + err.Error(), undecidedRemedy(err, p),
+			"all", "it cannot be found: " + err.Error(), undecidedRemedy(err, p, image),
 		}}}
 	}
 	return digest, nil

@@ -20,7 +20,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 )
 
 // certificateSecret holds the certificate of the webhooks, which all replicas of the service share.
@@ -28,11 +27,7 @@ const certificateSecret = "trust-tls"
 
 // Certificate returns the certificate of the Service gantry-system/trust, which signs itself, and its
 // PEM for Config.CABundle. It is made on first need, and again in its last month.
-func Certificate(ctx context.Context, cfg *rest.Config) (tls.Certificate, []byte, error) {
-	kube, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return tls.Certificate{}, nil, fmt.Errorf("find the webhooks' certificate: %w", err)
-	}
+func Certificate(ctx context.Context, kube kubernetes.Interface) (tls.Certificate, []byte, error) {
 	secrets := kube.CoreV1().Secrets(Namespace)
 	secret, err := secrets.Get(ctx, certificateSecret, metav1.GetOptions{})
 	if err == nil && ending(secret) {
@@ -94,20 +89,16 @@ func newCertificate() (*corev1.Secret, error) {
 	}, nil
 }
 
-// Listen answers the webhooks at an address of the network, with TLS, until ctx ends. Whoever can
+// Listen answers the webhooks on the network, with TLS, until ctx ends; then the listener is closed. Whoever can
 // reach it can ask what a policy says about an image, and learns or changes nothing else.
-func (s *Service) Listen(ctx context.Context, address string, certificate tls.Certificate) error {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("serve trust webhooks: %w", err)
-	}
+func (s *Service) Listen(ctx context.Context, listener net.Listener, certificate tls.Certificate) error {
 	server := &http.Server{
 		Handler: s, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}},
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	err = server.ServeTLS(listener, "", "")
+	err := server.ServeTLS(listener, "", "")
 	if ctx.Err() != nil {
 		return nil
 	}

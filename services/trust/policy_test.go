@@ -296,6 +296,26 @@ func TestAcceptedImagesAreRemembered(t *testing.T) {
 	}
 }
 
+// A workload whose image has a tag grows while the registry is away.
+func TestTagsAreRememberedWhileTheRegistryIsAway(t *testing.T) {
+	w := newWorld(t)
+	p := w.policy(signedBy(v1alpha1.TrustAny, instanceKey))
+	image := w.push("shop/cart:1", "cart")
+	if found, err := w.decide.resolve(t.Context(), w.host+"/shop/cart:1", p); err != nil || found.DigestStr() != image.DigestStr() {
+		t.Fatalf("got %s, %v", found, err)
+	}
+	if _, err := w.decide.resolve(t.Context(), w.host+"/shop/cart:2", p); err == nil || !strings.Contains(err.Error(), "gantry push") {
+		t.Errorf("a tag that is not there: %v", err)
+	}
+	w.server.Close()
+	if found, err := w.decide.from.resolve(t.Context(), w.host+"/shop/cart:1", 0); err != nil || found.DigestStr() != image.DigestStr() {
+		t.Errorf("got %s, %v", found, err)
+	}
+	if _, err := w.decide.resolve(t.Context(), w.host+"/shop/cart:3", p); err == nil || !strings.Contains(err.Error(), "make its registry answer") {
+		t.Errorf("a tag that nobody knows: %v", err)
+	}
+}
+
 func TestPatterns(t *testing.T) {
 	w := newWorld(t)
 	p := w.policy(v1alpha1.TrustPolicySpec{Images: []string{"127.0.0.1:5000/shop/*", "docker.io/library/**"}, ExceptImages: []string{"127.0.0.1:5000/shop/old"}})

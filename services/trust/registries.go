@@ -28,11 +28,11 @@ type registries struct {
 	kube kubernetes.Interface
 
 	mu    sync.Mutex // guards following
-	bases map[string]knownBase
+	names map[string]knownName
 }
 
-// knownBase is what a base image's name stood for when it was looked up.
-type knownBase struct {
+// knownName is what an image's name stood for when it was looked up.
+type knownName struct {
 	digest name.Digest
 	at     time.Time
 }
@@ -72,13 +72,33 @@ func (l logins) Resolve(target authn.Resource) (authn.Authenticator, error) {
 	}), nil
 }
 
-// resolve finds the digest that a name stands for.
-func (r *registries) resolve(ctx context.Context, image string) (name.Digest, error) {
+// resolve finds the digest that a name stands for, or stood for within a period. While the
+// registry does not answer, what it last said counts: workloads go on growing.
+func (r *registries) resolve(ctx context.Context, image string, period time.Duration) (name.Digest, error) {
+	r.mu.Lock()
+	known, ok := r.names[image]
+	r.mu.Unlock()
+	if ok && time.Since(known.at) < period {
+		return known.digest, nil
+	}
 	opts, err := r.options(ctx)
 	if err != nil {
 		return name.Digest{}, err
 	}
-	return attest.Resolve(ctx, image, opts...)
+	digest, err := attest.Resolve(ctx, image, opts...)
+	if err != nil && ok && attest.Unanswered(err) {
+		return known.digest, nil
+	}
+	if err != nil {
+		return digest, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.names == nil || len(r.names) >= remembered {
+		r.names = map[string]knownName{}
+	}
+	r.names[image] = knownName{digest, time.Now()}
+	return digest, nil
 }
 
 // claims implements evidenceSource.
@@ -111,28 +131,9 @@ func (r *registries) layers(ctx context.Context, image name.Digest) ([]string, e
 	return layers, nil
 }
 
-// base implements evidenceSource. While the registry is away the last answer counts.
+// base implements evidenceSource.
 func (r *registries) base(ctx context.Context, image string) (name.Digest, error) {
-	r.mu.Lock()
-	known, ok := r.bases[image]
-	r.mu.Unlock()
-	if ok && time.Since(known.at) < basePeriod {
-		return known.digest, nil
-	}
-	digest, err := r.resolve(ctx, image)
-	if err != nil {
-		if ok {
-			return known.digest, nil
-		}
-		return digest, err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.bases == nil {
-		r.bases = map[string]knownBase{}
-	}
-	r.bases[image] = knownBase{digest, time.Now()}
-	return digest, nil
+	return r.resolve(ctx, image, basePeriod)
 }
 
 // keys implements keySource with Secrets.

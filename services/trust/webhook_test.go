@@ -2,7 +2,11 @@ package trust
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -15,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
@@ -203,5 +208,39 @@ func TestSystemNamespacesAreNeverCovered(t *testing.T) {
 		if selector.Matches(labels.Set(ns.Labels)) != want || p.coversNamespace(ns) != want {
 			t.Errorf("namespace %s: want covered %v", name, want)
 		}
+	}
+}
+
+// On a cluster the API server trusts the bundle and knows the Service's name; replicas share both.
+func TestTheWebhookIsAnsweredWithTLS(t *testing.T) {
+	s, _ := newService(t, newWorld(t), signedBy(v1alpha1.TrustAny, instanceKey))
+	kube := fake.NewClientset()
+	certificate, bundle, err := Certificate(t.Context(), kube)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, again, err := Certificate(t.Context(), kube); err != nil || !bytes.Equal(again, bundle) {
+		t.Errorf("another replica has another certificate: %v", err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Listen(ctx, listener, certificate) }()
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(bundle) {
+		t.Fatal("the bundle has no certificate")
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "trust.gantry-system.svc"}}}
+	response, err := client.Get("https://" + listener.Addr().String() + "/healthz")
+	if err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("%+v, %v", response, err)
+	}
+	response.Body.Close()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
