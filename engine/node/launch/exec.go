@@ -66,12 +66,12 @@ func (l *Launcher) Exec(ctx context.Context, id, group string, door []byte, e Ex
 	if err := l.checkShim(ctx); err != nil {
 		return nil, err
 	}
-	file, err := write(r)
+	file, err := write(r.Encode())
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
 	launch := l.request(group, 0)
 	launch.Terminal = e.Terminal
-	return l.shim.Exec(ctx, id, protocol.Exec{Launch: launch}, f, l.files(file)...)
+	return l.shim.Exec(ctx, id, protocol.Exec{Launch: launch}, f, l.files(l.program, file)...)
 }

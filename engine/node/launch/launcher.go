@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/gantryhq/gantry/engine/node/cgroup"
 	"github.com/gantryhq/gantry/engine/shim"
+	"github.com/gantryhq/gantry/engine/shim/initd"
 	"github.com/gantryhq/gantry/engine/shim/protocol"
 	"github.com/gantryhq/gantry/engine/shim/recipe"
 )
@@ -29,6 +32,7 @@ type Launcher struct {
 	shim    *shim.Client
 	cgroups *cgroup.Tree
 	program *os.File // gantry-init, sealed
+	flat    *os.File // initd.FlatProgram, sealed, or nil
 	pad     *os.File // the mount namespace that containers begin in
 	filters filters
 }
@@ -55,7 +59,11 @@ func New(client *shim.Client, cgroups *cgroup.Tree, dir, executable string) (*La
 		program.Close()
 		return nil, err
 	}
-	return &Launcher{shim: client, cgroups: cgroups, program: program, pad: pad, filters: newFilters()}, nil
+	l := &Launcher{shim: client, cgroups: cgroups, program: program, pad: pad, filters: newFilters()}
+	if quick := initd.FlatProgram(); quick != nil {
+		l.flat, err = shim.Seal("gantry-flat-init", quick)
+	}
+	return l, err
 }
 
 // checkKernel asks for the newest system call that the init needs.
@@ -121,12 +129,34 @@ func (p *Prepared) start(ctx context.Context, io IO, hold bool) (protocol.State,
 	if err := l.cgroups.Create(group, spec.Linux.Resources); err != nil {
 		return protocol.State{}, fmt.Errorf("start container %q: %w", p.id, err)
 	}
+	state, err := p.launch(ctx, io, l.flat)
+	if err != nil && strings.Contains(err.Error(), initd.FlatFailure) {
+		// It had to be decided on the way, or it cannot be done: then gantry-init says why.
+		slog.Debug("the flat init gave up", "container", p.id, "err", err)
+		state, err = p.launch(ctx, io, nil)
+	}
+	return state, err
+}
+
+// launch has the shim start the container: by the flat init if there is one and it can do
+// that, otherwise by gantry-init.
+func (p *Prepared) launch(ctx context.Context, io IO, flat *os.File) (protocol.State, error) {
+	l, spec, group := p.launcher, p.t.spec, p.t.spec.Linux.CgroupsPath
 	attached, err := p.t.attach()
 	if err != nil {
 		return protocol.State{}, fmt.Errorf("start container %q: %w", p.id, err)
 	}
 	defer attached.close()
-	file, err := write(p.recipe)
+	program, text := l.program, []byte(nil)
+	if flat != nil {
+		if text = flattened(p.recipe, attached); text != nil {
+			program = flat
+		}
+	}
+	if text == nil {
+		text = p.recipe.Encode()
+	}
+	file, err := write(text)
 	if err != nil {
 		return protocol.State{}, fmt.Errorf("start container %q: %w", p.id, err)
 	}
@@ -141,12 +171,12 @@ func (p *Prepared) start(ctx context.Context, io IO, hold bool) (protocol.State,
 		OwnerGID:  int(p.t.rootGID()),
 		OOMFile:   l.cgroups.OOMFile(group),
 	}
-	start.Launch.Hold = hold
+	start.Launch.Hold = p.recipe.Hold
 	start.Launch.Terminal = spec.Process.Terminal
 	if !p.t.ownPIDs {
 		start.LeftoverFile = l.cgroups.ProcsFile(group)
 	}
-	return l.shim.Start(ctx, p.id, start, startTimeout, append(l.files(file), attached.named()...)...)
+	return l.shim.Start(ctx, p.id, start, startTimeout, append(l.files(program, file), attached.named()...)...)
 }
 
 func (l *Launcher) checkShim(ctx context.Context) error {
@@ -168,22 +198,22 @@ func (l *Launcher) request(group string, cloneFlags uint64) *protocol.Launch {
 	return r
 }
 
-func (l *Launcher) files(recipeFile *os.File) []shim.LaunchFile {
+func (l *Launcher) files(program, recipeFile *os.File) []shim.LaunchFile {
 	return []shim.LaunchFile{
-		{Name: protocol.FileInit, File: l.program},
+		{Name: protocol.FileInit, File: program},
 		{Name: protocol.FileRecipe, File: recipeFile},
 		{Name: protocol.FilePad, File: l.pad},
 	}
 }
 
 // write puts a recipe into a file in memory.
-func write(r *recipe.Recipe) (*os.File, error) {
+func write(text []byte) (*os.File, error) {
 	fd, err := unix.MemfdCreate("gantry-recipe", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	f := os.NewFile(uintptr(fd), "gantry-recipe")
-	if _, err := f.Write(r.Encode()); err != nil {
+	if _, err := f.Write(text); err != nil {
 		f.Close()
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package initd
 
 import (
 	"strconv"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -174,5 +173,3 @@ func outside(m []recipe.IDMap, id uint64) uint64 {
 	}
 	return id
 }
-
-func pointer[T any](p *T) uintptr { return uintptr(unsafe.Pointer(p)) }

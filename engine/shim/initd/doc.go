@@ -14,5 +14,9 @@
 // ends the process with the step, its object and the reason on the control
 // socket. Nothing is skipped silently that the recipe asked for.
 //
-// Only cmd/gantry-init imports it.
+// For most containers all this can be decided in advance: [Flat] turns their recipe
+// into a list of system calls, which [FlatProgram], some hundred machine instructions,
+// executes without a Go runtime. It gives up where anything is not as expected.
+//
+// cmd/gantry-init imports it, and engine/node/launch for the flat form.
 package initd

@@ -40,7 +40,7 @@ func enter(r *recipe.Recipe) error {
 	if err := ownStreams(r); err != nil {
 		return err
 	}
-	joins, program := &plan{}, &plan{}
+	joins, program := &plan{memory: &ownMemory{}}, &plan{memory: &ownMemory{}}
 	joins.add(fatal, "enter the container's namespaces", "", unix.SYS_SETNS, recipe.TargetFD, uintptr(r.Namespaces))
 	if name := r.Process.Keyring; name != "" {
 		const joinSessionKeyring = 1
@@ -51,7 +51,7 @@ func enter(r *recipe.Recipe) error {
 	}
 	joins.rights(&r.Process)
 	var none [8]byte
-	program.add(fatal, "accept signals", "", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, program.hold(none[:]), 0, 8)
+	program.add(fatal, "accept signals", "", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, program.memory.hold(none[:]), 0, 8)
 	program.session(r)
 	program.labels(&r.Process)
 	program.execute(&r.Process)

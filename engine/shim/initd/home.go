@@ -20,16 +20,19 @@ func (r rootDir) home(p *recipe.Process) {
 			return
 		}
 	}
-	dir := "/"
-	uid := strconv.FormatUint(p.UID, 10)
-	for _, line := range strings.Split(r.small("/etc/passwd"), "\n") {
+	p.Env = append(p.Env, "HOME="+Home(r.small("/etc/passwd"), p.UID))
+}
+
+// Home is a user's home directory by the text of a passwd file, or "/".
+func Home(passwd string, user uint64) string {
+	uid := strconv.FormatUint(user, 10)
+	for line := range strings.SplitSeq(passwd, "\n") {
 		// name, password, uid, gid, comment, home, shell
 		if f := strings.Split(line, ":"); len(f) >= 6 && f[2] == uid && f[5] != "" {
-			dir = f[5]
-			break
+			return f[5]
 		}
 	}
-	p.Env = append(p.Env, "HOME="+dir)
+	return "/"
 }
 
 // small returns the content of a regular file, or "". Anything else is not even

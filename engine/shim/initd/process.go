@@ -33,11 +33,28 @@ const (
 	sought           // not found, go on with the next call
 )
 
-// plan is a list of calls. Memory that they point to is kept in it; nothing
-// moves or frees it, as the program runs without garbage collection.
+// plan is a list of calls, with the memory that they point to.
 type plan struct {
-	calls []call
-	keep  []any
+	calls  []call
+	memory memory
+}
+
+// memory is where the arguments of calls are.
+type memory interface {
+	// hold copies bytes to where a call finds them.
+	hold(b []byte) uintptr
+}
+
+// ownMemory is that of this process. Nothing moves or frees it, as the program runs
+// without garbage collection.
+type ownMemory struct{ kept [][]byte }
+
+func (m *ownMemory) hold(b []byte) uintptr {
+	if len(b) == 0 {
+		return 0
+	}
+	m.kept = append(m.kept, append([]byte(nil), b...))
+	return uintptr(unsafe.Pointer(&m.kept[len(m.kept)-1][0]))
 }
 
 func (p *plan) add(on reaction, what, object string, number uintptr, args ...uintptr) {
@@ -46,27 +63,23 @@ func (p *plan) add(on reaction, what, object string, number uintptr, args ...uin
 	p.calls = append(p.calls, c)
 }
 
-func (p *plan) cstring(s string) uintptr {
-	b := append([]byte(s), 0)
-	p.keep = append(p.keep, b)
-	return uintptr(unsafe.Pointer(&b[0]))
-}
+func (p *plan) cstring(s string) uintptr { return p.memory.hold(append([]byte(s), 0)) }
 
 func (p *plan) cstrings(list []string) uintptr {
 	pointers := make([]uintptr, len(list)+1)
 	for i, s := range list {
 		pointers[i] = p.cstring(s)
 	}
-	p.keep = append(p.keep, pointers)
-	return uintptr(unsafe.Pointer(&pointers[0]))
+	return holdAll(p, pointers)
 }
 
-func (p *plan) hold(b []byte) uintptr {
-	if len(b) == 0 {
+// holdAll holds values without Go pointers.
+func holdAll[T any](p *plan, values []T) uintptr {
+	if len(values) == 0 {
 		return 0
 	}
-	p.keep = append(p.keep, b)
-	return uintptr(unsafe.Pointer(&b[0]))
+	size := len(values) * int(unsafe.Sizeof(values[0]))
+	return p.memory.hold(unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), size))
 }
 
 // run executes calls until one fails, and returns which. It uses neither the
@@ -122,7 +135,7 @@ func become(r *recipe.Recipe) error {
 	if err := ownStreams(r); err != nil {
 		return err
 	}
-	p := &plan{}
+	p := &plan{memory: &ownMemory{}}
 	p.process(r)
 	prepared := len(p.calls)
 	p.execute(&r.Process)
@@ -141,7 +154,6 @@ func become(r *recipe.Recipe) error {
 	return p.explain(at, errno)
 }
 
-// process adds everything that makes the process what it should be, but what
 // process adds everything that makes the process what it should be, but what
 // the program itself may be the first to feel.
 func (p *plan) process(r *recipe.Recipe) {
@@ -175,9 +187,8 @@ func (p *plan) labels(proc *recipe.Process) {
 func (p *plan) rights(proc *recipe.Process) {
 	for i := range proc.Rlimits {
 		l := &proc.Rlimits[i]
-		limit := &unix.Rlimit{Cur: l.Soft, Max: l.Hard}
-		p.keep = append(p.keep, limit)
-		p.add(fatal, "set a resource limit", "", unix.SYS_PRLIMIT64, 0, uintptr(l.Resource), pointer(limit), 0)
+		limit := []unix.Rlimit{{Cur: l.Soft, Max: l.Hard}}
+		p.add(fatal, "set a resource limit", "", unix.SYS_PRLIMIT64, 0, uintptr(l.Resource), holdAll(p, limit), 0)
 	}
 	mask := int64(0o022)
 	if proc.Umask >= 0 {
@@ -209,7 +220,7 @@ func (p *plan) ownNull() error {
 // label sets what a security module executes the program as.
 func (p *plan) label(what, path, name, value string) {
 	p.add(fatal, what, name, unix.SYS_OPENAT, cwdFD, p.cstring(path), unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	p.add(chained, what, name, unix.SYS_WRITE, 0, p.hold([]byte(value)), uintptr(len(value)))
+	p.add(chained, what, name, unix.SYS_WRITE, 0, p.memory.hold([]byte(value)), uintptr(len(value)))
 }
 
 // cwdFD is AT_FDCWD as an argument of a system call.
@@ -219,9 +230,9 @@ func (p *plan) seccomp(proc *recipe.Process) {
 	if len(proc.Seccomp) == 0 {
 		return
 	}
-	prog := &unix.SockFprog{Len: uint16(len(proc.Seccomp) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&proc.Seccomp[0]))}
-	p.keep = append(p.keep, prog)
-	p.add(fatal, "install the system call filter", "", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(proc.SeccompFlags), pointer(prog))
+	// struct sock_fprog: how many instructions, and where.
+	prog := []uintptr{uintptr(len(proc.Seccomp) / 8), p.memory.hold(proc.Seccomp)}
+	p.add(fatal, "install the system call filter", "", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(proc.SeccompFlags), holdAll(p, prog))
 }
 
 const lastCapability = 63
@@ -243,12 +254,7 @@ func (p *plan) identity(proc *recipe.Process) {
 		for i, g := range proc.Groups {
 			groups[i] = uint32(g)
 		}
-		var list uintptr
-		if len(groups) > 0 {
-			list = pointer(&groups[0])
-			p.keep = append(p.keep, groups)
-		}
-		p.add(fatal, "set groups", "", unix.SYS_SETGROUPS, uintptr(len(groups)), list)
+		p.add(fatal, "set groups", "", unix.SYS_SETGROUPS, uintptr(len(groups)), holdAll(p, groups))
 	}
 	gid, uid := uintptr(proc.GID), uintptr(proc.UID)
 	p.add(fatal, "set group", "", unix.SYS_SETRESGID, gid, gid, gid)
@@ -256,13 +262,12 @@ func (p *plan) identity(proc *recipe.Process) {
 	p.add(late, "enter working directory", proc.Cwd, unix.SYS_CHDIR, cwd)
 	p.add(fatal, "keep capabilities", "", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0)
 
-	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	sets := &[2]unix.CapUserData{
+	header := []unix.CapUserHeader{{Version: unix.LINUX_CAPABILITY_VERSION_3}}
+	sets := []unix.CapUserData{
 		{Effective: uint32(c.Effective), Permitted: uint32(c.Permitted), Inheritable: uint32(c.Inheritable)},
 		{Effective: uint32(c.Effective >> 32), Permitted: uint32(c.Permitted >> 32), Inheritable: uint32(c.Inheritable >> 32)},
 	}
-	p.keep = append(p.keep, header, sets)
-	p.add(fatal, "set capabilities", "", unix.SYS_CAPSET, pointer(header), pointer(&sets[0]))
+	p.add(fatal, "set capabilities", "", unix.SYS_CAPSET, holdAll(p, header), holdAll(p, sets))
 	p.add(ignored, "", "", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL)
 	for n := range lastCapability + 1 {
 		if c.Ambient&(1<<n) != 0 {
@@ -274,7 +279,7 @@ func (p *plan) identity(proc *recipe.Process) {
 // execute adds the execution, once for every place where the program may be.
 // The shim is told before the filter comes, which may forbid it.
 func (p *plan) execute(proc *recipe.Process) {
-	p.add(ignored, "", "", unix.SYS_WRITE, recipe.ControlFD, p.hold([]byte{recipe.MessageExec}), 1)
+	p.add(ignored, "", "", unix.SYS_WRITE, recipe.ControlFD, p.memory.hold([]byte{recipe.MessageExec}), 1)
 	if proc.NoNewPrivs {
 		p.add(fatal, "forbid new privileges", "", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 		p.seccomp(proc)
