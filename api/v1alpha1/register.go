@@ -17,6 +17,7 @@ func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&AccessPolicy{}, &AccessPolicyList{},
 		&BackendPolicy{}, &BackendPolicyList{},
+		&RegistryPolicy{}, &RegistryPolicyList{},
 		&ScalePolicy{}, &ScalePolicyList{},
 		&TrafficPolicy{}, &TrafficPolicyList{},
 		&TrustPolicy{}, &TrustPolicyList{},

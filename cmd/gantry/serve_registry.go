@@ -20,6 +20,7 @@ import (
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/services/registry"
 	"github.com/gantryhq/gantry/services/registry/login"
+	"github.com/gantryhq/gantry/services/registry/policy"
 )
 
 func startRegistry(ctx context.Context, in *server) error {
@@ -37,7 +38,11 @@ func startRegistry(ctx context.Context, in *server) error {
 	if err != nil {
 		return err
 	}
-	r, err := registry.New(registry.Config{DataDir: in.dataDir, Login: login.New(cluster), Pushed: in.imagePushed})
+	policies, err := policy.New(in.api.ClientConfig(registry.User), nil)
+	if err != nil {
+		return err
+	}
+	r, err := registry.New(registry.Config{DataDir: in.dataDir, Login: login.New(cluster), Policies: policies, Pushed: in.imagePushed})
 	if err != nil {
 		return err
 	}
@@ -59,6 +64,7 @@ func startRegistry(ctx context.Context, in *server) error {
 		secure := tls.NewListener(l.TLS, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: certificate})
 		in.serveAs("registry with TLS", secure, &http.Server{Handler: r, ConnContext: login.ConnContext})
 	}
+	in.background("registry policies", func(ctx context.Context) error { return policies.Run(ctx, r) })
 	in.background("registry collection", func(ctx context.Context) error { return r.KeepTidy(ctx, cluster) })
 	return nil
 }

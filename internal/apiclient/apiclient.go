@@ -53,6 +53,13 @@ func (c *Client) BackendPolicies(namespace string) *gentype.ClientWithList[*v1al
 		func() *v1alpha1.BackendPolicyList { return &v1alpha1.BackendPolicyList{} })
 }
 
+// RegistryPolicies are those of a namespace; "" is all of them, to list and watch.
+func (c *Client) RegistryPolicies(namespace string) *gentype.ClientWithList[*v1alpha1.RegistryPolicy, *v1alpha1.RegistryPolicyList] {
+	return gentype.NewClientWithList("registrypolicies", c.rest, c.params, namespace,
+		func() *v1alpha1.RegistryPolicy { return &v1alpha1.RegistryPolicy{} },
+		func() *v1alpha1.RegistryPolicyList { return &v1alpha1.RegistryPolicyList{} })
+}
+
 // ScalePolicies are those of a namespace; "" is all of them, to list and watch.
 func (c *Client) ScalePolicies(namespace string) *gentype.ClientWithList[*v1alpha1.ScalePolicy, *v1alpha1.ScalePolicyList] {
 	return gentype.NewClientWithList("scalepolicies", c.rest, c.params, namespace,

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -17,6 +18,11 @@ func (c *call) getBlob() error {
 	}
 	if err := c.may(Pull); err != nil {
 		return err
+	}
+	if c.holds.Upstream != nil {
+		if err := c.ensureBlob(d); err != nil {
+			return err
+		}
 	}
 	if c.req.Method == http.MethodHead {
 		size, err := c.store.StatBlob(c.name, d)
@@ -115,8 +121,20 @@ func (c *call) mount(text, from string) (done bool, err error) {
 	} else if from, err = c.find(d); err != nil || from == "" {
 		return false, err
 	}
-	if err := c.store.Mount(from, c.name, d); err != nil {
-		return false, nil // it is not there, or not any more
+	f, err := c.store.Blob(from, d)
+	if err != nil {
+		return false, nil // then the client sends it
+	}
+	info, err := f.Stat()
+	if err = errors.Join(err, f.Close()); err != nil {
+		return false, err
+	}
+	err = c.charged(d, info.Size(), func() error { return c.store.Mount(from, c.name, d) })
+	if errors.Is(err, storage.ErrBlobUnknown) {
+		return false, nil // it was collected just now
+	}
+	if err != nil {
+		return false, err
 	}
 	c.created(d)
 	return true, nil

@@ -17,6 +17,9 @@ type Config struct {
 	// right only on a loopback address.
 	Login Login
 
+	// Policies says what holds for repositories whoever asks; nil is nothing.
+	Policies Policies
+
 	// MinFreeBytes is the free disk space below which uploads are refused, so
 	// that the rest of the machine keeps working. 0 means 64 MiB.
 	MinFreeBytes int64
@@ -28,6 +31,30 @@ type Config struct {
 
 	Log *slog.Logger // nil means slog.Default()
 }
+
+// Policies tells the policy of a repository.
+type Policies interface {
+	// Of returns it, or why it cannot be told now; then nothing is changed.
+	Of(repository string) (Policy, error)
+}
+
+// Policy is what holds for a repository. The zero value is nothing.
+type Policy struct {
+	// Immutable is whether a tag, once pushed, is neither moved nor deleted by clients.
+	Immutable func(tag string) bool
+	// Quota is how many bytes the content of all repositories of the namespace may have;
+	// nil is any number.
+	Quota *int64
+	// Upstream is the registry whose content this repository keeps, or nil.
+	Upstream *Upstream
+}
+
+func (p Policy) immutable(tag string) bool { return p.Immutable != nil && p.Immutable(tag) }
+
+// noPolicies is nothing for all.
+type noPolicies struct{}
+
+func (noPolicies) Of(string) (Policy, error) { return Policy{}, nil }
 
 // Event is a manifest that was pushed.
 type Event struct {

@@ -31,6 +31,11 @@ func (c *call) getManifest() error {
 	if err := c.may(Pull); err != nil {
 		return err
 	}
+	if c.holds.Upstream != nil {
+		if err := c.ensureManifest(); err != nil {
+			return err
+		}
+	}
 	d, err := c.resolve()
 	if err != nil {
 		return err
@@ -83,7 +88,10 @@ func (c *call) putManifest() error {
 	if err != nil {
 		return err
 	}
-	if err := c.store.PutManifest(c.name, m, storage.PutOptions{Tags: names, Retag: retag}); err != nil {
+	err = c.charged(m.Digest, int64(len(m.Raw)), func() error {
+		return c.store.PutManifest(c.name, m, storage.PutOptions{Tags: names, Retag: retag})
+	})
+	if err != nil {
 		return err
 	}
 	c.tell(m, names)
@@ -132,7 +140,13 @@ func (c *call) mayRetag(names []string, to digest.Digest) (func(tag string, from
 	var allowed bool
 	for _, tag := range names {
 		from, err := c.store.Tag(c.name, tag)
-		if err != nil || from == to || allowed {
+		if err != nil || from == to {
+			continue
+		}
+		if c.holds.immutable(tag) {
+			return nil, c.immutable(tag, "moved")
+		}
+		if allowed {
 			continue
 		}
 		if err := c.may(Overwrite); err != nil {
@@ -141,11 +155,26 @@ func (c *call) mayRetag(names []string, to digest.Digest) (func(tag string, from
 		allowed = true
 	}
 	return func(tag string, from digest.Digest) error {
+		if c.holds.immutable(tag) {
+			return c.immutable(tag, "moved")
+		}
 		if !allowed {
 			return &refusal{status: http.StatusConflict, code: "DENIED", message: "tag " + tag + " was pushed by somebody else at the same time: push again"}
 		}
 		return nil
 	}, nil
+}
+
+// mayDelete refuses to delete a tag that is immutable.
+func (c *call) mayDelete(tag string) error {
+	if c.holds.immutable(tag) {
+		return c.immutable(tag, "deleted")
+	}
+	return nil
+}
+
+func (c *call) immutable(tag, what string) error {
+	return &refusal{status: http.StatusForbidden, code: "DENIED", message: fmt.Sprintf("tag %s of %s is immutable and cannot be %s: push another tag, or have the RegistryPolicy in namespace %s changed", tag, c.name, what, Namespace(c.name))}
 }
 
 // tell reports a manifest that was pushed.
@@ -172,14 +201,17 @@ func (c *call) deleteManifest() error {
 		if err != nil {
 			return err
 		}
-		if err := c.store.DeleteManifest(c.name, d, nil); err != nil {
+		if err := c.store.DeleteManifest(c.name, d, c.mayDelete); err != nil {
 			return err
 		}
 	} else {
 		if err := storage.CheckTag(c.reference); err != nil {
 			return err
 		}
-		if err := c.store.DeleteTag(c.name, c.reference); err != nil {
+		if err := c.mayDelete(c.reference); err != nil {
+			return err
+		}
+		if err := c.store.DeleteTag(c.name, c.reference, ""); err != nil {
 			return err
 		}
 	}

@@ -1,24 +1,31 @@
 package registry
 
 import (
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/gantryhq/gantry/services/registry/storage"
 )
 
 // Registry serves the distribution API under /v2/ and its health at /healthz.
 type Registry struct {
+	id      string // of this one, by which it knows itself
 	store   *storage.Store
 	dir     string
 	minFree int64
 	login   Login
-	open    bool // there is no login
+	policy  Policies
+	usage   usage
+	flights singleflight.Group // fetches from upstreams
+	open    bool               // there is no login
 	pushed  func(Event)
 	log     *slog.Logger
 }
@@ -28,8 +35,9 @@ const defaultMinFree = 64 << 20
 // New opens the registry under cfg.DataDir, creating it when it does not exist.
 func New(cfg Config) (*Registry, error) {
 	r := &Registry{
+		id:  rand.Text(),
 		dir: filepath.Join(cfg.DataDir, "registry"), minFree: cfg.MinFreeBytes,
-		login: cfg.Login, pushed: cfg.Pushed, log: cfg.Log,
+		login: cfg.Login, policy: cfg.Policies, pushed: cfg.Pushed, log: cfg.Log,
 	}
 	if r.minFree == 0 {
 		r.minFree = defaultMinFree
@@ -39,6 +47,9 @@ func New(cfg Config) (*Registry, error) {
 	}
 	if r.login == nil {
 		r.login, r.open = anybody{}, true
+	}
+	if r.policy == nil {
+		r.policy = noPolicies{}
 	}
 	if r.pushed == nil {
 		r.pushed = func(Event) {}
@@ -50,7 +61,19 @@ func New(cfg Config) (*Registry, error) {
 	if r.store, err = storage.Open(r.dir); err != nil {
 		return nil, fmt.Errorf("open registry %s: %w", r.dir, err)
 	}
+	r.usage.store = r.store
+	r.store.OnRemoval(func(name string) { r.usage.forget(Namespace(name)) })
 	return r, nil
+}
+
+// Namespace is the namespace that a repository belongs to: the first part of its name.
+// One whose name has a single part belongs to none.
+func Namespace(repository string) string {
+	namespace, _, ok := strings.Cut(repository, "/")
+	if !ok {
+		return ""
+	}
+	return namespace
 }
 
 // File returns the path of the file that holds a blob or manifest of a repository. It
@@ -77,6 +100,10 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.refuse(w, req, &refusal{status: http.StatusMisdirectedRequest, code: "DENIED", message: "this registry has no login and answers only at a loopback address, not as " + req.Host})
 		return
 	}
+	if req.Header.Get(selfHeader) == r.id {
+		r.refuse(w, req, &refusal{status: http.StatusLoopDetected, code: "UNAVAILABLE", message: "this registry is its own upstream"})
+		return
+	}
 	caller, err := r.login.Login(req)
 	if err == nil {
 		err = r.serve(w, req, caller)
@@ -92,6 +119,17 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request, caller Caller
 		return err
 	}
 	c := call{Registry: r, w: w, req: req, caller: caller, route: at}
+	if at.name != "" {
+		reads := req.Method == http.MethodGet || req.Method == http.MethodHead
+		if c.holds, err = r.policy.Of(at.name); err != nil && !reads {
+			return &refusal{status: http.StatusServiceUnavailable, code: "UNAVAILABLE", message: err.Error()}
+		}
+		if c.holds.Upstream != nil {
+			if err := c.refuseWrites(); err != nil {
+				return err
+			}
+		}
+	}
 	handle := endpoints[at.kind][req.Method]
 	if handle == nil {
 		return &refusal{status: http.StatusMethodNotAllowed, code: "UNSUPPORTED", message: req.Method + " is not supported here"}
@@ -105,6 +143,7 @@ type call struct {
 	w      http.ResponseWriter
 	req    *http.Request
 	caller Caller
+	holds  Policy
 	route
 }
 

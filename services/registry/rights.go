@@ -26,6 +26,9 @@ func EnsureRole(ctx context.Context, cfg *rest.Config) error {
 		// Who logs in, and what they may do.
 		{Verbs: []string{"create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}},
 		{Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}},
+		// Policies of namespaces.
+		{Verbs: []string{"get", "list", "watch"}, APIGroups: []string{"gantry.dev"}, Resources: []string{"registrypolicies"}},
+		{Verbs: []string{"update"}, APIGroups: []string{"gantry.dev"}, Resources: []string{"registrypolicies/status"}},
 		// What is deployed by digest is not collected.
 		{Verbs: list, APIGroups: []string{""}, Resources: []string{"pods"}},
 		{Verbs: list, APIGroups: []string{"apps"}, Resources: []string{"deployments", "replicasets", "statefulsets", "daemonsets"}},

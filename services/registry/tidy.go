@@ -44,14 +44,21 @@ func (r *Registry) KeepTidy(ctx context.Context, cluster kubernetes.Interface) e
 }
 
 func (r *Registry) tidy(ctx context.Context, cluster kubernetes.Interface, age time.Duration) (Collected, error) {
-	used, err := deployed(ctx, cluster)
+	used, err := InUse(ctx, cluster)
 	if err != nil {
 		// Without the list nothing may go.
 		return Collected{}, fmt.Errorf("list deployed images: %w", err)
 	}
-	return r.Collect(ctx, CollectOptions{UntaggedFor: age, InUse: func(repository string, d digest.Digest) bool {
-		return used[repository+"@"+d.String()]
-	}})
+	return r.Collect(ctx, CollectOptions{UntaggedFor: age, InUse: used})
+}
+
+// InUse tells what any workload of the cluster runs or names by digest.
+func InUse(ctx context.Context, cluster kubernetes.Interface) (func(repository string, d digest.Digest) bool, error) {
+	used, err := deployed(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	return func(repository string, d digest.Digest) bool { return used[repository+"@"+d.String()] }, nil
 }
 
 // images is a set of "repository@digest", without registry hosts: one registry

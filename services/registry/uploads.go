@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -121,15 +122,27 @@ func (c *call) receive(u *storage.Upload, at int64) error {
 	if err := c.room(length); err != nil {
 		return err
 	}
+	if q := c.holds.Quota; q != nil && u.Size()+max(length, 0) > *q {
+		return c.overQuota(*q)
+	}
 	body := c.req.Body
 	if length < 0 { // as Docker sends layers
 		body = &watched{ReadCloser: body, room: func() error { return c.room(c.minFree / 2) }}
+	}
+	if q := c.holds.Quota; q != nil { // nothing that is larger fits, whatever else is there
+		body = struct {
+			io.Reader
+			io.Closer
+		}{&limited{body, *q - u.Size(), c.overQuota(*q)}, body}
 	}
 	return u.Append(body, at, length)
 }
 
 func (c *call) commit(u *storage.Upload, d digest.Digest) error {
-	if err := u.Commit(d); err != nil {
+	if err := c.charged(d, u.Size(), func() error { return u.Commit(d) }); err != nil {
+		if answer := explain(err); answer != nil && answer.status == http.StatusForbidden {
+			_ = u.Cancel() // it could only be refused again
+		}
 		return err
 	}
 	c.created(d)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -182,6 +183,57 @@ func (s *Store) Tag(name, tag string) (digest.Digest, error) {
 	return d, nil
 }
 
+// TagTime returns when a tag was pushed last.
+func (s *Store) TagTime(name, tag string) (time.Time, error) {
+	info, err := os.Stat(s.tagLink(name, tag))
+	if notExist(err) {
+		return time.Time{}, fmt.Errorf("%w: %s:%s", ErrManifestUnknown, name, tag)
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
+}
+
+// HasManifest is whether a repository has a manifest.
+func (s *Store) HasManifest(name string, d digest.Digest) bool {
+	return exists(s.revisionLink(name, d)) && exists(s.blobPath(d))
+}
+
+// Tagged is a tag with what it names and since when.
+type Tagged struct {
+	Tag    string
+	Digest digest.Digest
+	Pushed time.Time
+}
+
+// TagsWithTimes lists a repository's tags, sorted by name.
+func (s *Store) TagsWithTimes(name string) ([]Tagged, error) {
+	entries, err := readDir(s.tagsDir(name))
+	if err != nil {
+		return nil, err
+	}
+	var all []Tagged
+	for _, e := range entries {
+		info, err := os.Stat(s.tagLink(name, e.Name()))
+		if notExist(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		d, err := s.Tag(name, e.Name())
+		if errors.Is(err, ErrManifestUnknown) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Tagged{e.Name(), d, info.ModTime()})
+	}
+	return all, nil
+}
+
 // Tags lists a repository's tags, sorted.
 func (s *Store) Tags(name string) ([]string, error) {
 	entries, err := readDir(s.tagsDir(name))
@@ -200,13 +252,17 @@ func (s *Store) Tags(name string) ([]string, error) {
 	return tags, nil
 }
 
-// DeleteTag takes a tag away; what it named stays until it is collected.
-func (s *Store) DeleteTag(name, tag string) error {
+// DeleteTag takes a tag away; what it named stays until it is collected. When is is not
+// "", the tag must name it.
+func (s *Store) DeleteTag(name, tag string, is digest.Digest) error {
 	lock := s.lock(name)
 	lock.Lock()
 	defer lock.Unlock()
 	if !exists(s.tagLink(name, tag)) {
 		return fmt.Errorf("%w: %s:%s", ErrManifestUnknown, name, tag)
+	}
+	if d, err := s.Tag(name, tag); is != "" && err == nil && d != is {
+		return fmt.Errorf("%w: %s:%s was moved", ErrManifestUnknown, name, tag)
 	}
 	return s.deleteTag(name, tag)
 }
