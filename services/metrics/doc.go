@@ -1,6 +1,7 @@
 // Package metrics serves the resource metrics API (metrics.k8s.io/v1beta1), which
 // `kubectl top` and the HorizontalPodAutoscaler ask, and the custom metrics API
-// (custom.metrics.k8s.io), in which Services have the requests that the gateway has seen.
+// (custom.metrics.k8s.io), in which Services have the requests that the gateway has seen, and the
+// external one (external.metrics.k8s.io), where they can be added up by the Services' names.
 //
 // It reads what nodes say at /metrics/resource, through the API server's node proxy, and what
 // gateways say of the demand (internal/demand); it lists nodes and pods when asked about them.

@@ -48,6 +48,7 @@ func Ensure(ctx context.Context, cfg *rest.Config) error {
 		Rules: []rbacv1.PolicyRule{
 			{Verbs: []string{"get", "list"}, APIGroups: []string{"metrics.k8s.io"}, Resources: []string{"pods", "nodes"}},
 			{Verbs: []string{"get", "list"}, APIGroups: []string{"custom.metrics.k8s.io"}, Resources: []string{"services/*"}},
+			{Verbs: []string{"get", "list"}, APIGroups: []string{"external.metrics.k8s.io"}, Resources: []string{"*"}},
 		},
 	})
 	if err != nil {
@@ -66,6 +67,7 @@ func register(ctx context.Context, cfg *rest.Config) error {
 		{Group: "metrics.k8s.io", Version: "v1beta1"},
 		{Group: "custom.metrics.k8s.io", Version: "v1beta2"},
 		{Group: "custom.metrics.k8s.io", Version: "v1beta1"},
+		{Group: "external.metrics.k8s.io", Version: "v1beta1"},
 	} {
 		name := gv.Version + "." + gv.Group
 		_, err := services.Get(ctx, name, metav1.GetOptions{})

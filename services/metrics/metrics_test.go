@@ -113,13 +113,16 @@ func TestUseIsThatBetweenTwoReadings(t *testing.T) {
 func TestWhatIsServedIsDescribed(t *testing.T) {
 	s, _ := cluster(t)
 	for path, want := range map[string]string{
-		"/apis/metrics.k8s.io":                           `"preferredVersion":{"groupVersion":"metrics.k8s.io/v1beta1"`,
-		"/apis/metrics.k8s.io/v1beta1":                   `"kind":"PodMetrics"`,
-		"/apis/custom.metrics.k8s.io":                    `"custom.metrics.k8s.io/v1beta2"`,
-		"/apis/custom.metrics.k8s.io/v1beta2":            `"services/requests_per_second"`,
-		"/openapi/v3":                                    `"apis/metrics.k8s.io/v1beta1"`,
-		"/openapi/v3/apis/metrics.k8s.io/v1beta1":        `PodMetrics`,
-		"/openapi/v3/apis/custom.metrics.k8s.io/v1beta2": `MetricValueList`,
+		"/apis/metrics.k8s.io":                             `"preferredVersion":{"groupVersion":"metrics.k8s.io/v1beta1"`,
+		"/apis/metrics.k8s.io/v1beta1":                     `"kind":"PodMetrics"`,
+		"/apis/custom.metrics.k8s.io":                      `"custom.metrics.k8s.io/v1beta2"`,
+		"/apis/custom.metrics.k8s.io/v1beta2":              `"services/requests_per_second"`,
+		"/openapi/v3":                                      `"apis/metrics.k8s.io/v1beta1"`,
+		"/openapi/v3/apis/metrics.k8s.io/v1beta1":          `PodMetrics`,
+		"/openapi/v3/apis/custom.metrics.k8s.io/v1beta2":   `MetricValueList`,
+		"/apis/external.metrics.k8s.io/v1beta1":            `"requests_in_flight"`,
+		"/openapi/v3/apis/external.metrics.k8s.io/v1beta1": `ExternalMetricValueList`,
+		"/openapi/v2":                                      `ExternalMetricValueList`,
 	} {
 		w := httptest.NewRecorder()
 		s.ServeHTTP(w, httptest.NewRequest("GET", path, nil))

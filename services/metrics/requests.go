@@ -3,6 +3,8 @@ package metrics
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,13 +16,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/metrics/pkg/apis/custom_metrics"
+	"k8s.io/metrics/pkg/apis/external_metrics"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider/defaults"
 
 	"github.com/gantryhq/gantry/internal/demand"
 )
 
-// The custom metrics, of Services, averaged over averaging.
+// The custom metrics, of Services, averaged over averaging. The external metrics of the same
+// names have a value for each Service.
 const (
 	requestsPerSecond = "requests_per_second"
 	requestsInFlight  = "requests_in_flight"
@@ -32,9 +36,11 @@ const (
 
 var serviceResource = schema.GroupResource{Resource: "services"}
 
-// requests answers the custom metrics API: what the gateways have seen of Services.
+// requests answers the custom and the external metrics API: what the gateways have seen of
+// Services.
 type requests struct {
 	defaults.DefaultCustomMetricsProvider
+	defaults.DefaultExternalMetricsProvider
 	gateways *demand.Follower // or nil
 	client   kubernetes.Interface
 
@@ -42,7 +48,7 @@ type requests struct {
 	seen map[demand.Name][]sample
 }
 
-var _ provider.CustomMetricsProvider = &requests{}
+var _ provider.MetricsProvider = &requests{}
 
 // sample is one reading of the demand.
 type sample struct {
@@ -114,23 +120,71 @@ func (r *requests) GetMetricByName(_ context.Context, name types.NamespacedName,
 		}
 		list = []sample{{at: time.Now().Add(-averaging)}, {at: time.Now()}} // nobody has asked for it
 	}
+	f := figureOf(list, info.Metric)
+	return &custom_metrics.MetricValue{
+		DescribedObject: custom_metrics.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: name.Namespace, Name: name.Name},
+		Metric:          custom_metrics.MetricIdentifier{Name: info.Metric},
+		Timestamp:       f.at, WindowSeconds: &f.seconds, Value: f.value,
+	}, nil
+}
+
+// figure is a metric of one Service.
+type figure struct {
+	at      metav1.Time
+	seconds int64 // that it is averaged over
+	value   resource.Quantity
+}
+
+// figureOf makes a metric of two samples or more.
+func figureOf(list []sample, metric string) figure {
 	first, last := list[0], list[len(list)-1]
 	window := last.at.Sub(first.at)
 	v := float64(last.requests-first.requests) / window.Seconds()
-	if info.Metric == requestsInFlight {
+	if metric == requestsInFlight {
 		v = 0
 		for _, s := range list {
 			v += float64(s.inFlight)
 		}
 		v /= float64(len(list))
 	}
-	seconds := int64(window.Seconds())
-	return &custom_metrics.MetricValue{
-		DescribedObject: custom_metrics.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: name.Namespace, Name: name.Name},
-		Metric:          custom_metrics.MetricIdentifier{Name: info.Metric},
-		Timestamp:       metav1.NewTime(last.at), WindowSeconds: &seconds,
-		Value: *resource.NewMilliQuantity(int64(v*1000), resource.DecimalSI),
-	}, nil
+	return figure{metav1.NewTime(last.at), int64(window.Seconds()), *resource.NewMilliQuantity(int64(v*1000), resource.DecimalSI)}
+}
+
+// ListAllExternalMetrics implements provider.ExternalMetricsProvider.
+func (r *requests) ListAllExternalMetrics() []provider.ExternalMetricInfo {
+	return []provider.ExternalMetricInfo{{Metric: requestsPerSecond}, {Metric: requestsInFlight}}
+}
+
+// serviceLabel is by which external metrics tell Services apart.
+const serviceLabel = "service"
+
+// GetExternalMetric implements provider.ExternalMetricsProvider: one value for each Service of the
+// namespace that was asked for anything and that the selector chooses, by its name. Who asks
+// adds them up.
+func (r *requests) GetExternalMetric(_ context.Context, namespace string, selector labels.Selector, info provider.ExternalMetricInfo) (*external_metrics.ExternalMetricValueList, error) {
+	if info.Metric != requestsPerSecond && info.Metric != requestsInFlight {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Group: external_metrics.GroupName, Resource: info.Metric}, "")
+	}
+	if r.gateways == nil {
+		return nil, apierrors.NewServiceUnavailable("this metrics server is not connected to a gateway")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := &external_metrics.ExternalMetricValueList{Items: []external_metrics.ExternalMetricValue{}}
+	for name, samples := range r.seen {
+		of := labels.Set{serviceLabel: name.Service}
+		if name.Namespace != namespace || len(samples) < 2 || !selector.Matches(of) {
+			continue
+		}
+		f := figureOf(samples, info.Metric)
+		list.Items = append(list.Items, external_metrics.ExternalMetricValue{
+			MetricName: info.Metric, MetricLabels: of, Timestamp: f.at, WindowSeconds: &f.seconds, Value: f.value,
+		})
+	}
+	slices.SortFunc(list.Items, func(a, b external_metrics.ExternalMetricValue) int {
+		return strings.Compare(a.MetricLabels[serviceLabel], b.MetricLabels[serviceLabel])
+	})
+	return list, nil
 }
 
 // GetMetricBySelector implements provider.CustomMetricsProvider.

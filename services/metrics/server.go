@@ -26,12 +26,15 @@ import (
 	clientrest "k8s.io/client-go/rest"
 	"k8s.io/metrics/pkg/apis/custom_metrics"
 	custominstall "k8s.io/metrics/pkg/apis/custom_metrics/install"
+	"k8s.io/metrics/pkg/apis/external_metrics"
+	externalinstall "k8s.io/metrics/pkg/apis/external_metrics/install"
 	"k8s.io/metrics/pkg/apis/metrics"
 	"k8s.io/metrics/pkg/apis/metrics/install"
 	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver/installer"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 	customstorage "sigs.k8s.io/custom-metrics-apiserver/pkg/registry/custom_metrics"
+	externalstorage "sigs.k8s.io/custom-metrics-apiserver/pkg/registry/external_metrics"
 
 	"github.com/gantryhq/gantry/internal/demand"
 )
@@ -98,11 +101,12 @@ func clients(cfg *clientrest.Config) (kubernetes.Interface, metadata.Interface, 
 	return client, pods, err
 }
 
-// newScheme knows the kinds of both APIs.
+// newScheme knows the kinds of all three APIs.
 func newScheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	install.Install(scheme)
 	custominstall.Install(scheme)
+	externalinstall.Install(scheme)
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	scheme.AddUnversionedTypes(schema.GroupVersion{Version: "v1"},
 		&metav1.Status{}, &metav1.APIVersions{}, &metav1.APIGroupList{}, &metav1.APIGroup{}, &metav1.APIResourceList{})
@@ -110,8 +114,8 @@ func newScheme() *runtime.Scheme {
 	return scheme
 }
 
-// newContainer serves both APIs with upstream's handlers.
-func newContainer(resources map[string]rest.Storage, custom provider.CustomMetricsProvider) (*restful.Container, error) {
+// newContainer serves the APIs with upstream's handlers.
+func newContainer(resources map[string]rest.Storage, seen provider.MetricsProvider) (*restful.Container, error) {
 	scheme := newScheme()
 	codecs := serializer.NewCodecFactory(scheme)
 	container := restful.NewContainer()
@@ -133,20 +137,30 @@ func newContainer(resources map[string]rest.Storage, custom provider.CustomMetri
 		return nil, fmt.Errorf("serve %s: %w", core.GroupVersion, err)
 	}
 	addGroup(container, codecs, core.GroupVersion)
-	versions := scheme.PrioritizedVersionsForGroup(custom_metrics.GroupName)
-	for _, gv := range versions {
-		served := &installer.MetricsAPIGroupVersion{
-			DynamicStorage:  customstorage.NewREST(custom),
-			APIGroupVersion: version(gv),
-			ResourceLister:  provider.NewCustomMetricResourceLister(custom),
-			Handlers:        &installer.CMHandlers{},
+	documented := []schema.GroupVersion{core.GroupVersion}
+	for _, group := range []struct {
+		name  string
+		serve installer.MetricsAPIGroupVersion
+	}{
+		{custom_metrics.GroupName, installer.MetricsAPIGroupVersion{
+			DynamicStorage: customstorage.NewREST(seen), ResourceLister: provider.NewCustomMetricResourceLister(seen), Handlers: &installer.CMHandlers{},
+		}},
+		{external_metrics.GroupName, installer.MetricsAPIGroupVersion{
+			DynamicStorage: externalstorage.NewREST(seen), ResourceLister: provider.NewExternalMetricResourceLister(seen), Handlers: &installer.EMHandlers{},
+		}},
+	} {
+		versions := scheme.PrioritizedVersionsForGroup(group.name)
+		for _, gv := range versions {
+			served := group.serve
+			served.APIGroupVersion = version(gv)
+			if err := served.InstallREST(container); err != nil {
+				return nil, fmt.Errorf("serve %s: %w", gv, err)
+			}
 		}
-		if err := served.InstallREST(container); err != nil {
-			return nil, fmt.Errorf("serve %s: %w", gv, err)
-		}
+		addGroup(container, codecs, versions...)
+		documented = append(documented, versions...)
 	}
-	addGroup(container, codecs, versions...)
-	documents{container, scheme, append(versions, core.GroupVersion)}.install()
+	documents{container, scheme, documented}.install()
 	return container, nil
 }
 
