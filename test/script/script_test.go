@@ -32,8 +32,10 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               func(env *testscript.Env) error { return setUp(env, shared) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"retry":    retry,
-			"envsubst": envsubst,
+			"retry":      retry,
+			"envsubst":   envsubst,
+			"tokens":     tokens,
+			"prometheus": prometheus,
 		},
 	})
 }
