@@ -17,6 +17,8 @@ func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&AccessPolicy{}, &AccessPolicyList{},
 		&BackendPolicy{}, &BackendPolicyList{},
+		&Build{}, &BuildList{},
+		&Pipeline{}, &PipelineList{},
 		&RegistryPolicy{}, &RegistryPolicyList{},
 		&ScalePolicy{}, &ScalePolicyList{},
 		&TrafficPolicy{}, &TrafficPolicyList{},

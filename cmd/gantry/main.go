@@ -48,6 +48,9 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 		"deliver": {
 			newBuildCommand(g),
 			newBuildWorkerCommand(g),
+			newPipelineCommand(g),
+			newPipelineLoadCommand(),
+			newRollbackCommand(g),
 			newBaseCommand(g),
 			newScanCommand(g),
 			newScanWorkerCommand(),

@@ -55,6 +55,7 @@ var components = []component{
 	{"scaling", startScaling},
 	{"metrics", startMetrics},
 	{"scanning", startScanning},
+	{"pipelines", startPipelines},
 	{"docker", startDocker},
 	{"addresses", publishAddresses},
 	{"backups", startBackups},

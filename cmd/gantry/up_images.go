@@ -57,6 +57,17 @@ func newImageBuilder(ctx context.Context, g *globals) (*imageBuilder, error) {
 
 // Build implements app.Builder.
 func (b *imageBuilder) Build(ctx context.Context, r app.BuildRequest) (string, error) {
+	digest, err := b.build(ctx, r, func(*build.Options) {})
+	if err != nil {
+		return "", err
+	}
+	built := b.registry + "/" + r.Repository + "@" + digest
+	b.signer.ensure(ctx, built)
+	return built, nil
+}
+
+// build builds and pushes, with options that adjust may change, and returns the digest.
+func (b *imageBuilder) build(ctx context.Context, r app.BuildRequest, adjust func(*build.Options)) (digest string, err error) {
 	if len(r.Contexts) > 0 {
 		return "", hint.Wrap(errors.New("additional contexts are not supported"), "copy the files into the build context, or start FROM an image that has them")
 	}
@@ -88,13 +99,12 @@ func (b *imageBuilder) Build(ctx context.Context, r app.BuildRequest) (string, e
 	for id, content := range r.Secrets {
 		options.Secrets = append(options.Secrets, build.Secret{ID: id, Data: content})
 	}
+	adjust(&options)
 	result, err := b.client.Build(ctx, options)
 	if err != nil {
 		return "", err
 	}
-	built := target + "@" + result.Digest
-	b.signer.ensure(ctx, built)
-	return built, nil
+	return result.Digest, nil
 }
 
 var mountFlag = regexp.MustCompile(`--(mount|security|network)=\S+`)

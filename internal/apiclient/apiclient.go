@@ -53,6 +53,20 @@ func (c *Client) BackendPolicies(namespace string) *gentype.ClientWithList[*v1al
 		func() *v1alpha1.BackendPolicyList { return &v1alpha1.BackendPolicyList{} })
 }
 
+// Builds are those of a namespace; "" is all of them, to list and watch.
+func (c *Client) Builds(namespace string) *gentype.ClientWithList[*v1alpha1.Build, *v1alpha1.BuildList] {
+	return gentype.NewClientWithList("builds", c.rest, c.params, namespace,
+		func() *v1alpha1.Build { return &v1alpha1.Build{} },
+		func() *v1alpha1.BuildList { return &v1alpha1.BuildList{} })
+}
+
+// Pipelines are those of a namespace; "" is all of them, to list and watch.
+func (c *Client) Pipelines(namespace string) *gentype.ClientWithList[*v1alpha1.Pipeline, *v1alpha1.PipelineList] {
+	return gentype.NewClientWithList("pipelines", c.rest, c.params, namespace,
+		func() *v1alpha1.Pipeline { return &v1alpha1.Pipeline{} },
+		func() *v1alpha1.PipelineList { return &v1alpha1.PipelineList{} })
+}
+
 // RegistryPolicies are those of a namespace; "" is all of them, to list and watch.
 func (c *Client) RegistryPolicies(namespace string) *gentype.ClientWithList[*v1alpha1.RegistryPolicy, *v1alpha1.RegistryPolicyList] {
 	return gentype.NewClientWithList("registrypolicies", c.rest, c.params, namespace,

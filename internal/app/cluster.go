@@ -204,7 +204,12 @@ func (c *cluster) delete(ctx context.Context, o *unstructured.Unstructured, poli
 // ensureNamespace creates the namespace of the application when it is absent and
 // reports that it did.
 func (c *cluster) ensureNamespace(ctx context.Context, app *Application) (bool, error) {
-	_, err := c.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{
+	// Who may only work in a namespace that exists may not try to create it.
+	present, err := c.kube.CoreV1().Namespaces().Get(ctx, app.Namespace, metav1.GetOptions{})
+	if err == nil && present.DeletionTimestamp == nil {
+		return false, nil
+	}
+	_, err = c.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:   app.Namespace,
 			Labels: map[string]string{labelManagedBy: managedBy, labelPartOf: app.Namespace},

@@ -15,5 +15,6 @@
 // that hold data (PersistentVolumeClaims).
 //
 // Callers may not assume anything about object names beyond README.md, which is
-// the reference for how Compose is translated. Imported by cmd/gantry only.
+// the reference for how Compose is translated. Imported by cmd/gantry and
+// services/pipeline, which deploys what another process has loaded (Encode, Decode).
 package app

@@ -11,9 +11,11 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	applyrbacv1 "k8s.io/client-go/applyconfigurations/rbac/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/gantryhq/gantry/internal/hint"
@@ -43,6 +45,24 @@ func Publish(ctx context.Context, c kubernetes.Interface, info Info) error {
 	})
 	if _, err := c.CoreV1().ConfigMaps(Namespace).Apply(ctx, cm, metav1.ApplyOptions{FieldManager: "gantry", Force: true}); err != nil {
 		return fmt.Errorf("publish addresses in configmap %s/%s: %w", Namespace, Name, err)
+	}
+	return letRead(ctx, c)
+}
+
+// letRead lets every authenticated user read the addresses: also who may do nothing
+// but deploy to one namespace.
+func letRead(ctx context.Context, c kubernetes.Interface) error {
+	by := metav1.ApplyOptions{FieldManager: "gantry", Force: true}
+	role := applyrbacv1.Role(Name, Namespace).WithRules(applyrbacv1.PolicyRule().
+		WithAPIGroups("").WithResources("configmaps").WithResourceNames(Name).WithVerbs("get"))
+	if _, err := c.RbacV1().Roles(Namespace).Apply(ctx, role, by); err != nil {
+		return fmt.Errorf("let everyone read configmap %s/%s: %w", Namespace, Name, err)
+	}
+	binding := applyrbacv1.RoleBinding(Name, Namespace).
+		WithRoleRef(applyrbacv1.RoleRef().WithAPIGroup(rbacv1.GroupName).WithKind("Role").WithName(Name)).
+		WithSubjects(applyrbacv1.Subject().WithAPIGroup(rbacv1.GroupName).WithKind(rbacv1.GroupKind).WithName("system:authenticated"))
+	if _, err := c.RbacV1().RoleBindings(Namespace).Apply(ctx, binding, by); err != nil {
+		return fmt.Errorf("let everyone read configmap %s/%s: %w", Namespace, Name, err)
 	}
 	return nil
 }

@@ -36,6 +36,8 @@ func TestScripts(t *testing.T) {
 			"envsubst":   envsubst,
 			"tokens":     tokens,
 			"prometheus": prometheus,
+			"forge":      forge,
+			"webhook":    webhook,
 		},
 	})
 }

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/gantryhq/gantry/services/build"
+	"github.com/gantryhq/gantry/services/pipeline"
+)
+
+// startPipelines carries out Builds, and answers for their logs in the API.
+func startPipelines(ctx context.Context, in *server) error {
+	builder, err := newPipelineBuilder(in)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	s, err := pipeline.New(pipeline.Config{
+		Client: in.api.ClientConfig(pipeline.User),
+		As: func(namespace, account string) *rest.Config {
+			return in.api.ClientConfig("system:serviceaccount:"+namespace+":"+account,
+				"system:serviceaccounts", "system:serviceaccounts:"+namespace)
+		},
+		Dir:     filepath.Join(in.dataDir, "pipeline"),
+		Builder: builder,
+		Load:    applicationLoader{program: self, registry: in.registryAddr}.load,
+		// Pods and the gateway reach it there, nobody else.
+		Webhooks: func() (net.Listener, error) {
+			return net.Listen("tcp", net.JoinHostPort(in.plan.Gateway().String(), "0"))
+		},
+	})
+	if err != nil {
+		return err
+	}
+	in.api.ServeExtension(pipeline.Namespace, pipeline.Name, s)
+	if err := pipeline.Ensure(ctx, in.installer()); err != nil {
+		return err
+	}
+	in.background("pipelines", s.Run)
+	return nil
+}
+
+// newPipelineBuilder builds with this machine's worker and signs with the
+// installation's key, as `gantry up` does.
+func newPipelineBuilder(in *server) (*pipelineBuilder, error) {
+	client, err := build.NewClient(build.ClientConfig{DataDir: in.dataDir})
+	if err != nil {
+		return nil, err
+	}
+	kube, err := kubernetes.NewForConfig(in.api.ClientConfig(pipeline.User))
+	if err != nil {
+		return nil, err
+	}
+	signer := &imageSigner{kube: func() (kubernetes.Interface, error) { return kube, nil }}
+	return &pipelineBuilder{imageBuilder{
+		instance: instance{registry: in.registryAddr, dataDir: in.dataDir}, client: client, signer: signer,
+	}}, nil
+}
