@@ -106,9 +106,10 @@ conformance-gateway: build
 	@test/conformance-gateway/run
 
 .PHONY: conformance-cosign
-conformance-cosign:
+conformance-cosign: build bin/kubectl
 	@script/peers cosign
 	GANTRY_COSIGN=required $(GO) test -count 1 -v -run 'Cosign|InstancesKey' ./internal/attest
+	PATH="$(CURDIR)/bin:$$PATH" $(GO) test -count 1 -v -run TestScripts/trust ./test/script
 
 # The suite is a module of its own; its program is built by
 # go install github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111

@@ -9,7 +9,9 @@ import (
 	"errors"
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -271,5 +273,67 @@ func TestWrongPasswordAndWrongKeys(t *testing.T) {
 	key, err := ParsePrivateKey(private, []byte("secret"))
 	if err != nil || string(key.Public.PEM) != string(public) {
 		t.Errorf("got %v, the public key is %s", err, public)
+	}
+}
+
+// liar answers as a registry does, but changes what it serves under an unchanged digest.
+type liar struct {
+	http.Handler
+	lie func(path string, body []byte) []byte
+}
+
+func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	answer := httptest.NewRecorder()
+	l.Handler.ServeHTTP(answer, r)
+	body := answer.Body.Bytes()
+	if l.lie != nil && r.Method == http.MethodGet {
+		body = l.lie(r.URL.Path, body)
+	}
+	for k, v := range answer.Header() {
+		w.Header()[k] = v
+	}
+	if r.Method == http.MethodGet {
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(body)
+}
+
+// A registry that serves something else under the digest of a signature convinces nobody.
+func TestALyingRegistryIsRefused(t *testing.T) {
+	key := newKey(t)
+	for _, layout := range []Layout{Referrer, Tag} {
+		l := &liar{Handler: registry.New(registry.WithReferrersSupport(true), registry.Logger(log.New(io.Discard, "", 0)))}
+		server := httptest.NewServer(l)
+		t.Cleanup(server.Close)
+		image := pushImage(t, strings.TrimPrefix(server.URL, "http://")+"/shop/cart:1", "cart")
+		if err := Sign(t.Context(), image, key, layout); err != nil {
+			t.Fatal(err)
+		}
+		changed := func(where string) func(string, []byte) []byte {
+			return func(path string, body []byte) []byte {
+				if !strings.Contains(path, where) || len(body) < 3 {
+					return body
+				}
+				body = bytes.Clone(body)
+				body[len(body)/2] ^= 1
+				return body
+			}
+		}
+		// Lists of referrers and what a tag names are signed by nobody: they can hide claims, not make any.
+		lies := []string{"/blobs/"}
+		if layout == Referrer {
+			lies = append(lies, "/manifests/")
+		}
+		for _, where := range lies {
+			l.lie = changed(where)
+			if claims, err := Verify(t.Context(), image, SignPredicate, []*PublicKey{key.Public}); err == nil {
+				t.Errorf("%s: with other %s: %d claims", layout, where, len(claims))
+			}
+		}
+		l.lie = nil
+		if _, err := Verify(t.Context(), image, SignPredicate, []*PublicKey{key.Public}); err != nil {
+			t.Errorf("%s: an honest registry: %v", layout, err)
+		}
 	}
 }
