@@ -53,7 +53,7 @@ demo: build
 # Informers share their objects: the detector ends a test in which one is changed. The stories
 # type kubectl; where it is not installed, it is built from upstream's module.
 test: SETUP = test
-test: build bin/kubectl
+test: build bin/kubectl bin/docker
 	$(GO) vet ./...
 	PATH="$(CURDIR)/bin:$$PATH" KUBE_CACHE_MUTATION_DETECTOR=true $(GO) test -timeout 20m ./...
 	$(GO) test -C examples/shop ./...
@@ -62,6 +62,9 @@ bin/kubectl:
 	@mkdir -p bin
 	@if command -v kubectl >/dev/null; then ln -sf "$$(command -v kubectl)" $@; \
 	else echo "kubectl is not installed; building it"; $(GO) build -ldflags '-s -w' -o $@ k8s.io/kubernetes/cmd/kubectl; fi
+
+bin/docker:
+	@script/docker
 
 bench: build
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -10,12 +12,15 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/gantryhq/gantry/engine/dockerapi"
+	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/services/build"
 )
 
@@ -49,6 +54,46 @@ func startDocker(ctx context.Context, in *server) error {
 		return errors.Join(err, l.Close())
 	}
 	in.serveHTTP("docker", l, api)
+	if in.dockerListen == "" {
+		return nil
+	}
+	return in.serveDockerTLS(api)
+}
+
+// serveDockerTLS answers administrators' clients from elsewhere: their certificate is of
+// the instance's authority and names the group of administrators, as DIR/kubeconfig's does.
+func (in *server) serveDockerTLS(api http.Handler) error {
+	certificate, err := registryTLS{}.source(func(_ string, names []string) (*tls.Certificate, error) {
+		return in.api.ServerCertificate("gantry-docker", names)
+	})
+	if err != nil {
+		return err
+	}
+	authorities := x509.NewCertPool()
+	authorities.AppendCertsFromPEM(in.api.CABundle())
+	l, err := net.Listen("tcp", in.dockerListen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return hint.Wrap(fmt.Errorf("listen on %s: another program has this port", in.dockerListen), "choose another one with --docker-listen")
+	}
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", in.dockerListen, err)
+	}
+	in.serveHTTP("docker with TLS", tls.NewListener(l, &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: certificate,
+		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: authorities, VerifyConnection: administratorsOnly,
+	}), api)
+	return nil
+}
+
+// administrators is the group that may do everything.
+const administrators = "system:masters"
+
+// administratorsOnly refuses others whom the authority has given a certificate: who speaks
+// to the Docker API is root.
+func administratorsOnly(state tls.ConnectionState) error {
+	if leaf := state.PeerCertificates[0]; !slices.Contains(leaf.Subject.Organization, administrators) {
+		return fmt.Errorf("the client certificate of %q is not an administrator's: the Docker API makes its users root", leaf.Subject.CommonName)
+	}
 	return nil
 }
 

@@ -70,6 +70,7 @@ type serveOptions struct {
 	gatewayFlags   []string // further flags of `gantry gateway`
 	registryListen string
 	registryTLS    registryTLS
+	dockerListen   string
 	nodeName       string
 	runtime        string            // handler of pods without a RuntimeClass
 	ociRuntimes    map[string]string // further handlers and their programs
@@ -93,7 +94,7 @@ func newServeCommand(g *globals) *cobra.Command {
 			o.dataDir = g.dir()
 			err := errors.Join(
 				parsePrefix("pod-cidr", podCIDR, &o.podCIDR), parsePrefix("service-cidr", serviceCIDR, &o.serviceCIDR),
-				checkAddress("api-listen", o.apiListen), checkAddress("registry-listen", o.registryListen),
+				checkAddress("api-listen", o.apiListen), checkAddress("registry-listen", o.registryListen), checkAddress("docker-listen", o.dockerListen),
 				checkAddress("gateway-listen", o.gatewayListen), checkAddress("gateway-tls-listen", o.gatewayTLS), o.registryTLS.check())
 			if err != nil {
 				return usageError{err}
@@ -115,6 +116,7 @@ func newServeCommand(g *globals) *cobra.Command {
 	f.StringVar(&o.registryListen, "registry-listen", "127.0.0.1:5000", "address of the image registry; one that is not loopback has TLS and a login")
 	f.StringVar(&o.registryTLS.cert, "registry-tls-cert", "", "certificate of the image registry, PEM (default one of the instance's own authority)")
 	f.StringVar(&o.registryTLS.key, "registry-tls-key", "", "key of the image registry's certificate, PEM")
+	f.StringVar(&o.dockerListen, "docker-listen", "", "address of the Docker API for remote clients with an administrator's certificate, such as :2376 (default none)")
 	f.StringVar(&o.nodeName, "node-name", "", "name of the node (default the host name)")
 	f.StringVar(&o.runtime, "runtime", defaultRuntime, "what runs the containers of pods without a RuntimeClass")
 	f.StringToStringVar(&o.ociRuntimes, "oci-runtime", nil, "further OCI runtime: RuntimeClass handler and program, such as runsc=/opt/bin/runsc")

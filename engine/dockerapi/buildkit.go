@@ -14,6 +14,7 @@ import (
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/session/grpchijack"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -35,6 +36,7 @@ import (
 const (
 	sessionHeader = "X-Docker-Expose-Session-"
 	solveMethod   = "/moby.buildkit.v1.Control/Solve"
+	bridgeMethod  = "/moby.buildkit.v1.frontend.LLBBridge/Solve" // a Dockerfile, within a build that the client leads
 	maxMessage    = 64 << 20
 )
 
@@ -183,6 +185,9 @@ func (p *buildProxy) handle(_ any, up grpc.ServerStream) error {
 				_ = down.CloseSend() // the answer says what became of it
 				return
 			}
+			if method == bridgeMethod {
+				f = p.withRegistry(f)
+			}
 			if down.SendMsg(f) != nil {
 				return
 			}
@@ -276,15 +281,32 @@ func (p *buildProxy) redirect(req *controlapi.SolveRequest) (names []string, tak
 		}
 		e.Type, e.Attrs = "image", attrs
 	}
-	if registry := p.server.cfg.Registry; registry != "" && req.Frontend != "" {
-		if req.FrontendAttrs == nil {
-			req.FrontendAttrs = map[string]string{}
-		}
-		if _, given := req.FrontendAttrs["build-arg:GANTRY_REGISTRY"]; !given {
-			req.FrontendAttrs["build-arg:GANTRY_REGISTRY"] = registry
-		}
+	if req.Frontend != "" {
+		req.FrontendAttrs = p.registryArg(req.FrontendAttrs)
 	}
 	return names, take
+}
+
+// registryArg is the build argument that every build gets: where the built-in registry is.
+func (p *buildProxy) registryArg(attrs map[string]string) map[string]string {
+	const name = "build-arg:GANTRY_REGISTRY"
+	if _, given := attrs[name]; given || p.server.cfg.Registry == "" {
+		return attrs
+	}
+	return merged(attrs, map[string]string{name: p.server.cfg.Registry})
+}
+
+func (p *buildProxy) withRegistry(f *frame) *frame {
+	var req gatewayapi.SolveRequest
+	if err := proto.Unmarshal(f.data.Materialize(), &req); err != nil || req.Frontend == "" {
+		return f // the worker says what is wrong with it
+	}
+	req.FrontendOpt = p.registryArg(req.FrontendOpt)
+	changed, err := frameOf(&req)
+	if err != nil {
+		return f
+	}
+	return changed
 }
 
 // take copies an image out of the worker's content.

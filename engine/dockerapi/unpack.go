@@ -103,6 +103,9 @@ func extract(in io.Reader, h *tar.Header, into *os.Root, limits unpackLimits) er
 	if err != nil {
 		return refuseEscape(err)
 	}
+	if h.Typeflag == tar.TypeLink {
+		return nil // owner and mode are the file's
+	}
 	return restore(into, name, h, mode)
 }
 
@@ -131,10 +134,8 @@ func restore(into *os.Root, name string, h *tar.Header, mode fs.FileMode) error 
 	if h.Typeflag == tar.TypeSymlink {
 		return nil
 	}
-	if h.Typeflag != tar.TypeLink {
-		if err := into.Chmod(name, mode.Perm()|mode&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)); err != nil {
-			return err
-		}
+	if err := into.Chmod(name, mode.Perm()|mode&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)); err != nil {
+		return err
 	}
 	if h.ModTime.IsZero() {
 		return nil
