@@ -16,6 +16,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/services/registry"
@@ -42,7 +43,7 @@ func startRegistry(ctx context.Context, in *server) error {
 	if err != nil {
 		return err
 	}
-	r, err := registry.New(registry.Config{DataDir: in.dataDir, Login: login.New(cluster), Policies: policies, Pushed: in.imagePushed})
+	r, err := registry.New(registry.Config{DataDir: in.dataDir, Login: login.New(cluster), Policies: policies, Pushed: in.imagePushed, Register: legacyregistry.RawMustRegister})
 	if err != nil {
 		return err
 	}

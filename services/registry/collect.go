@@ -31,6 +31,7 @@ const uploadAge = 24 * time.Hour
 // go on meanwhile.
 func (r *Registry) Collect(ctx context.Context, opt CollectOptions) (Collected, error) {
 	done, err := r.store.Collect(ctx, storage.CollectOptions{Grace: opt.UntaggedFor, InUse: opt.InUse})
+	r.metrics.collected.Add(float64(done.Bytes))
 	if err == nil {
 		err = r.store.ExpireUploads(uploadAge)
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config says where the registry keeps its files and who may use it.
@@ -28,6 +29,9 @@ type Config struct {
 	// manifest without a tag, when the manifest is on disk and before the client hears
 	// of it. It is called by many goroutines and must not block. nil means nobody.
 	Pushed func(Event)
+
+	// Register is told of the registry's metrics; nil means nobody.
+	Register func(...prometheus.Collector)
 
 	Log *slog.Logger // nil means slog.Default()
 }

@@ -24,6 +24,7 @@ type Registry struct {
 	login   Login
 	policy  Policies
 	usage   usage
+	metrics *metrics
 	flights singleflight.Group // fetches from upstreams
 	open    bool               // there is no login
 	pushed  func(Event)
@@ -62,6 +63,7 @@ func New(cfg Config) (*Registry, error) {
 		return nil, fmt.Errorf("open registry %s: %w", r.dir, err)
 	}
 	r.usage.store = r.store
+	r.metrics = newMetrics(cfg.Register)
 	r.store.OnRemoval(func(name string) { r.usage.forget(Namespace(name)) })
 	return r, nil
 }
@@ -104,17 +106,19 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.refuse(w, req, &refusal{status: http.StatusLoopDetected, code: "UNAVAILABLE", message: "this registry is its own upstream"})
 		return
 	}
-	caller, err := r.login.Login(req)
+	recorded := &recorder{ResponseWriter: w}
+	at, err := parsePath(req.URL.Path)
 	if err == nil {
-		err = r.serve(w, req, caller)
+		err = r.serve(recorded, req, at)
 	}
 	if err != nil {
-		r.refuse(w, req, err)
+		r.refuse(recorded, req, err)
 	}
+	r.metrics.count(at.kind, req.Method, recorded)
 }
 
-func (r *Registry) serve(w http.ResponseWriter, req *http.Request, caller Caller) error {
-	at, err := parsePath(req.URL.Path)
+func (r *Registry) serve(w http.ResponseWriter, req *http.Request, at route) error {
+	caller, err := r.login.Login(req)
 	if err != nil {
 		return err
 	}

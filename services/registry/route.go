@@ -11,7 +11,8 @@ import (
 type kind int
 
 const (
-	version kind = iota
+	nothing kind = iota
+	version
 	catalog
 	tags
 	referrer

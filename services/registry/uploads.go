@@ -135,7 +135,10 @@ func (c *call) receive(u *storage.Upload, at int64) error {
 			io.Closer
 		}{&limited{body, *q - u.Size(), c.overQuota(*q)}, body}
 	}
-	return u.Append(body, at, length)
+	before := u.Size()
+	err := u.Append(body, at, length)
+	c.metrics.received.Add(float64(max(u.Size()-before, 0)))
+	return err
 }
 
 func (c *call) commit(u *storage.Upload, d digest.Digest) error {

@@ -164,6 +164,7 @@ func (c *call) fetchBlob(ctx context.Context, d digest.Digest) error {
 		return err
 	}
 	err = u.Append(&watched{ReadCloser: body, room: func() error { return c.room(c.minFree / 2) }}, 0, -1)
+	c.metrics.received.Add(float64(u.Size()))
 	if err == nil {
 		err = c.charged(d, u.Size(), func() error { return u.Commit(d) }) // checks the digest
 	}
