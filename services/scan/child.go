@@ -27,6 +27,7 @@ import (
 )
 
 const (
+	startPatience = 5 * time.Minute // it may have to fetch the database
 	jobPatience   = 15 * time.Minute
 	maxAnswer     = 64 << 20 // bytes of one report
 	keptLog       = 4 << 10  // of what the worker writes to standard error
@@ -60,6 +61,9 @@ func (s *Service) startChild(database string) (*child, error) {
 	c := &child{database: database, registry: registry, said: &tail{}}
 	if err := c.start(append(s.command, "--dir", s.dir, "--database", database)); err != nil {
 		return nil, fmt.Errorf("start scan worker: %w", errors.Join(err, registry.Close()))
+	}
+	if a, err := c.read(startPatience); err != nil || !a.Ready {
+		return nil, fmt.Errorf("start scan worker: %s", c.end(err).text)
 	}
 	return c, nil
 }
@@ -99,27 +103,31 @@ func (c *child) start(command []string) error {
 
 // scan has one image scanned. After an error the worker must be stopped.
 func (c *child) scan(ctx context.Context, image string) (*report.Report, error) {
-	deadline := time.Now().Add(jobPatience)
-	for _, f := range c.files {
-		_ = f.SetDeadline(deadline) // pipes have deadlines
-	}
 	stop := context.AfterFunc(ctx, func() { _ = c.cmd.Process.Kill() })
 	defer stop()
 	if err := json.NewEncoder(c.in).Encode(job{Image: image}); err != nil {
-		return nil, c.failed(err)
+		return nil, c.end(err)
 	}
-	line, err := readLine(c.out, maxAnswer)
+	a, err := c.read(jobPatience)
 	if err != nil {
-		return nil, c.failed(err)
-	}
-	var a answer
-	if err := json.Unmarshal(line, &a); err != nil {
-		return nil, c.failed(err)
+		return nil, c.end(err)
 	}
 	if a.Report == nil {
 		return nil, &scanError{a.Error}
 	}
 	return a.Report, nil
+}
+
+// read reads one answer.
+func (c *child) read(patience time.Duration) (a answer, err error) {
+	for _, f := range c.files {
+		_ = f.SetDeadline(time.Now().Add(patience)) // pipes have deadlines
+	}
+	line, err := readLine(c.out, maxAnswer)
+	if err != nil {
+		return a, err
+	}
+	return a, json.Unmarshal(line, &a)
 }
 
 // scanError is what is wrong with an image, rather than with the worker.
@@ -132,13 +140,13 @@ type workerError struct{ text string }
 
 func (e *workerError) Error() string { return "the scan worker ended: " + e.text }
 
-// failed stops the worker and returns what it said last.
-func (c *child) failed(err error) error {
+// end stops the worker and returns what it said last, or else why it is stopped.
+func (c *child) end(err error) *workerError {
 	c.stop()
 	if said := c.said.String(); said != "" {
 		return &workerError{said}
 	}
-	return &workerError{err.Error()}
+	return &workerError{fmt.Sprint(err)}
 }
 
 // readLine reads a line of at most so many bytes.

@@ -9,8 +9,10 @@ type job struct {
 	Image string `json:"image"`
 }
 
-// answer is a line that the worker writes for each job, in their order.
+// answer is a line that the worker writes when it has started, and then for each job,
+// in their order.
 type answer struct {
+	Ready  bool           `json:"ready,omitempty"`
 	Report *report.Report `json:"report,omitempty"`
 	Error  string         `json:"error,omitempty"`
 }

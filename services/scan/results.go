@@ -56,7 +56,7 @@ func (s *Results) all(ctx context.Context, image name.Digest) (newest *report.Re
 		if c.Layout == attest.Referrer {
 			manifests = append(manifests, c.Digest)
 		}
-		if r.Digest == image.DigestStr() && (newest == nil || r.Finished.After(newest.Finished)) {
+		if newest == nil || r.Finished.After(newest.Finished) {
 			newest = &r
 		}
 	}

@@ -62,7 +62,6 @@ const (
 type Service struct {
 	cfg       ServiceConfig
 	kube      kubernetes.Interface
-	results   *Results // made on first need, with the key
 	log       *slog.Logger
 	dir       string
 	registry  string
@@ -70,10 +69,12 @@ type Service struct {
 	transport http.RoundTripper
 	command   []string
 
-	mu    sync.Mutex
-	queue []string // repository@digest, each once
-	look  bool     // compare the registry with what was scanned
-	wake  chan struct{}
+	mu      sync.Mutex // guards what follows, up to wake
+	results *Results   // made on first need, with the key
+	queue   []string   // repository@digest, each once
+	look    bool       // compare the registry with what was scanned
+	wait    map[string][]chan struct{}
+	wake    chan struct{}
 
 	// Of the loop alone:
 	state    state
@@ -96,7 +97,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, kube: kube, log: cfg.Log, dir: filepath.Join(cfg.DataDir, "scan"), registry: cfg.Registry, scheme: cfg.Scheme,
-		transport: cfg.Transport, command: cfg.Command, wake: make(chan struct{}, 1), look: true, attempts: map[string]int{},
+		transport: cfg.Transport, command: cfg.Command, wake: make(chan struct{}, 1), wait: map[string][]chan struct{}{}, look: true, attempts: map[string]int{},
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -122,6 +123,45 @@ func (s *Service) Enqueue(repository, digest string) {
 	select {
 	case s.wake <- struct{}{}:
 	default:
+	}
+}
+
+// Scan waits until an image, by digest, was scanned, and returns the result. It is nil
+// when there is none to be had: there is no database, or the image cannot be scanned.
+// Run must be running.
+func (s *Service) Scan(ctx context.Context, image name.Digest) (*report.Report, error) {
+	done, key := make(chan struct{}), image.Context().RepositoryStr()+"@"+image.DigestStr()
+	s.mu.Lock()
+	s.wait[key] = append(s.wait[key], done)
+	s.mu.Unlock()
+	s.Enqueue(splitImage(key))
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-done:
+	}
+	results, err := s.keep(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := results.Get(ctx, image)
+	if err != nil || r == nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// answer tells who waits for an image; for all when it is "".
+func (s *Service) answer(image string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for waited, who := range s.wait {
+		if image == "" || waited == image {
+			for _, done := range who {
+				close(done)
+			}
+			delete(s.wait, waited)
+		}
 	}
 }
 
@@ -186,29 +226,39 @@ func (s *Service) work(ctx context.Context) error {
 		if len(s.queue) == 0 || s.status == nil {
 			s.queue = nil // without a database: found again when there is one
 			s.mu.Unlock()
+			s.answer("")
 			return nil
 		}
 		image := s.queue[0]
 		s.queue = s.queue[1:]
 		s.mu.Unlock()
 		err := s.one(ctx, image)
-		if ended := new(workerError); errors.As(err, &ended) {
-			if s.attempts[image]++; s.attempts[image] >= maxAttempts {
-				s.log.Warn("image cannot be scanned", "image", image, "err", err)
-				err = nil
+		var ended *workerError
+		if errors.As(err, &ended) {
+			// Perhaps because of the image, so it is not tried for ever, and keeps no other waiting.
+			s.log.Warn("image cannot be scanned", "image", image, "err", err)
+			if s.attempts[image]++; s.attempts[image] < maxAttempts {
+				s.requeue(image)
+				continue
 			}
+			err = nil
 		}
 		if err == nil {
 			err = s.done(image)
 		}
 		if err != nil {
-			s.mu.Lock()
-			s.queue = append(s.queue, image)
-			s.mu.Unlock()
+			s.requeue(image)
 			return fmt.Errorf("scan %s: %w", image, err)
 		}
 	}
 	return nil
+}
+
+// requeue puts an image at the end of the queue without waking the loop.
+func (s *Service) requeue(image string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue = append(s.queue, image)
 }
 
 func splitImage(image string) (repository, digest string) {
@@ -219,6 +269,7 @@ func splitImage(image string) (repository, digest string) {
 func (s *Service) done(image string) error {
 	delete(s.attempts, image)
 	s.state.Scanned[image] = true
+	s.answer(image)
 	return s.save()
 }
 
@@ -379,6 +430,8 @@ func (s *Service) subjects(ctx context.Context, pushed name.Digest) ([]name.Dige
 
 // keep returns where results are kept. Reading the key costs time, so it is read once.
 func (s *Service) keep(ctx context.Context) (*Results, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.results == nil {
 		signer, err := s.cfg.Signer(ctx)
 		if err != nil {

@@ -71,6 +71,9 @@ func Worker(ctx context.Context, cfg WorkerConfig, in io.Reader, out io.Writer) 
 	}
 	s := &Scanner{Database: db, Status: status, Options: inspect.Options{TempDir: temp}}
 	answers := json.NewEncoder(out)
+	if err := answers.Encode(answer{Ready: true}); err != nil {
+		return fmt.Errorf("say that it is ready: %w", err)
+	}
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
 		var j job
