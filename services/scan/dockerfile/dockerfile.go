@@ -21,7 +21,6 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"github.com/moby/buildkit/frontend/dockerui"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 
@@ -57,9 +56,9 @@ func Lint(ctx context.Context, name string, text []byte) ([]report.Fault, error)
 // buildkit asks BuildKit's linter. It wants to know the base images' configuration,
 // for which it would ask registries: it is told that they are empty.
 func buildkit(ctx context.Context, name string, text []byte) ([]report.Fault, error) {
-	results, err := dockerfile2llb.DockerfileLint(ctx, text, dockerfile2llb.ConvertOpt{
-		Config: dockerui.Config{}, MetaResolver: noBase{}, SourceMap: llb.NewSourceMap(nil, name, "Dockerfile", text),
-	})
+	source := llb.NewSourceMap(nil, name, "Dockerfile", text)
+	source.Definition = &llb.Definition{}
+	results, err := dockerfile2llb.DockerfileLint(ctx, text, dockerfile2llb.ConvertOpt{MetaResolver: noBase{}, SourceMap: source})
 	if err != nil {
 		return nil, err
 	}
