@@ -42,6 +42,7 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 			newGatewayCommand(g),
 			newScaleCommand(g),
 			newMetricsCommand(g),
+			newManifestsCommand(),
 			newTrustCommand(g),
 			newBackupCommand(g),
 		},

@@ -23,9 +23,15 @@ type globals struct {
 }
 
 // config returns the client configuration of the instance that the command
-// line means: --data-dir, else --kubeconfig or KUBECONFIG, else the default
-// data directory.
+// line means: --data-dir, else --kubeconfig or KUBECONFIG, else in a pod its
+// cluster's, else the default data directory.
 func (g *globals) config() (*rest.Config, error) {
+	if g.dataDir == "" && g.kubeconfig == "" && os.Getenv("KUBECONFIG") == "" {
+		if cfg, err := rest.InClusterConfig(); err == nil { // in a pod
+			cfg.QPS, cfg.Burst = 200, 400
+			return cfg, nil
+		}
+	}
 	path, err := g.kubeconfigPath()
 	if err != nil {
 		return nil, err

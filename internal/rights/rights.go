@@ -30,6 +30,14 @@ func Grant(ctx context.Context, cfg *rest.Config, name string, rules []rbacv1.Po
 	return ensureBinding(ctx, client, name)
 }
 
+// Role is a ClusterRole with its type, so that it can be printed.
+func Role(name string, rules []rbacv1.PolicyRule) *rbacv1.ClusterRole {
+	return &rbacv1.ClusterRole{
+		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "ClusterRole"},
+		ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules,
+	}
+}
+
 // EnsureRole makes a ClusterRole have the rules and labels of the given one.
 func EnsureRole(ctx context.Context, client kubernetes.Interface, role *rbacv1.ClusterRole) error {
 	roles := client.RbacV1().ClusterRoles()

@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"regexp"
 
@@ -42,8 +44,31 @@ func EnsureCRDs(ctx context.Context, cfg *rest.Config) error {
 	return installing.Wait()
 }
 
+// WriteKinds writes the definitions of those kinds as YAML documents.
+func WriteKinds(w io.Writer) error {
+	for _, files := range []fs.FS{crdFiles, v1alpha1.CRDs()} {
+		err := fs.WalkDir(files, ".", func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			text, err := fs.ReadFile(files, path)
+			if err == nil {
+				_, err = fmt.Fprintf(w, "---\n%s\n", bytes.TrimPrefix(text, []byte("---\n")))
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("write the definitions of the gateway's kinds: %w", err)
+		}
+	}
+	return nil
+}
+
 //go:embed defaults.yaml
 var defaults []byte
+
+// Defaults is what EnsureDefaults creates, as YAML documents.
+func Defaults() []byte { return bytes.Clone(defaults) }
 
 // EnsureDefaults creates what a platform starts with: the namespace
 // gantry-system, GatewayClass and IngressClass "gantry", the Gateway

@@ -15,8 +15,13 @@ const User = "system:gantry:scale"
 // EnsureRole installs the role that the service needs, and gives it to User. It needs an
 // administrator. The kind ScalePolicy is installed together with the gateway's.
 func EnsureRole(ctx context.Context, cfg *rest.Config) error {
+	return rights.Grant(ctx, cfg, User, Role().Rules)
+}
+
+// Role is what the service may do.
+func Role() *rbacv1.ClusterRole {
 	read := []string{"get", "list", "watch"}
-	return rights.Grant(ctx, cfg, User, []rbacv1.PolicyRule{
+	return rights.Role(User, []rbacv1.PolicyRule{
 		{Verbs: read, APIGroups: []string{"gantry.dev"}, Resources: []string{"scalepolicies"}},
 		{Verbs: []string{"update", "patch"}, APIGroups: []string{"gantry.dev"}, Resources: []string{"scalepolicies/status"}},
 		{Verbs: read, APIGroups: []string{""}, Resources: []string{"services"}},

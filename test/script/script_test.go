@@ -55,6 +55,7 @@ func setUp(env *testscript.Env, in *instance.Instance) error {
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("KUBECONFIG", in.Kubeconfig())
 	env.Setenv("DATA", in.DataDir)
+	env.Setenv("BIN", filepath.Dir(in.Program))
 	env.Setenv("REGISTRY", in.Registry)
 	env.Setenv("GATEWAY", in.Gateway)
 	env.Setenv("NS", namespace)
