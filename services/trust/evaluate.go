@@ -193,7 +193,7 @@ func (p *policy) checkScan(e *attest.Evidence, now time.Time, v *verdict) []refu
 	if p.scan.maxAge > 0 {
 		v.until = finished.Add(p.scan.maxAge)
 		if !v.until.After(now) {
-			return []refusal{{"scan", fmt.Sprintf("its last scan is from %s, older than %s", finished.UTC().Format(time.RFC3339), p.scan.maxAge), remedy}}
+			return []refusal{{"scan", fmt.Sprintf("its last scan is from %s, older than %s", finished.UTC().Format(time.RFC3339), p.scan.maxAge), "gantry scan --fresh " + e.Image.String()}}
 		}
 	}
 	v.recheck = now.Add(scanPeriod)

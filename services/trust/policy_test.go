@@ -296,6 +296,37 @@ func TestAcceptedImagesAreRemembered(t *testing.T) {
 	}
 }
 
+// A crash in the middle of a line costs that line.
+func TestACutLineIsForgotten(t *testing.T) {
+	dir := t.TempDir()
+	m, err := openMemory(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range []string{"a", "b"} {
+		m.add(acceptance{Fingerprint: "f", Image: image})
+	}
+	whole, err := os.ReadFile(m.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(m.file, whole[:len(whole)-3], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = openMemory(dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	m.add(acceptance{Fingerprint: "f", Image: "c"})
+	if m, err = openMemory(dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	for image, want := range map[string]bool{"a": true, "b": false, "c": true} {
+		if _, ok := m.get("f", image); ok != want {
+			t.Errorf("%s: remembered %v, want %v", image, ok, want)
+		}
+	}
+}
+
 // A workload whose image has a tag grows while the registry is away.
 func TestTagsAreRememberedWhileTheRegistryIsAway(t *testing.T) {
 	w := newWorld(t)

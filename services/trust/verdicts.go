@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -63,12 +64,15 @@ func openMemory(dir string, log *slog.Logger) (*memory, error) {
 	defer f.Close()
 	for lines := json.NewDecoder(f); ; m.lines++ {
 		var a acceptance
-		if err := lines.Decode(&a); err != nil {
-			break // the end, or a line that was cut: what is forgotten is looked at again
+		err := lines.Decode(&a)
+		if errors.Is(err, io.EOF) {
+			return m, nil
+		}
+		if err != nil { // a line that was cut: what is forgotten is looked at again
+			return m, m.rewrite()
 		}
 		m.accepted[a.key()] = a
 	}
-	return m, nil
 }
 
 func (m *memory) get(fingerprint, image string) (acceptance, bool) {
