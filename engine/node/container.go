@@ -55,7 +55,10 @@ func (b *build) container(ctx context.Context) (*runtime.Container, error) {
 	if b.env, err = src.resolve(ctx, b.pod, b.c); err != nil {
 		return nil, configError(err)
 	}
-	if b.rootfs, err = b.mountRoot(ctx); err != nil {
+	if b.rootfs, err = b.mountRoot(ctx); err == nil {
+		err = b.n.unchanged(ctx, b.image)
+	}
+	if err != nil {
 		return nil, &createError{"CreateContainerError", err}
 	}
 	usr, err := identity(b.pod, b.c, b.image.Config.Config.User, b.rootfs)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -191,13 +192,15 @@ func (d *fakeDriver) spec(name string) *runtime.Container {
 type fakeImages struct {
 	dir     string
 	mu      sync.Mutex
-	missing map[string]error // pull error by name; a pull without error makes it present
+	missing map[string]error  // pull error by name; a pull without error makes it present
+	moved   map[string]string // what a name stands for instead of itself
 	pulls   int
 	config  ocispec.ImageConfig
 }
 
 func (f *fakeImages) image(ref string) *image.Image {
-	img := &image.Image{Name: "docker.io/library/" + ref, Digest: digest.FromString(ref).String(), Size: 42}
+	ref = strings.TrimPrefix(ref, "docker.io/library/")
+	img := &image.Image{Name: "docker.io/library/" + ref, Digest: digest.FromString(cmp.Or(f.moved[ref], ref)).String(), Size: 42}
 	img.Config.Config = f.config
 	return img
 }
@@ -220,6 +223,13 @@ func (f *fakeImages) Get(_ context.Context, ref string) (*image.Image, error) {
 		return nil, fs.ErrNotExist
 	}
 	return f.image(ref), nil
+}
+
+// move makes a name stand for another image.
+func (f *fakeImages) move(name, to string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.moved[name] = to
 }
 
 func (f *fakeImages) List(context.Context) ([]*image.Image, error) { return nil, nil }
@@ -329,17 +339,14 @@ type rig struct {
 	stop   func()
 
 	mu       sync.Mutex       // guards following
-	unwanted map[string]error // images that may not be used, and why
+	unwanted map[string]error // names and digests of images that may not be used, and why
 }
 
 // admit is the node's Config.Admit.
 func (r *rig) admit(_ context.Context, _ *v1.Pod, image, digest string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !strings.HasPrefix(digest, "sha256:") {
-		return fmt.Errorf("asked about the digest %q", digest)
-	}
-	return r.unwanted[image]
+	return errors.Join(r.unwanted[image], r.unwanted[digest])
 }
 
 // want says that an image may not be used, or may again.
@@ -362,7 +369,7 @@ func newRig(t *testing.T, pods ...*v1.Pod) *rig {
 			t.Fatal(err)
 		}
 	}
-	r.images = &fakeImages{dir: dir + "/roots", missing: map[string]error{}, config: ocispec.ImageConfig{Cmd: []string{"/app"}, Env: []string{"PATH=/bin"}}}
+	r.images = &fakeImages{dir: dir + "/roots", missing: map[string]error{}, moved: map[string]string{}, config: ocispec.ImageConfig{Cmd: []string{"/app"}, Env: []string{"PATH=/bin"}}}
 	r.net = &fakeNetwork{dir: dir + "/netns", ips: map[string]netip.Addr{}}
 	for _, p := range pods {
 		r.create(p)

@@ -147,7 +147,11 @@ func (n *Node) mountImageVolume(ctx context.Context, pod *v1.Pod, v *v1.Volume) 
 	if err := n.admitImage(ctx, pod, "", v.Image.Reference, img); err != nil {
 		return "", err
 	}
-	return n.cfg.Images.MountReadOnly(ctx, imageVolumeID(pod.UID, v.Name), img.Name)
+	path, err := n.cfg.Images.MountReadOnly(ctx, imageVolumeID(pod.UID, v.Name), img.Name)
+	if err == nil {
+		err = n.unchanged(ctx, img)
+	}
+	return path, err
 }
 
 func (n *Node) unmountImageVolume(ctx context.Context, uid types.UID, name string) error {
@@ -188,6 +192,37 @@ func (n *Node) admitImage(ctx context.Context, pod *v1.Pod, where, ref string, i
 	}
 	return &createError{imageRefused, err}
 }
+
+// admit asks whether the container may start from its image as it is on the machine now: since it
+// was pulled, its tag may have come to mean another one.
+func (b *build) admit(ctx context.Context) error {
+	if b.n.cfg.Admit == nil {
+		return nil
+	}
+	if !pinned(b.image) {
+		now, err := b.n.cfg.Images.Get(ctx, b.image.Name)
+		if err != nil {
+			return &createError{"CreateContainerError", err}
+		}
+		b.image = now
+	}
+	return b.n.admitImage(ctx, b.pod, b.c.Name, b.c.Image, b.image)
+}
+
+// unchanged is whether an image that was admitted is what its name stands for, once it is mounted.
+func (n *Node) unchanged(ctx context.Context, img *image.Image) error {
+	if n.cfg.Admit == nil || pinned(img) {
+		return nil
+	}
+	now, err := n.cfg.Images.Get(ctx, img.Name)
+	if err == nil && now.Digest != img.Digest {
+		err = fmt.Errorf("image %q was replaced while it was checked", img.Name)
+	}
+	return err
+}
+
+// pinned is whether an image's name cannot come to mean another one.
+func pinned(img *image.Image) bool { return strings.Contains(img.Name, "@") }
 
 func imageID(img *image.Image) string {
 	if img == nil {

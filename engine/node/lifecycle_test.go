@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -260,6 +261,28 @@ func TestRefusedImageIsToldAndNeverRuns(t *testing.T) {
 		time.Sleep(time.Minute)
 		if w := r.pod("web").Status.ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "ImageRefused" {
 			t.Errorf("after its end: %+v", r.pod("web").Status.ContainerStatuses[0].State)
+		}
+	})
+}
+
+// A container that starts again starts from what its image's tag stands for by then, so that is
+// what is asked about.
+func TestAMovedTagIsCheckedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, aPod("web", v1.Container{Name: "a", Image: "app:1"}))
+		defer func() { r.stop() }()
+		time.Sleep(time.Second)
+		r.want(digest.FromString("evil").String(), errors.New("nobody signed it"))
+		r.images.move("app:1", "evil")
+		r.driver.end(r.driver.spec("a").ID, 1, false)
+		time.Sleep(time.Minute)
+		if w := r.pod("web").Status.ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "ImageRefused" {
+			t.Errorf("after the tag moved: %+v", r.pod("web").Status.ContainerStatuses[0].State)
+		}
+		r.images.move("app:1", "app:1")
+		time.Sleep(restartDelayMax)
+		if cs := r.pod("web").Status.ContainerStatuses[0]; cs.State.Running == nil {
+			t.Errorf("after it moved back: %+v", cs.State)
 		}
 	})
 }

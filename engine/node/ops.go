@@ -165,7 +165,7 @@ func (w *worker) create(b *build) (runtime.State, error) {
 	if b.image == nil {
 		return runtime.State{}, fmt.Errorf("image %q is not present", b.c.Image)
 	}
-	if err := w.n.admitImage(ctx, b.pod, b.c.Name, b.c.Image, b.image); err != nil {
+	if err := b.admit(ctx); err != nil {
 		return runtime.State{}, err
 	}
 	if err := w.n.heavy.Acquire(ctx, 1); err != nil {
