@@ -15,6 +15,7 @@ import (
 	types "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/gantryhq/gantry/engine/image"
 )
@@ -212,8 +213,12 @@ func (s *Server) create(ctx context.Context, r *record) (err error) {
 	r.Name = c.rec.Name
 	c.rec = *r
 	s.mu.Unlock()
-	if err := s.save(ctx, *r); err != nil {
+	secret, err := secretOf(r)
+	if err != nil {
 		return err
+	}
+	if _, err := s.client.CoreV1().Secrets(Namespace).Create(ctx, secret, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("keep container %s: %w", r.Name, err)
 	}
 	s.containerEvent(r, events.ActionCreate, nil)
 	return nil

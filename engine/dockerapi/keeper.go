@@ -97,7 +97,7 @@ func (s *Server) see(ctx context.Context, pod *v1.Pod, gone bool) {
 
 	if gone {
 		go func() {
-			if err := s.save(ctx, r); err != nil && ctx.Err() == nil {
+			if err := s.save(ctx, c); err != nil && ctx.Err() == nil {
 				s.log.Warn("docker", "err", err)
 			}
 		}()

@@ -18,6 +18,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/gantryhq/gantry/engine/image"
 )
 
 // What is kept in the API carries these labels.
@@ -72,9 +74,10 @@ type mountRecord struct {
 	Propagation string
 }
 
-// container is a record with its pod. All fields but op are guarded by Server.mu.
+// container is a record with its pod. All fields but the locks are guarded by Server.mu.
 type container struct {
 	op      sync.Mutex // held by what changes the container as a whole
+	saving  sync.Mutex // held while the record is written
 	rec     record
 	pod     *v1.Pod
 	health  string
@@ -102,24 +105,31 @@ func short(id string) string { return id[:min(12, len(id))] }
 
 func secretName(id string) string { return "container-" + id[:32] }
 
-// save writes a container's record.
-func (s *Server) save(ctx context.Context, r record) error {
+// secretOf is how a record is kept.
+func secretOf(r *record) (*v1.Secret, error) {
 	blob, err := json.Marshal(r)
 	if err != nil {
-		return fmt.Errorf("keep container %s: %w", r.Name, err)
+		return nil, fmt.Errorf("keep container %s: %w", r.Name, err)
 	}
-	secret := &v1.Secret{
+	return &v1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: secretName(r.ID), Namespace: Namespace,
 			Labels: map[string]string{labelKind: "container", labelID: r.ID[:32]}},
 		Type: "gantry.dev/docker-container",
 		Data: map[string][]byte{dataKey: blob},
-	}
-	secrets := s.client.CoreV1().Secrets(Namespace)
-	_, err = secrets.Update(ctx, secret, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		_, err = secrets.Create(ctx, secret, metav1.CreateOptions{})
-	}
+	}, nil
+}
+
+// save writes a container's record as it is now. One that was removed meanwhile stays so.
+func (s *Server) save(ctx context.Context, c *container) error {
+	c.saving.Lock() // so that the last write is the latest record
+	defer c.saving.Unlock()
+	r := s.recordOf(c)
+	secret, err := secretOf(&r)
 	if err != nil {
+		return err
+	}
+	_, err = s.client.CoreV1().Secrets(Namespace).Update(ctx, secret, metav1.UpdateOptions{})
+	if err = ignore(err, apierrors.IsNotFound); err != nil {
 		return fmt.Errorf("keep container %s: %w", r.Name, err)
 	}
 	return nil
@@ -129,10 +139,9 @@ func (s *Server) save(ctx context.Context, r record) error {
 func (s *Server) change(ctx context.Context, c *container, apply func(*record)) error {
 	s.mu.Lock()
 	apply(&c.rec)
-	r := c.rec
 	c.wake()
 	s.mu.Unlock()
-	return s.save(ctx, r)
+	return s.save(ctx, c)
 }
 
 // recordOf returns a copy of a container's record.
@@ -160,6 +169,9 @@ func (s *Server) load(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.removeLeftovers(ctx, secrets.Items); err != nil {
+		return err
+	}
 	for _, secret := range secrets.Items {
 		var r record
 		if err := json.Unmarshal(secret.Data[dataKey], &r); err != nil || len(r.ID) < 32 || r.Config == nil || r.HostConfig == nil {
@@ -169,6 +181,37 @@ func (s *Server) load(ctx context.Context) error {
 		s.containers[r.ID] = newContainer(r)
 	}
 	return s.loadObjects(ctx)
+}
+
+// removeLeftovers removes what a former process had begun to make or to remove: writable
+// layers and logs without a record, and build contexts.
+func (s *Server) removeLeftovers(ctx context.Context, secrets []v1.Secret) error {
+	known := map[string]bool{}
+	for _, secret := range secrets {
+		known[secret.Name] = true
+	}
+	roots, err := s.cfg.Images.Roots(ctx)
+	if err != nil {
+		return err
+	}
+	prefix := image.KeptName(Namespace, "")
+	for _, root := range roots {
+		id, kept := strings.CutPrefix(root.ID, prefix)
+		if kept && len(id) >= 32 && !known[secretName(id)] {
+			if err := s.cfg.Images.Drop(ctx, root.ID); err != nil {
+				s.log.Warn("remove the layer of a docker container that is no more", "container", id, "err", err)
+			}
+		}
+	}
+	dirs, _ := os.ReadDir(filepath.Join(s.dir, "containers")) // none before the first container
+	for _, d := range dirs {
+		if id := d.Name(); len(id) >= 32 && !known[secretName(id)] {
+			if err := os.RemoveAll(s.containerDir(id)); err != nil {
+				return err
+			}
+		}
+	}
+	return os.RemoveAll(filepath.Join(s.dir, "builds"))
 }
 
 // loadObjects reads networks and volumes. Holds s.mu.
