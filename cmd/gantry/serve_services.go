@@ -8,6 +8,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/component-base/metrics/legacyregistry"
 
+	"github.com/gantryhq/gantry/engine/apiserver"
 	"github.com/gantryhq/gantry/internal/platform"
 	"github.com/gantryhq/gantry/services/gateway"
 	"github.com/gantryhq/gantry/services/metrics"
@@ -34,7 +35,7 @@ func startGatewayKinds(ctx context.Context, in *server) error {
 
 // installer is the identity that creates what services need to exist.
 func (in *server) installer() *rest.Config {
-	return in.api.ClientConfig("system:gantry:installer", "system:masters")
+	return in.api.ClientConfig(apiserver.Installer, "system:masters")
 }
 
 // startGateway keeps the gateway's process running. The process goes on when
