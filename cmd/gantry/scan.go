@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/term"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/gantryhq/gantry/engine/image"
 	"github.com/gantryhq/gantry/internal/attest"
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/progress"
@@ -195,16 +197,19 @@ func scanReference(ctx context.Context, g *globals, in instance, f scanFlags, ta
 	}
 	img, err := scan.Pull(ctx, ref, platform, remoteOptions(ctx)...)
 	if err != nil {
+		if r, local, err := scanLocal(ctx, in, f, target, full, platform, task); local {
+			return r, err
+		}
 		return nil, hint.Wrap(fmt.Errorf("read image %s: %w", full, withoutURLs(err)), "`gantry images` lists what there is; a file is given as ./FILE")
 	}
 	digest, err := img.Digest()
 	if err != nil {
 		return nil, fmt.Errorf("read image %s: %w", full, err)
 	}
-	image := ref.Context().Digest(digest.String())
-	results := instanceResults(ctx, g, in, image)
+	about := ref.Context().Digest(digest.String())
+	results := instanceResults(ctx, g, in, about)
 	if results != nil && !f.fresh {
-		if r := storedReport(ctx, in, f, results, image); r != nil {
+		if r := storedReport(ctx, in, f, results, about); r != nil {
 			r.Target = full
 			return r, nil
 		}
@@ -214,16 +219,54 @@ func scanReference(ctx context.Context, g *globals, in instance, f scanFlags, ta
 		return r, err
 	}
 	task.Update("attaching the result")
-	if err := results.Put(ctx, image, r); err != nil {
+	if err := results.Put(ctx, about, r); err != nil {
 		return nil, hint.Wrap(err, "the image was scanned, but the result could not be attached to it")
 	}
 	return r, nil
 }
 
+// scanLocal scans an image that only this machine has, such as one of `docker build`.
+// local is false when it has none of that name.
+func scanLocal(ctx context.Context, in instance, f scanFlags, target, full string, platform v1.Platform, task *progress.Task) (r *report.Report, local bool, err error) {
+	machine := image.NewClient(in.dataDir)
+	there, err := machine.List(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	i := slices.IndexFunc(there, func(s image.Summary) bool { return s.Name == full || image.FamiliarName(s.Name) == withTag(target) })
+	if i < 0 {
+		return nil, false, nil
+	}
+	file, err := os.CreateTemp("", "gantry-scan-*.tar")
+	if err != nil {
+		return nil, true, err
+	}
+	defer os.Remove(file.Name())
+	task.Update("reading it from this machine")
+	if err := errors.Join(machine.Export(ctx, file, there[i].Name), file.Close()); err != nil {
+		return nil, true, err
+	}
+	img, done, err := scan.Open(file.Name(), platform)
+	if err != nil {
+		return nil, true, err
+	}
+	defer done.Close()
+	r, err = scanWith(ctx, in, f, there[i].Name, img, task)
+	return r, true, err
+}
+
+// withTag is a name with the tag that it means.
+func withTag(name string) string {
+	if _, after, _ := strings.Cut(name, "/"); strings.Contains(after, ":") || !strings.Contains(name, "/") && strings.Contains(name, ":") {
+		return name
+	}
+	return name + ":latest"
+}
+
 // instanceResults keeps results of images in the built-in registry, signed with the
 // installation's key. Without a running Gantry there is no key, so none are kept.
-func instanceResults(ctx context.Context, g *globals, in instance, image name.Digest) *scan.Results {
-	if !in.builtIn(image.Name()) {
+func instanceResults(ctx context.Context, g *globals, in instance, about name.Digest) *scan.Results {
+	if !in.builtIn(about.Name()) {
 		return nil
 	}
 	cfg, err := g.config()
@@ -242,7 +285,7 @@ func instanceResults(ctx context.Context, g *globals, in instance, image name.Di
 }
 
 // storedReport is the kept result when it is from the database of today.
-func storedReport(ctx context.Context, in instance, f scanFlags, results *scan.Results, image name.Digest) *report.Report {
+func storedReport(ctx context.Context, in instance, f scanFlags, results *scan.Results, about name.Digest) *report.Report {
 	if f.database != "" {
 		return nil
 	}
@@ -250,7 +293,7 @@ func storedReport(ctx context.Context, in instance, f scanFlags, results *scan.R
 	if err != nil {
 		return nil
 	}
-	r, err := results.Get(ctx, image)
+	r, err := results.Get(ctx, about)
 	if err != nil || r == nil || r.Database.Digest != status.Digest {
 		return nil
 	}
