@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +11,7 @@ import (
 
 // Listeners are where a registry is reached.
 type Listeners struct {
-	// Plain takes connections over loopback that begin without TLS.
+	// Plain takes connections over loopback.
 	Plain net.Listener
 	// TLS takes all others; nil when the registry listens on loopback only.
 	TLS net.Listener
@@ -45,7 +44,7 @@ func Listen(address string) (Listeners, error) {
 	return Listeners{Plain: plain, TLS: l, Name: loopback.String()}, nil
 }
 
-// split sorts the connections of one listener by where they come from and how they begin.
+// split sorts the connections of one listener by where they come from.
 type split struct {
 	net.Listener
 	plain, other *half
@@ -67,40 +66,25 @@ func newSplit(l net.Listener) *split {
 	return s
 }
 
+// acceptPause is how long to wait when connections cannot be accepted.
+const acceptPause = 50 * time.Millisecond
+
 func (s *split) run() {
 	for {
 		c, err := s.Listener.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			s.end.Do(func() { s.err = err; close(s.ended) })
 			return
 		}
-		from := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
-		if from.IsLoopback() {
-			go s.sort(c)
+		if err != nil { // no descriptor left, say: that passes
+			time.Sleep(acceptPause)
 			continue
 		}
-		s.give(s.other, c)
-	}
-}
-
-// helloTimeout bounds how long a connection may say nothing.
-const helloTimeout = 10 * time.Second
-
-// sort looks at the first byte: 22 begins a TLS handshake and no request.
-func (s *split) sort(c net.Conn) {
-	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
-	r := bufio.NewReaderSize(c, 16)
-	first, err := r.Peek(1)
-	if err != nil {
-		_ = c.Close() // it ended, or said nothing
-		return
-	}
-	_ = c.SetReadDeadline(time.Time{})
-	peeked := &peekedConn{TCPConn: c.(*net.TCPConn), first: r}
-	if first[0] == 22 {
-		s.give(s.other, peeked)
-	} else {
-		s.give(s.plain, peeked)
+		if c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().IsLoopback() {
+			s.give(s.plain, c)
+		} else {
+			s.give(s.other, c)
+		}
 	}
 }
 
@@ -127,20 +111,4 @@ func (h *half) Accept() (net.Conn, error) {
 	case <-h.ended:
 		return nil, h.err
 	}
-}
-
-// peekedConn is a connection whose first bytes were read.
-type peekedConn struct {
-	*net.TCPConn
-	first *bufio.Reader // until it is empty
-}
-
-func (c *peekedConn) Read(p []byte) (int, error) {
-	if c.first != nil {
-		if c.first.Buffered() > 0 {
-			return c.first.Read(p)
-		}
-		c.first = nil
-	}
-	return c.TCPConn.Read(p)
 }

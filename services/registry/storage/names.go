@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -25,27 +25,74 @@ var (
 	errUnknownAlgorithm = fmt.Errorf("%w: only sha256 and sha512 are supported", ErrDigestInvalid)
 )
 
-// The grammar of the OCI Distribution Specification. No name that it allows leaves
-// its directory or meets the directories of the layout, which begin with "_".
-var (
-	nameGrammar = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagGrammar  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-	idGrammar   = regexp.MustCompile(`^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-)
-
 const maxNameLength = 255
 
 // CheckName refuses what is no repository name.
 func CheckName(name string) error {
-	if len(name) > maxNameLength || !nameGrammar.MatchString(name) {
+	if len(name) > maxNameLength || !isName(name) {
 		return fmt.Errorf("%w %q: use lower-case letters and digits, separated by . _ - and /, at most %d of them", ErrNameInvalid, name, maxNameLength)
 	}
 	return nil
 }
 
+// isName follows the grammar of the OCI Distribution Specification. No name that it allows
+// leaves its directory or meets the directories of the layout, which begin with "_".
+func isName(name string) bool {
+	for part := range strings.SplitSeq(name, "/") {
+		if !isNamePart(part) {
+			return false
+		}
+	}
+	return true
+}
+
+// isNamePart is whether lower-case letters and digits are separated by ".", "_", "__" or any
+// number of "-".
+func isNamePart(part string) bool {
+	separator := "" // since the last letter or digit
+	for i := range len(part) {
+		c := part[i]
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
+			ok := separator == "" || separator == "." || separator == "_" || separator == "__" || strings.Trim(separator, "-") == ""
+			if !ok || i == len(separator) && i > 0 {
+				return false // between others, or at the begin
+			}
+			separator = ""
+			continue
+		}
+		separator += string(rune(c))
+	}
+	return part != "" && separator == ""
+}
+
+// isTag follows the grammar too: a word that does not begin with a separator.
+func isTag(tag string) bool {
+	for i := range len(tag) {
+		switch c := tag[i]; {
+		case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_':
+		case (c == '.' || c == '-') && i > 0:
+		default:
+			return false
+		}
+	}
+	return tag != "" && len(tag) <= 128
+}
+
+// isID is whether an upload may be called so: as UUIDs are written.
+func isID(id string) bool {
+	for i := range len(id) {
+		c := id[i]
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		if dash != (c == '-') || !dash && (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return len(id) == 36
+}
+
 // CheckTag refuses what is no tag.
 func CheckTag(tag string) error {
-	if !tagGrammar.MatchString(tag) {
+	if !isTag(tag) {
 		return fmt.Errorf("%w %q: use letters, digits, . _ and -, at most 128 of them", ErrTagInvalid, tag)
 	}
 	return nil

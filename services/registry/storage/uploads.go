@@ -63,7 +63,7 @@ func (s *Store) NewUpload(name string, algorithm digest.Algorithm) (*Upload, err
 
 // Upload finds an upload that was begun in a repository.
 func (s *Store) Upload(name, id string) (*Upload, error) {
-	if !idGrammar.MatchString(id) {
+	if !isID(id) {
 		return nil, ErrUploadUnknown
 	}
 	s.uploadsMu.Lock()
