@@ -55,7 +55,15 @@ func (s *Server) startKeeper(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), handle.HasSynced) {
 		return unavailable("the engine is stopping")
 	}
-	for _, c := range s.all() { // what ended while nobody looked
+	for _, c := range s.all() { // what ended, or was deleted, while nobody looked
+		s.mu.Lock()
+		if c.rec.Pod != "" && c.pod == nil {
+			c.rec.Pod = ""
+			if c.rec.Last.FinishedAt.IsZero() {
+				c.rec.Last = lastRun{ExitCode: 137, FinishedAt: time.Now()}
+			}
+		}
+		s.mu.Unlock()
 		if st := s.current(c); st.over() && s.recordOf(c).HostConfig.AutoRemove {
 			go s.autoRemove(ctx, c)
 		}
@@ -108,6 +116,9 @@ func (s *Server) see(ctx context.Context, pod *v1.Pod, gone bool) {
 	}
 	s.followUp(ctx, c, &r, after)
 	s.namesChanged(ctx, &r)
+	if gone || after.over() && !before.over() {
+		s.unsharePorts(ctx, &r)
+	}
 }
 
 // ownerOf finds the container of a pod. Holds s.mu.

@@ -69,19 +69,27 @@ func (s *Server) startPod(ctx context.Context, c *container) error {
 	if err := s.awaitLayer(ctx, r.ID); err != nil {
 		return err
 	}
-	ports, published, err := s.choosePorts(&r)
+	s.starting.Lock() // ports are chosen by one at a time
+	at, err := s.choosePorts(&r)
 	if err != nil {
+		s.starting.Unlock()
 		return err
 	}
-	pod, err := s.podOf(&r, podName(&r), ports)
+	pod, err := s.podOf(&r, podName(&r), at)
 	if err != nil {
+		s.starting.Unlock()
 		return err
 	}
 	err = s.change(ctx, c, func(rec *record) {
-		rec.Pod, rec.Stopped, rec.Ports = pod.Name, false, published
+		rec.Pod, rec.Stopped, rec.Ports = pod.Name, false, at.told
 		rec.Last = lastRun{}
 	})
+	s.starting.Unlock()
+	if err == nil {
+		err = s.sharePorts(ctx, &r, at.shared)
+	}
 	if err != nil {
+		_ = s.change(context.WithoutCancel(ctx), c, func(rec *record) { rec.Pod = "" })
 		return err
 	}
 	pods := s.client.CoreV1().Pods(Namespace)
@@ -388,6 +396,7 @@ func (s *Server) remove(ctx context.Context, c *container, o removeOptions) erro
 	c.wake()
 	s.mu.Unlock()
 	s.namesChanged(ctx, &r)
+	s.unsharePorts(ctx, &r)
 	s.containerEvent(&r, events.ActionDestroy, nil)
 	if o.volumes {
 		s.dropAnonymous(ctx, &r)

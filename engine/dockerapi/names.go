@@ -3,13 +3,9 @@ package dockerapi
 import (
 	"context"
 	"errors"
-	"net"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/moby/moby/api/types/network"
 	v1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -183,114 +179,4 @@ func dnsNames(r *record, in string) []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
-}
-
-// choosePorts decides which ports of this machine lead to a container, as -p and -P ask.
-func (s *Server) choosePorts(r *record) ([]v1.ContainerPort, network.PortMap, error) {
-	asked := network.PortMap{}
-	for p, bindings := range r.HostConfig.PortBindings {
-		asked[p] = bindings
-		if len(bindings) == 0 {
-			asked[p] = []network.PortBinding{{}}
-		}
-	}
-	if r.HostConfig.PublishAllPorts {
-		for p := range r.Config.ExposedPorts {
-			if len(asked[p]) == 0 {
-				asked[p] = []network.PortBinding{{}}
-			}
-		}
-	}
-	published := network.PortMap{}
-	if r.HostConfig.NetworkMode.IsHost() {
-		return nil, published, nil // its ports are the host's anyway
-	}
-	var ports []v1.ContainerPort
-	taken := s.takenPorts(r.ID)
-	for _, p := range sortedPorts(nil, asked) {
-		protocol := v1.Protocol(strings.ToUpper(string(p.Proto())))
-		if protocol == v1.ProtocolSCTP {
-			return nil, nil, invalid("publishing SCTP ports is not possible")
-		}
-		for _, b := range asked[p] {
-			ip := b.HostIP
-			if ip.IsValid() && !ip.Is4() {
-				if ip.IsUnspecified() {
-					continue // [::] beside 0.0.0.0, as some clients ask for
-				}
-				return nil, nil, invalid("publishing on %s is not possible: ports are published on IPv4 addresses", ip)
-			}
-			host, err := freePort(ip, b.HostPort, protocol, taken)
-			if err != nil {
-				return nil, nil, err
-			}
-			taken[portKey{protocol, host}] = true
-			port := v1.ContainerPort{ContainerPort: int32(p.Num()), HostPort: int32(host), Protocol: protocol}
-			if ip.IsValid() && !ip.IsUnspecified() {
-				port.HostIP = ip.String()
-			} else {
-				ip = netip.IPv4Unspecified()
-			}
-			ports = append(ports, port)
-			published[p] = append(published[p], network.PortBinding{HostIP: ip, HostPort: strconv.Itoa(host)})
-		}
-	}
-	return ports, published, nil
-}
-
-type portKey struct {
-	protocol v1.Protocol
-	port     int
-}
-
-// takenPorts are the host ports of other containers that run.
-func (s *Server) takenPorts(except string) map[portKey]bool {
-	taken := map[portKey]bool{}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, c := range s.containers {
-		if id == except || c.pod == nil || stateOf(&c.rec, c.pod).over() {
-			continue
-		}
-		for _, p := range c.pod.Spec.Containers[0].Ports {
-			if p.HostPort != 0 {
-				taken[portKey{p.Protocol, int(p.HostPort)}] = true
-			}
-		}
-	}
-	return taken
-}
-
-// Ports that are chosen for a client are taken from here, as the kernel does.
-const firstChosen, lastChosen = 32768, 60999
-
-// freePort finds a port of this machine that nobody has.
-func freePort(ip netip.Addr, asked string, protocol v1.Protocol, taken map[portKey]bool) (int, error) {
-	low, high, err := portRange(asked)
-	if err != nil {
-		return 0, invalid("%v", err)
-	}
-	if !ip.IsValid() {
-		ip = netip.IPv4Unspecified()
-	}
-	if low == 0 {
-		low, high = firstChosen, lastChosen
-	}
-	for port := low; port <= high; port++ {
-		if !taken[portKey{protocol, port}] && canListen(ip, port, protocol) {
-			return port, nil
-		}
-	}
-	return 0, invalid("driver failed programming external connectivity on endpoint: Bind for %s failed: port is already allocated", net.JoinHostPort(ip.String(), strconv.Itoa(low)))
-}
-
-// canListen is whether no process listens there.
-func canListen(ip netip.Addr, port int, protocol v1.Protocol) bool {
-	at := net.JoinHostPort(ip.String(), strconv.Itoa(port))
-	if protocol == v1.ProtocolUDP {
-		l, err := net.ListenPacket("udp4", at)
-		return err == nil && l.Close() == nil
-	}
-	l, err := net.Listen("tcp4", at)
-	return err == nil && l.Close() == nil
 }

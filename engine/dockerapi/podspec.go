@@ -24,14 +24,14 @@ const (
 	defaultStopTime = 10                           // seconds
 )
 
-// podOf is the pod of a container. ports are the host ports it gets.
-func (s *Server) podOf(r *record, name string, ports []v1.ContainerPort) (*v1.Pod, error) {
+// podOf is the pod of a container.
+func (s *Server) podOf(r *record, name string, at *published) (*v1.Pod, error) {
 	links, token := false, false
 	grace := int64(stopTimeout(r))
 	c := v1.Container{
 		Name: containerName, Image: r.Image, ImagePullPolicy: v1.PullIfNotPresent,
 		Command: escape(r.Command), Args: escape(r.Args), WorkingDir: r.Config.WorkingDir,
-		Env: environment(r.Config.Env), Ports: ports,
+		Env: environment(r.Config.Env), Ports: at.ports,
 		Stdin: r.Config.OpenStdin, StdinOnce: r.Config.StdinOnce, TTY: r.Config.Tty,
 		Resources: resourcesOf(r.HostConfig), SecurityContext: securityOf(r), ReadinessProbe: probeOf(r),
 	}
@@ -74,6 +74,9 @@ func (s *Server) podOf(r *record, name string, ports []v1.ContainerPort) (*v1.Po
 	labels := map[string]string{labelID: r.ID[:32]}
 	for network := range r.Networks {
 		labels[s.networkLabel(network)] = "true"
+	}
+	for _, p := range at.shared {
+		labels[p.label()], _ = portOwner(r)
 	}
 	return &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: Namespace, Labels: labels,

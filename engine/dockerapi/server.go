@@ -102,7 +102,8 @@ type Server struct {
 	started bool
 	lifeCtx context.Context // ends with Run
 
-	naming sync.Mutex // one writes names at a time
+	starting sync.Mutex // one chooses ports at a time
+	naming   sync.Mutex // one writes names at a time
 
 	mu         sync.Mutex            // guards what follows
 	containers map[string]*container // by id
