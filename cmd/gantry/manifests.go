@@ -15,6 +15,7 @@ import (
 	"github.com/gantryhq/gantry/services/gateway"
 	"github.com/gantryhq/gantry/services/metrics"
 	"github.com/gantryhq/gantry/services/scale"
+	"github.com/gantryhq/gantry/services/trust"
 )
 
 // manifestsText is what only a cluster needs; the rest is printed from where `gantry serve`
@@ -29,7 +30,7 @@ func newManifestsCommand() *cobra.Command {
 	var kinds bool
 	c := &cobra.Command{
 		Use:   "manifests",
-		Short: "Print the manifests that run gateway, scaling and metrics on a cluster",
+		Short: "Print the manifests that run gateway, scaling, metrics and content trust on a cluster",
 		Long: "Prints kinds, roles, Deployments and Services for a Kubernetes cluster: the same services that\n" +
 			"`gantry serve` runs on this machine. The kinds go first, because the rest needs them:\n\n" +
 			"  gantry manifests --kinds | kubectl apply --server-side -f -\n" +
@@ -56,7 +57,7 @@ func newManifestsCommand() *cobra.Command {
 func writeManifests(w io.Writer, image string) error {
 	var all bytes.Buffer
 	all.Write(gateway.Defaults())
-	for _, o := range append(metrics.Registration(), scale.Role(), metrics.Role()) {
+	for _, o := range append(metrics.Registration(), scale.Role(), metrics.Role(), trust.Role(), trust.SecretsRole()) {
 		text, err := yaml.Marshal(o)
 		if err != nil {
 			return fmt.Errorf("write manifests: %w", err)
@@ -69,7 +70,7 @@ func writeManifests(w io.Writer, image string) error {
 		err = t.Execute(&all, struct {
 			Image    string
 			Services []string
-		}{image, []string{"gateway", "scale", "metrics"}})
+		}{image, []string{"gateway", "scale", "metrics", "trust"}})
 	}
 	if err != nil {
 		return fmt.Errorf("write manifests: %w", err)
