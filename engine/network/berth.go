@@ -83,7 +83,7 @@ func (n *Network) connect(b berth) error {
 	// holding a thread.
 	n.connecting <- struct{}{}
 	defer func() { <-n.connecting }()
-	ns, err := createNetNS(podSysctls)
+	ns, err := createNetNS(&n.proc, podSysctls)
 	if err != nil {
 		return err
 	}

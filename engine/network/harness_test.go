@@ -424,7 +424,7 @@ func addNeighbour(t testing.TB) neighbour {
 	t.Helper()
 	needNetwork(t)
 	nb := neighbour{netns: filepath.Join(t.TempDir(), "netns"), hostIP: "198.51.100.1", ip: "198.51.100.2"}
-	ns, err := createNetNS(nil)
+	ns, err := createNetNS(&ownProc{}, nil)
 	must(t, err)
 	defer ns.close()
 	must(t, ns.pin(nb.netns))

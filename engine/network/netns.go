@@ -33,8 +33,8 @@ var podSysctls = []sysctl{
 	{"net.ipv4.ping_group_range", "0 2147483647"},
 }
 
-// createNetNS makes a network namespace with these sysctls.
-func createNetNS(sysctls []sysctl) (ns podNetNS, err error) {
+// createNetNS makes a network namespace with these sysctls, set through p.
+func createNetNS(p *ownProc, sysctls []sysctl) (ns podNetNS, err error) {
 	// A fresh goroutine: when the thread cannot return to the host's namespace the
 	// goroutine ends while locked, and the runtime discards the thread.
 	done := make(chan struct{})
@@ -48,7 +48,7 @@ func createNetNS(sysctls []sysctl) (ns podNetNS, err error) {
 			return
 		}
 		defer unix.Close(host)
-		ns, err = enterNewNetNS(sysctls)
+		ns, err = enterNewNetNS(p, sysctls)
 		if serr := unix.Setns(host, unix.CLONE_NEWNET); serr != nil {
 			err = errors.Join(err, fmt.Errorf("return to the host network namespace: %w", serr))
 			return
@@ -60,15 +60,12 @@ func createNetNS(sysctls []sysctl) (ns podNetNS, err error) {
 }
 
 // enterNewNetNS leaves the calling thread in the new namespace.
-func enterNewNetNS(sysctls []sysctl) (podNetNS, error) {
+func enterNewNetNS(p *ownProc, sysctls []sysctl) (podNetNS, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return podNetNS{}, fmt.Errorf("create network namespace: %w", err)
 	}
-	for _, s := range sysctls {
-		// A kernel without IPv6 or without one of them needs no setting.
-		if err := s.write(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return podNetNS{}, err
-		}
+	if err := p.write(sysctls); err != nil {
+		return podNetNS{}, err
 	}
 	return openPodSockets()
 }

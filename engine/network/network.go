@@ -54,6 +54,7 @@ type Network struct {
 	socks      socketPool
 	podLocks   keyedMutex
 	looks      looks         // at the host's connections to pods
+	proc       ownProc       // for sysctls of pods
 	connecting chan struct{} // bounds attachments at work
 	sweeper    *sweeper
 	client     kubernetes.Interface // or nil

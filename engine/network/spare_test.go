@@ -188,7 +188,7 @@ func TestRestartAfterAnyInterruption(t *testing.T) {
 			must(t, netlink.LinkDel(l))
 		}, false},
 		{"an older program had made it otherwise", func(t *testing.T, c *cluster, b berth) {
-			ns, err := createNetNS(nil)
+			ns, err := createNetNS(&ownProc{}, nil)
 			must(t, err)
 			defer ns.close()
 			must(t, unpin(c.net.pinPath(b.Pin)))
