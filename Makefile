@@ -4,6 +4,7 @@
 #   make demo     build, start Gantry and run the example shop behind the gateway
 #   make test     all tests: unit, API contract, end to end with real containers
 #   make bench    scale-out 1→50→0 and 1→200, CPU and memory per pod; beside Docker Swarm where docker.io is installed
+#   make bench-build     the shop's images from nothing, beside docker build where docker.io is installed, and after a change (BENCH_COLD=0: only the latter)
 #   make bench-gateway   the gateway's CPU per request, latency and memory beside nginx, HAProxy and Caddy
 #   make bench-flash     a flash sale: how fast capacity follows a hundredfold load, and a first request from zero
 #   make bench-registry  push and pull beside the CNCF distribution registry, and 1,000 pulls of one image at once
@@ -68,6 +69,10 @@ bin/docker:
 
 bench: build
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
+
+.PHONY: bench-build
+bench-build: build
+	$(GO) test -run '^$$' -bench ShopBuilds -benchtime 1x -timeout 60m -v ./test/bench
 
 .PHONY: bench-gateway
 bench-gateway: build

@@ -14,6 +14,7 @@ import (
 	"github.com/gantryhq/gantry/internal/attest"
 	"github.com/gantryhq/gantry/services/build"
 	"github.com/gantryhq/gantry/services/pipeline"
+	"github.com/gantryhq/gantry/services/scan/osvdb"
 )
 
 // pipelineBuilder makes the images of Builds. It implements pipeline.Builder.
@@ -122,4 +123,47 @@ func worthRetrying(err error) error {
 		}
 	}
 	return err
+}
+
+// scanPoll is how often a scan's result is looked for.
+const scanPoll = 200 * time.Millisecond
+
+// Scanned implements pipeline.Builder: what is pushed is scanned by itself, and the
+// signed result comes to lie beside the image.
+func (b *pipelineBuilder) Scanned(ctx context.Context, image *v1alpha1.BuiltImage) error {
+	digest, err := name.NewDigest(image.Reference)
+	if err != nil {
+		return err
+	}
+	if database, err := b.head(ctx, osvdb.Reference(b.registry)); err == nil && database == "" {
+		return errors.New("there is no vulnerability database: gantry scan db import")
+	}
+	key, err := b.signer.publicKey(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		evidence, err := attest.Fetch(ctx, digest, []string{attest.VulnerabilityPredicate, attest.SPDXPredicate, attest.CycloneDXPredicate}, remoteOptions(ctx)...)
+		if err != nil {
+			return err
+		}
+		for _, kind := range []string{attest.SPDXPredicate, attest.CycloneDXPredicate} {
+			if found, err := evidence.Verified(kind, key); err == nil && len(found) > 0 {
+				image.SBOM = true
+			}
+		}
+		if found, err := evidence.Verified(attest.VulnerabilityPredicate, key); err == nil && len(found) > 0 {
+			_, n, err := attest.ParseScan(found[len(found)-1].Predicate)
+			if err != nil {
+				return err
+			}
+			image.Scan = fmt.Sprintf("%d critical, %d high, %d medium, %d low, %d unknown", n.Critical, n.High, n.Medium, n.Low, n.Unknown)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(scanPoll):
+		}
+	}
 }

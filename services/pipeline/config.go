@@ -51,6 +51,8 @@ type Builder interface {
 	// attaches what is known of it. An error that has a method Transient that returns
 	// true is worth another try.
 	Build(ctx context.Context, r ImageRequest) (v1alpha1.BuiltImage, error)
+	// Scanned waits until a built image has been scanned, and says in it what was found.
+	Scanned(ctx context.Context, image *v1alpha1.BuiltImage) error
 }
 
 // ImageRequest says what to build, of what.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ import (
 const (
 	maxAttempts  = 3
 	imagesAtOnce = 4
+	scanPatience = 30 * time.Second
 	// minFreeBytes and minFreePercent of the disk must be free for a Build to start.
 	minFreeBytes   = 256 << 20
 	minFreePercent = 2
@@ -234,6 +236,7 @@ func (r *run) steps(ctx context.Context) error {
 	if err := r.buildImages(ctx, application); err != nil {
 		return because("BuildFailed", err)
 	}
+	scanned := r.awaitScans(ctx) // while the test runs
 	if r.pipeline.Spec.Test != nil {
 		if err := r.phase(ctx, v1alpha1.BuildTesting); err != nil {
 			return err
@@ -242,6 +245,7 @@ func (r *run) steps(ctx context.Context) error {
 			return because("TestFailed", err)
 		}
 	}
+	r.build.Status.Images = <-scanned
 	if application == nil {
 		return nil
 	}
@@ -252,6 +256,31 @@ func (r *run) steps(ctx context.Context) error {
 		return err
 	}
 	return r.deploy(ctx, application)
+}
+
+// awaitScans waits for the scans of what was built, but not for long: whether an image
+// without one may run is for a TrustPolicy to say.
+func (r *run) awaitScans(ctx context.Context) <-chan []v1alpha1.BuiltImage {
+	images := slices.Clone(r.build.Status.Images)
+	done := make(chan []v1alpha1.BuiltImage, 1)
+	go func() {
+		ctx, cancel := context.WithTimeoutCause(ctx, scanPatience, fmt.Errorf("there is no result after %v", scanPatience))
+		defer cancel()
+		var group errgroup.Group
+		for i := range images {
+			group.Go(func() error {
+				if err := r.cfg.Builder.Scanned(ctx, &images[i]); err != nil {
+					r.log.printf("warning: %s is not scanned: %v", images[i].Name, err)
+				} else {
+					r.log.printf("scanned %s: %s", images[i].Name, images[i].Scan)
+				}
+				return nil
+			})
+		}
+		_ = group.Wait() // nothing above fails
+		done <- images
+	}()
+	return done
 }
 
 // enoughDisk says that a Build would only fill the disk, or nil.
