@@ -95,15 +95,9 @@ func (c *Controller) writeGateways(ctx context.Context, r *translate.Result) (fa
 		}
 		want = *want.DeepCopy()
 		want.Conditions = merge(gateway.Status.Conditions, want.Conditions)
-		for i := range want.Listeners {
-			var before []metav1.Condition
-			for _, l := range gateway.Status.Listeners {
-				if l.Name == want.Listeners[i].Name {
-					before = l.Conditions
-				}
-			}
-			want.Listeners[i].Conditions = merge(before, want.Listeners[i].Conditions)
-		}
+		mergeListeners(gateway.Status.Listeners, want.Listeners, func(l *gatewayv1.ListenerStatus) (gatewayv1.SectionName, *[]metav1.Condition) {
+			return l.Name, &l.Conditions
+		})
 		if equality.Semantic.DeepEqual(gateway.Status, want) {
 			continue
 		}
@@ -123,15 +117,9 @@ func (c *Controller) writeListenerSets(ctx context.Context, r *translate.Result)
 		}
 		want = *want.DeepCopy()
 		want.Conditions = merge(set.Status.Conditions, want.Conditions)
-		for i := range want.Listeners {
-			var before []metav1.Condition
-			for _, l := range set.Status.Listeners {
-				if l.Name == want.Listeners[i].Name {
-					before = l.Conditions
-				}
-			}
-			want.Listeners[i].Conditions = merge(before, want.Listeners[i].Conditions)
-		}
+		mergeListeners(set.Status.Listeners, want.Listeners, func(l *gatewayv1.ListenerEntryStatus) (gatewayv1.SectionName, *[]metav1.Condition) {
+			return l.Name, &l.Conditions
+		})
 		if equality.Semantic.DeepEqual(set.Status, want) {
 			continue
 		}
@@ -283,6 +271,19 @@ func wrap(kind string, o metav1.Object, err error) error {
 		return nil
 	}
 	return fmt.Errorf("update status of %s %s: %w", kind, types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}, err)
+}
+
+// mergeListeners merges the conditions of listeners with the same name.
+func mergeListeners[L any](present, want []L, parts func(*L) (gatewayv1.SectionName, *[]metav1.Condition)) {
+	before := map[gatewayv1.SectionName][]metav1.Condition{}
+	for i := range present {
+		name, conditions := parts(&present[i])
+		before[name] = *conditions
+	}
+	for i := range want {
+		name, conditions := parts(&want[i])
+		*conditions = merge(before[name], *conditions)
+	}
 }
 
 // merge gives the wanted conditions the transition times of the present ones,

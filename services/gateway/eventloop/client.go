@@ -35,6 +35,7 @@ type client struct {
 	deadline   int64
 	in         []byte // what was read of requests that have not begun
 	fresh      bool   // in holds bytes that were not looked at
+	reading    bool   // readRequests is at work
 	secure     *tls.Conn
 	record     *record
 
@@ -171,6 +172,11 @@ func (c *client) deliver(p []byte) bool {
 
 // readRequests reads heads until an exchange begins or nothing more has arrived.
 func (c *client) readRequests() {
+	if c.reading {
+		return // the one who is at it goes on
+	}
+	c.reading = true
+	defer func() { c.reading = false }()
 	for c.state == betweenRequests && !c.dead {
 		if c.fresh {
 			c.fresh = false
@@ -412,11 +418,25 @@ func (c *client) endExchange() {
 	}
 }
 
-// fail answers an exchange for which no backend answered.
+// fail answers an exchange for which no backend answered. The connection goes on if no
+// backend was asked and all of the request is here: who sends a wrong credential, or too
+// much, need not connect anew.
 func (c *client) fail(f Failure) {
 	c.dropBackend()
-	c.loop.text = c.exchange.AppendFailure(c.loop.text[:0], f)
-	c.answerLast(c.loop.text)
+	asked := f != NoBackend && f != Crowded && f != Waited
+	// The answer has a body, which one to HEAD must not have: it ends with the connection.
+	last := asked || c.last || !c.body.done || c.isHead || c.port.closing()
+	c.loop.text = c.exchange.AppendFailure(c.loop.text[:0], f, last)
+	if last {
+		c.answerLast(c.loop.text)
+		return
+	}
+	if !c.deliver(c.loop.text) {
+		c.abandon()
+		return
+	}
+	c.status = statusOf(c.loop.text)
+	c.finish()
 }
 
 // refuse answers a request that cannot be understood.
@@ -424,7 +444,7 @@ func (c *client) refuse(r refusal) {
 	if c.exchange == nil {
 		c.port.Policy.Refused(c.about(), r.status)
 	}
-	c.loop.text = AppendProblem(c.loop.text[:0], r.status, r.detail, "")
+	c.loop.text = AppendProblem(c.loop.text[:0], r.status, r.detail, Close)
 	c.answerLast(c.loop.text)
 }
 

@@ -132,8 +132,9 @@ type Exchange interface {
 	// refusable, it may return nil instead: nobody gets this response, and Next is asked
 	// for another backend, with Refused.
 	AppendResponse(dst, raw []byte, h *http1.Head, refusable bool) []byte
-	// AppendFailure appends a whole response with "Connection: close".
-	AppendFailure(dst []byte, f Failure) []byte
+	// AppendFailure appends a whole response, with "Connection: close" if it is the
+	// connection's last.
+	AppendFailure(dst []byte, f Failure, last bool) []byte
 	// End reports the status that the client got, 0 for none, how many bytes of
 	// body, and the time since the request arrived, as exact as that.
 	End(status int, sent int64, took time.Duration)

@@ -117,8 +117,12 @@ func (a *attempt) AppendResponse(b, raw []byte, h *http1.Head, refusable bool) [
 	return h.AppendFields(http1.AppendStatus(b, raw), raw)
 }
 
-func (a *attempt) AppendFailure(b []byte, f Failure) []byte {
-	return fmt.Appendf(b, "HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 1\r\n\r\n%d", f)
+func (a *attempt) AppendFailure(b []byte, f Failure, last bool) []byte {
+	end := ""
+	if last {
+		end = Close
+	}
+	return fmt.Appendf(b, "HTTP/1.1 502 Bad Gateway\r\n%sContent-Length: 1\r\n\r\n%d", end, f)
 }
 
 func (a *attempt) End(status int, _ int64, _ time.Duration) {

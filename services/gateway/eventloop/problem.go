@@ -17,11 +17,14 @@ func Problem(status int, detail string) []byte {
 	return body
 }
 
-// AppendProblem appends a whole response with a problem as its body, after which
-// the connection ends. fields are more lines for its head, each with its CRLF.
+// Close is the field that ends a connection.
+const Close = "Connection: close\r\n"
+
+// AppendProblem appends a whole response with a problem as its body. fields are more
+// lines for its head, each with its CRLF.
 func AppendProblem(dst []byte, status int, detail, fields string) []byte {
 	body := Problem(status, detail)
-	return fmt.Appendf(dst, "HTTP/1.1 %d %s\r\n%sContent-Type: application/problem+json\r\nContent-Length: %d\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n%s",
+	return fmt.Appendf(dst, "HTTP/1.1 %d %s\r\n%sContent-Type: application/problem+json\r\nContent-Length: %d\r\nX-Content-Type-Options: nosniff\r\n\r\n%s",
 		status, http.StatusText(status), fields, len(body), body)
 }
 

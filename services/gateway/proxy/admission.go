@@ -121,13 +121,28 @@ func (a *admission) appendResponse(b []byte) []byte {
 // hardens tells whether fields of responses are dropped.
 func (a *admission) hardens() bool { return a != nil && a.rules.Harden != nil }
 
-// appendRefusal appends a whole response.
-func (a *admission) appendRefusal(b []byte) []byte {
+// fieldsOfProblem are those of appendResponse for an answer of the gateway's own, which says
+// by itself that its type is not to be guessed.
+func (a *admission) fieldsOfProblem() string {
+	if a == nil {
+		return ""
+	}
+	var b strings.Builder
+	eachField(string(a.appendResponse(nil)), func(name, value string) {
+		if !strings.EqualFold(name, "X-Content-Type-Options") {
+			b.WriteString(name + ": " + value + "\r\n")
+		}
+	})
+	return b.String()
+}
+
+// appendRefusal appends a whole response, with further lines for its head.
+func (a *admission) appendRefusal(b []byte, fields string) []byte {
 	r := a.pass.Refusal
 	body := r.Body()
 	b = fmt.Appendf(b, "HTTP/1.1 %d %s\r\n%s", r.Status, http.StatusText(r.Status), r.Fields)
-	b = a.appendResponse(b)
-	return fmt.Appendf(b, "Content-Type: application/problem+json\r\nContent-Length: %d\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n%s", len(body), body)
+	b = append(append(b, a.fieldsOfProblem()...), fields...)
+	return fmt.Appendf(b, "Content-Type: application/problem+json\r\nContent-Length: %d\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n%s", len(body), body)
 }
 
 // maxWaits is how often a request may wait for what a decision needs.

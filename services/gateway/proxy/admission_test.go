@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -174,7 +176,44 @@ func TestSecurityHeadersOnBothPaths(t *testing.T) {
 		if r.StatusCode != 413 || r.Header.Get("X-Frame-Options") != "DENY" {
 			t.Errorf("a refusal has %v", r.Header)
 		}
+		g.endpoints("web", route.HTTP1)
+		r, _ = g.get("shop.example.com", "/", path)
+		if r.StatusCode != 503 || r.Header.Get("X-Frame-Options") != "DENY" || len(r.Header["X-Content-Type-Options"]) != 1 {
+			t.Errorf("without a backend %d has %v", r.StatusCode, r.Header)
+		}
 	})
+}
+
+// Who is refused need not connect anew, and requests that were sent ahead are all answered.
+func TestAConnectionGoesOnAfterARefusal(t *testing.T) {
+	g := guarded(t, &guard.Rules{Authentication: keysOf(t, map[string]string{"acme": "sesame"})})
+	c, err := net.Dial("tcp", g.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	const ahead = 500
+	wrong := "GET / HTTP/1.1\r\nHost: shop.example.com\r\n\r\n" + "POST / HTTP/1.1\r\nHost: shop.example.com\r\nContent-Length: 3\r\n\r\nabc"
+	if _, err := io.WriteString(c, strings.Repeat(wrong, ahead/2)+"GET / HTTP/1.1\r\nHost: shop.example.com\r\nX-API-Key: sesame\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(c)
+	for i := range ahead + 1 {
+		r, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatalf("answer %d: %v", i, err)
+		}
+		io.Copy(io.Discard, r.Body)
+		if want := map[bool]int{true: 200, false: 401}[i == ahead]; r.StatusCode != want || r.Close {
+			t.Fatalf("answer %d is %d, and the last: %v; want %d", i, r.StatusCode, r.Close, want)
+		}
+	}
+	// One whose body has not arrived ends the connection: what follows would be taken for a request.
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: shop.example.com\r\nContent-Length: 100\r\n\r\n")
+	if r, err := http.ReadResponse(in, nil); err != nil || r.StatusCode != 401 || !r.Close {
+		t.Errorf("a request without its body is answered with %+v, %v", r, err)
+	}
 }
 
 func TestTheAuditLogSaysWhoDidWhat(t *testing.T) {

@@ -46,7 +46,7 @@ func (s *Server) RoundTrip(out *http.Request) (*http.Response, error) {
 		if err == nil && !x.attempts.Judges() {
 			return response, nil
 		}
-		wait, again := x.attempts.Again(x.pool, outcome, status, repeatable(out, err))
+		wait, again := x.again(outcome, status, repeatable(out, err))
 		if !again {
 			return response, err
 		}

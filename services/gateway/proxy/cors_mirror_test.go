@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
@@ -127,6 +129,45 @@ func TestMirrorsGetCopiesAndNobodyWaitsForThem(t *testing.T) {
 	<-copies // whole or given up, but told
 	if len(copies) > 0 {
 		t.Errorf("a mirror with no share got %s", <-copies)
+	}
+}
+
+// A mirror that must be verified gets copies over TLS, and one that fails that gets none.
+func TestCopiesAreSentOverTLSWhereThePolicySaysSo(t *testing.T) {
+	server := certificate(t, "bank.internal")
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Pair.Leaf)
+	copies := make(chan string, 8)
+	secure := func(name string) *httptest.Server {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { copies <- name + " " + r.TLS.ServerName }))
+		s.TLS = &tls.Config{Certificates: []tls.Certificate{*server.Pair}}
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		return s
+	}
+	g := newGateway(t)
+	rule := to("web")
+	rule.Mirrors = []route.Mirror{
+		{Service: servicePort("imposter"), Share: 1, Outof: 1, TLS: &route.BackendTLS{ServerName: "other.internal", Roots: roots}},
+		{Service: servicePort("bank"), Share: 1, Outof: 1, TLS: &route.BackendTLS{ServerName: "bank.internal", Roots: roots}},
+	}
+	g.rule("", "/", rule)
+	g.endpoints("web", route.HTTP1, backend(t, "web"))
+	g.endpoints("bank", route.HTTP1, secure("bank"))
+	g.endpoints("imposter", route.HTTP1, secure("imposter"))
+	g.apply()
+	for range 2 {
+		if r, _ := g.get("h", "/"); r.StatusCode != 200 {
+			t.Errorf("the request itself: %d", r.StatusCode)
+		}
+		select {
+		case got := <-copies:
+			if got != "bank bank.internal" {
+				t.Errorf("a copy went to %s", got)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("no copy arrived")
+		}
 	}
 }
 

@@ -45,6 +45,8 @@ type exchange struct {
 	attempts upstream.Attempts
 	endpoint string // last one tried
 	timer    *time.Timer
+	// waitsUntil is how long it may wait for an endpoint; zero if it never did.
+	waitsUntil time.Time
 
 	admission *admission // or nil
 
@@ -196,6 +198,7 @@ func choose(backends []route.Backend) *route.Backend {
 // failed answers a request that could not be forwarded.
 func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	x := exchangeOf(r.Context())
+	x.admission.changeResponse(w.Header())
 	switch cause := context.Cause(r.Context()); {
 	case errors.Is(err, upstream.ErrNoEndpoints):
 		w.Header().Set("Retry-After", "1")

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"time"
+
+	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
 const (
@@ -38,7 +40,8 @@ func (s *Server) mirror(out *http.Request, x *exchange) {
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(out.Context()), mirrorTime)
 		duplicate := out.Clone(ctx)
-		duplicate.URL.Scheme, duplicate.URL.Host = "http", e.Host
+		transport, scheme := e.TransportFor(&route.Backend{TLS: m.TLS})
+		duplicate.URL.Scheme, duplicate.URL.Host = scheme, e.Host
 		switch {
 		case out.GetBody != nil:
 			duplicate.Body, _ = out.GetBody() // from memory
@@ -53,7 +56,7 @@ func (s *Server) mirror(out *http.Request, x *exchange) {
 			defer func() { <-s.mirrored }()
 			defer cancel()
 			defer e.Release()
-			response, err := e.Transport.RoundTrip(duplicate)
+			response, err := transport.RoundTrip(duplicate)
 			if err != nil {
 				s.log.Debug("mirror request", "route", x.rule.Route, "endpoint", e.Host, "error", err)
 				return

@@ -43,7 +43,7 @@ type ordinaryExchange struct {
 
 	admission *admission // or nil
 
-	waitsSince                time.Time // zero if it never waited
+	waitsSince, waitsUntil    time.Time // zero if it never waited
 	client                    netip.AddrPort
 	text                      []byte // holds the next
 	method, host, path, agent string
@@ -248,7 +248,13 @@ func (x *ordinaryExchange) again(after eventloop.Failure) (wait time.Duration, a
 	}
 	outcome := outcomes[after]
 	x.settle(outcome, 0)
-	return x.attempts.Again(x.pool, outcome, 0, x.repeatable)
+	wait, again = x.attempts.Again(x.pool, outcome, 0, x.repeatable)
+	if !again && outcome == upstream.NotConnected && time.Now().Before(x.waitsUntil) {
+		x.attempts.Reset() // it waits for an endpoint that is ready before it listens
+		x.attempts.Begin(x.pool, x.rule.Retry)
+		return knock, true
+	}
+	return wait, again
 }
 
 // outcomes are what failures on the event loop mean for an endpoint.
@@ -399,9 +405,13 @@ func (x *ordinaryExchange) AppendResponse(b, raw []byte, h *http1.Head, refusabl
 }
 
 // AppendFailure implements eventloop.Exchange.
-func (x *ordinaryExchange) AppendFailure(b []byte, f eventloop.Failure) []byte {
+func (x *ordinaryExchange) AppendFailure(b []byte, f eventloop.Failure, last bool) []byte {
+	end := ""
+	if last {
+		end = eventloop.Close
+	}
 	if x.admission.refused() {
-		return x.admission.appendRefusal(b)
+		return x.admission.appendRefusal(b, end)
 	}
 	x.settle(outcomes[f], 0)
 	status, detail, fields := http.StatusBadGateway, "the backend could not be reached or broke the connection", ""
@@ -418,7 +428,7 @@ func (x *ordinaryExchange) AppendFailure(b []byte, f eventloop.Failure) []byte {
 		status, fields = http.StatusGatewayTimeout, "Retry-After: 1\r\n"
 		detail = waitedDetail(x.backend.Service)
 	}
-	return eventloop.AppendProblem(b, status, detail, fields)
+	return eventloop.AppendProblem(b, status, detail, fields+x.admission.fieldsOfProblem()+end)
 }
 
 // End implements eventloop.Exchange.

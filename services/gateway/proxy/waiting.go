@@ -13,6 +13,10 @@ import (
 
 var errWaited = errors.New("no endpoint was ready in time")
 
+// knock is how often a request that has waited tries endpoints that do not listen yet,
+// although their pods are ready: those without a readiness probe are so from their start.
+const knock = 20 * time.Millisecond
+
 // goroutineBytes is what a request that waits in net/http takes of memory, about: its goroutine's
 // stack and its connection's buffers.
 const goroutineBytes = 16 << 10
@@ -27,32 +31,45 @@ func (x *exchange) next(ctx context.Context) (*upstream.Endpoint, error) {
 				return e, nil
 			}
 		}
-		if err := await(ctx, x.pool, &since); err != nil {
+		patience, err := await(ctx, x.pool, &since)
+		if err != nil {
 			return nil, err
 		}
+		x.waitsUntil = since.Add(patience)
 	}
 }
 
+// again decides whether there is another attempt, as ordinaryExchange.again does.
+func (x *exchange) again(o upstream.Outcome, status int, repeatable bool) (wait time.Duration, again bool) {
+	wait, again = x.attempts.Again(x.pool, o, status, repeatable)
+	if !again && o == upstream.NotConnected && time.Now().Before(x.waitsUntil) {
+		x.attempts.Reset()
+		x.attempts.Begin(x.pool, x.rule.Retry)
+		return knock, true
+	}
+	return wait, again
+}
+
 // await returns when it may be worth while to acquire an endpoint again. since is when the request
-// began to wait; the zero time when it has not yet.
-func await(ctx context.Context, p *upstream.Pool, since *time.Time) error {
+// began to wait; the zero time when it has not yet. patience is how long it may wait from then on.
+func await(ctx context.Context, p *upstream.Pool, since *time.Time) (patience time.Duration, err error) {
 	resumed := make(chan struct{})
 	w, patience, err := p.Wait(goroutineBytes, !since.IsZero(), func() { close(resumed) })
 	if err != nil {
-		return err
+		return 0, err
 	}
 	timer := time.NewTimer(left(patience, since))
 	defer timer.Stop()
 	select {
 	case <-resumed:
-		return nil
+		return patience, nil
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-timer.C:
 		err = errWaited
 	}
 	w.Cancel()
-	return err
+	return 0, err
 }
 
 // left is what is left of the patience of a request that waits since then, or from now on.
@@ -76,7 +93,9 @@ func (x *ordinaryExchange) Wait(bytes int, resume func()) (time.Duration, eventl
 		return 0, eventloop.NoBackend
 	}
 	x.waiter = w
-	return left(patience, &x.waitsSince), eventloop.Waited
+	rest := left(patience, &x.waitsSince)
+	x.waitsUntil = x.waitsSince.Add(patience)
+	return rest, eventloop.Waited
 }
 
 func crowdedDetail(s route.ServicePort) string {

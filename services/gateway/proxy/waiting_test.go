@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -213,6 +214,39 @@ func TestAClientThatLeavesDoesNotWaitOn(t *testing.T) {
 				t.Fatalf("got %d without an endpoint", response.StatusCode)
 			}
 			until(t, "nobody waits", func() bool { return g.demand("web").Waiting == 0 })
+		})
+	}
+}
+
+// A pod without a readiness probe is ready before it listens: a request that has waited for
+// it goes on waiting.
+func TestARequestThatWaitedWaitsForItsEndpointToListen(t *testing.T) {
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			g := newGateway(t)
+			g.rule("shop", "/", to("web"))
+			g.apply()
+			g.scaledTo("web", patient, route.HTTP1)
+			sent := g.send(3, "shop", way)
+			until(t, "three requests wait", func() bool { return g.demand("web").Waiting == 3 })
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			address := l.Addr().String()
+			l.Close()
+			g.SetUpstreams([]route.Upstream{{Service: servicePort("web"), Scaled: &patient, Endpoints: []netip.AddrPort{netip.MustParseAddrPort(address)}}}, nil)
+			until(t, "the endpoint is asked before it listens", func() bool { return g.demand("web").Waiting == 0 })
+			<-time.After(10 * knock)
+			if l, err = net.Listen("tcp", address); err != nil {
+				t.Skip("the port that was free is not any more")
+			}
+			server := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}}
+			server.Start()
+			defer server.Close()
+			if codes := sent.wait(); codes[http.StatusOK] != 3 {
+				t.Errorf("the requests were answered with %v, want 200 for all three", codes)
+			}
 		})
 	}
 }

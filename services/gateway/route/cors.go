@@ -47,6 +47,7 @@ func plainOrigin(o string) string {
 // Mirror is a Service port that gets a copy of a share of the requests.
 type Mirror struct {
 	Service ServicePort
+	TLS     *BackendTLS // or nil
 	// Share of every Outof requests are copied.
 	Share, Outof int32
 	// Invalid says why the reference cannot be used, or is empty: nothing is

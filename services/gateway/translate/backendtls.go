@@ -162,25 +162,31 @@ func (t *translation) intern(identity string, create func() *route.BackendTLS) *
 // which shows its backends a certificate.
 func (t *translation) withClientCertificate(rule *route.Rule, g *gatewayv1.Gateway) *route.Rule {
 	client := t.clients[g]
-	if client.cert == nil && client.refused == nil || !slices.ContainsFunc(rule.Backends, func(b route.Backend) bool { return b.TLS != nil }) {
+	encrypted := slices.ContainsFunc(rule.Backends, func(b route.Backend) bool { return b.TLS != nil }) ||
+		slices.ContainsFunc(rule.Mirrors, func(m route.Mirror) bool { return m.TLS != nil })
+	if client.cert == nil && client.refused == nil || !encrypted {
 		return rule
 	}
-	own := *rule
-	own.Backends = slices.Clone(rule.Backends)
-	for i := range own.Backends {
-		b := &own.Backends[i]
-		switch {
-		case b.TLS == nil:
+	show := func(to **route.BackendTLS, invalid *string) {
+		switch plain := *to; {
+		case plain == nil:
 		case client.refused != nil:
-			b.Invalid = client.refused.Message
+			*invalid = client.refused.Message
 		default:
-			plain := b.TLS
-			b.TLS = t.intern(fmt.Sprintf("%p with %p", plain, client.cert), func() *route.BackendTLS {
+			*to = t.intern(fmt.Sprintf("%p with %p", plain, client.cert), func() *route.BackendTLS {
 				shown := *plain
 				shown.Client = client.cert
 				return &shown
 			})
 		}
+	}
+	own := *rule
+	own.Backends, own.Mirrors = slices.Clone(rule.Backends), slices.Clone(rule.Mirrors)
+	for i := range own.Backends {
+		show(&own.Backends[i].TLS, &own.Backends[i].Invalid)
+	}
+	for i := range own.Mirrors {
+		show(&own.Mirrors[i].TLS, &own.Mirrors[i].Invalid)
 	}
 	return &own
 }

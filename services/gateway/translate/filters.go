@@ -19,11 +19,8 @@ func (t *translation) ruleFilters(rule *route.Rule, r *anyRoute, specs []gateway
 		case spec.Type == gatewayv1.HTTPRouteFilterRequestMirror && spec.RequestMirror != nil:
 			m := mirror(spec.RequestMirror)
 			backend, refused := t.backendRef(r, spec.RequestMirror.BackendRef)
-			m.Service, m.Invalid = backend.Service, backend.Invalid
+			m.Service, m.TLS, m.Invalid = backend.Service, backend.TLS, backend.Invalid
 			c.services = append(c.services, types.NamespacedName{Namespace: m.Service.Namespace, Name: m.Service.Name})
-			if backend.TLS != nil {
-				m.Invalid = "copies of requests are not sent over TLS"
-			}
 			if c.refused == nil {
 				c.refused = refused
 			}
