@@ -54,6 +54,7 @@ var components = []component{
 	{"gateway", startGateway},
 	{"scaling", startScaling},
 	{"metrics", startMetrics},
+	{"monitor", startMonitor},
 	{"scanning", startScanning},
 	{"pipelines", startPipelines},
 	{"docker", startDocker},
@@ -76,6 +77,7 @@ type serveOptions struct {
 	ociRuntimes    map[string]string // further handlers and their programs
 	podCIDR        netip.Prefix
 	serviceCIDR    netip.Prefix
+	monitor        monitorOptions
 	verbose        bool
 }
 
@@ -95,7 +97,7 @@ func newServeCommand(g *globals) *cobra.Command {
 			err := errors.Join(
 				parsePrefix("pod-cidr", podCIDR, &o.podCIDR), parsePrefix("service-cidr", serviceCIDR, &o.serviceCIDR),
 				checkAddress("api-listen", o.apiListen), checkAddress("registry-listen", o.registryListen), checkAddress("docker-listen", o.dockerListen),
-				checkAddress("gateway-listen", o.gatewayListen), checkAddress("gateway-tls-listen", o.gatewayTLS), o.registryTLS.check())
+				checkAddress("gateway-listen", o.gatewayListen), checkAddress("gateway-tls-listen", o.gatewayTLS), o.registryTLS.check(), o.monitor.check())
 			if err != nil {
 				return usageError{err}
 			}
@@ -122,6 +124,7 @@ func newServeCommand(g *globals) *cobra.Command {
 	f.StringToStringVar(&o.ociRuntimes, "oci-runtime", nil, "further OCI runtime: RuntimeClass handler and program, such as runsc=/opt/bin/runsc")
 	f.StringVar(&podCIDR, "pod-cidr", "", "addresses of pods (default 10.244.0.0/16, or the next free one)")
 	f.StringVar(&serviceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16, or the next free one)")
+	o.monitor.addFlags(f)
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
 	return c
 }

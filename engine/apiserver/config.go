@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
-	"strings"
 
 	"golang.org/x/sys/unix"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -41,8 +39,6 @@ type Config struct {
 	// DialNode connects to the node agent's kubelet-style HTTP API (plain HTTP). When nil, logs,
 	// exec, attach and port-forward are refused.
 	DialNode func(ctx context.Context) (net.Conn, error)
-	// Mounts are further handlers by path prefix, behind authentication and authorization.
-	Mounts map[string]http.Handler
 	// Logger is where the server reports; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -92,11 +88,6 @@ func (c *Config) complete() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
-	}
-	for prefix := range c.Mounts {
-		if !strings.HasPrefix(prefix, "/") || !strings.HasSuffix(prefix, "/") || strings.HasPrefix(prefix, "/api") {
-			return fmt.Errorf("configure API server: mount %q must begin and end with a slash and lie outside /api and /apis", prefix)
-		}
 	}
 	return nil
 }

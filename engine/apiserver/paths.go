@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/component-base/metrics/legacyregistry"
@@ -37,9 +38,16 @@ func (s *Server) installPaths() {
 	s.mux.Handle("/apis", s.groups.groupsRoot)
 	s.mux.HandlePrefix("/apis/", s.crdPaths)
 	newOpenAPI(s.groups, s.crds, s.extensions).install(s.mux)
-	for prefix, h := range s.cfg.Mounts {
-		s.mux.HandlePrefix(prefix, h)
+}
+
+// Mount answers with h under a path prefix from now on, behind authentication and authorization of
+// the path as a non-resource URL. The prefix begins and ends with a slash and lies outside /api and /apis.
+func (s *Server) Mount(prefix string, h http.Handler) error {
+	if !strings.HasPrefix(prefix, "/") || !strings.HasSuffix(prefix, "/") || strings.HasPrefix(prefix, "/api") {
+		return fmt.Errorf("serve %q: the path must begin and end with a slash and lie outside /api and /apis", prefix)
 	}
+	s.mux.HandlePrefix(prefix, h)
+	return nil
 }
 
 // health answers that the API works: it does when it can answer at all, because its state is in

@@ -268,9 +268,16 @@ func TestTheNodeProxyLeadsToNodesOnly(t *testing.T) {
 }
 
 func TestMountsAreBehindAuthorization(t *testing.T) {
-	in := start(t, t.TempDir(), func(c *apiserver.Config) {
-		c.Mounts = map[string]http.Handler{"/console/": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello from ", r.URL.Path) })}
-	})
+	in := start(t, t.TempDir(), nil)
+	hello := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello from ", r.URL.Path) })
+	if err := in.Mount("/console/", hello); err != nil {
+		t.Fatal(err)
+	}
+	for _, wrong := range []string{"/apis/mine/", "console", "/console"} {
+		if err := in.Mount(wrong, hello); err == nil {
+			t.Errorf("%q was accepted", wrong)
+		}
+	}
 	get := func(cfg *rest.Config) (string, error) {
 		b, err := client(t, cfg).CoreV1().RESTClient().Get().AbsPath("/console/page").DoRaw(t.Context())
 		return string(b), err
@@ -396,11 +403,9 @@ func TestBadConfigurationIsExplained(t *testing.T) {
 	}
 	in := start(t, dir, nil)
 	for what, cfg := range map[string]apiserver.Config{
-		"too small":     {ServiceCIDR: netip.MustParsePrefix("10.0.0.0/28")},
-		"node ports":    {NodePorts: "many"},
-		"outside /api":  {Mounts: map[string]http.Handler{"/apis/mine/": http.NotFoundHandler()}},
-		"in use":        {Listen: in.Addr().String()},
-		"begin and end": {Mounts: map[string]http.Handler{"console": http.NotFoundHandler()}},
+		"too small":  {ServiceCIDR: netip.MustParsePrefix("10.0.0.0/28")},
+		"node ports": {NodePorts: "many"},
+		"in use":     {Listen: in.Addr().String()},
 	} {
 		cfg.DataDir, cfg.Store = t.TempDir(), in.store
 		if cfg.Listen == "" {

@@ -32,7 +32,8 @@ type berth struct {
 
 const (
 	podInterface = "eth0"
-	vethPrefix   = "gv" // of the host ends
+	// VethPrefix begins the names of the host ends of pods' interfaces.
+	VethPrefix = "gv"
 	// In a new network namespace the loopback is 1 and the first other link is 2.
 	loopbackIndex, podInterfaceIndex = 1, 2
 )
@@ -50,7 +51,7 @@ func newBerth(ip netip.Addr) berth {
 const berthKind = "-v2-"
 
 func berthOf(ip netip.Addr, unique string) berth {
-	return berth{Pin: ip.String() + berthKind + unique, IP: ip, Veth: vethPrefix + unique}
+	return berth{Pin: ip.String() + berthKind + unique, IP: ip, Veth: VethPrefix + unique}
 }
 
 // berthOfPin is the berth that has the pin; it is false for the name of anything else.

@@ -125,7 +125,7 @@ func forwardingNeeded() (bool, error) {
 		switch l.Type() {
 		case "bridge", "veth", "tuntap", "wireguard", "ipvlan", "macvlan", "vxlan", "geneve":
 			// Interface pairs of our own pods may still be vanishing.
-			if !strings.HasPrefix(l.Attrs().Name, vethPrefix) {
+			if !strings.HasPrefix(l.Attrs().Name, VethPrefix) {
 				return true, nil
 			}
 		}

@@ -44,6 +44,16 @@ var resource = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Versio
 // controller-gen writes it) by server-side apply as fieldManager, and waits until
 // the API serves them. It needs an administrator.
 func Ensure(ctx context.Context, cfg *rest.Config, fieldManager string, files fs.FS) error {
+	return ensure(ctx, cfg, fieldManager, files, false)
+}
+
+// EnsureUnlessForeign is Ensure, but leaves alone what somebody else has installed: kinds that other
+// products define as well, and of which they may bring a newer version.
+func EnsureUnlessForeign(ctx context.Context, cfg *rest.Config, fieldManager string, files fs.FS) error {
+	return ensure(ctx, cfg, fieldManager, files, true)
+}
+
+func ensure(ctx context.Context, cfg *rest.Config, fieldManager string, files fs.FS, leaveForeign bool) error {
 	wanted, err := read(files)
 	if err != nil {
 		return fmt.Errorf("install kinds: %w", err)
@@ -63,7 +73,7 @@ func Ensure(ctx context.Context, cfg *rest.Config, fieldManager string, files fs
 	}
 	var installing errgroup.Group // validating a schema keeps a core busy for a while
 	for _, d := range wanted {
-		if hashes[d.name] == d.hash {
+		if hash, here := hashes[d.name]; hash == d.hash || here && hash == "" && leaveForeign {
 			continue
 		}
 		installing.Go(func() error {

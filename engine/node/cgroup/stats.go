@@ -41,14 +41,25 @@ func (t *Tree) statsV1(path string) (runtime.Stats, error) {
 		return s, err
 	}
 	s.WorkingSetBytes = s.MemoryBytes - min(s.MemoryBytes, detail["total_inactive_file"])
+	s.RSSBytes, s.CacheBytes, s.SwapBytes = detail["total_rss"], detail["total_cache"], detail["total_swap"]
+	s.PageFaults, s.MajorPageFaults = detail["total_pgfault"], detail["total_pgmajfault"]
 	if pids := t.Dir("pids", path); pids != "" {
 		s.Pids, _ = readNumber(filepath.Join(pids, "pids.current"))
 	}
 	if throttled, err := readTable(filepath.Join(t.Dir("cpu", path), "cpu.stat")); err == nil {
-		s.ThrottledPeriods = throttled["nr_throttled"]
+		s.Periods, s.ThrottledPeriods, s.ThrottledNanos = throttled["nr_periods"], throttled["nr_throttled"], throttled["throttled_time"]
+	}
+	if by, err := readTable(filepath.Join(cpu, "cpuacct.stat")); err == nil {
+		s.UserNanos, s.SystemNanos = by["user"]*tick, by["system"]*tick
+	}
+	if oom, err := readTable(filepath.Join(memory, "memory.oom_control")); err == nil {
+		s.OOMKills = oom["oom_kill"]
 	}
 	return s, nil
 }
+
+// tick is the unit of times in cpuacct.stat (USER_HZ), nanoseconds.
+const tick = uint64(time.Second / 100)
 
 func (t *Tree) statsV2(path string) (runtime.Stats, error) {
 	dir := t.Dir("", path)
@@ -57,7 +68,8 @@ func (t *Tree) statsV2(path string) (runtime.Stats, error) {
 	if err != nil {
 		return s, err
 	}
-	s.CPUNanos, s.ThrottledPeriods = cpu["usage_usec"]*1000, cpu["nr_throttled"]
+	s.CPUNanos, s.UserNanos, s.SystemNanos = cpu["usage_usec"]*1000, cpu["user_usec"]*1000, cpu["system_usec"]*1000
+	s.Periods, s.ThrottledPeriods, s.ThrottledNanos = cpu["nr_periods"], cpu["nr_throttled"], cpu["throttled_usec"]*1000
 	if s.MemoryBytes, err = readNumber(filepath.Join(dir, "memory.current")); err != nil {
 		return s, err
 	}
@@ -66,8 +78,35 @@ func (t *Tree) statsV2(path string) (runtime.Stats, error) {
 		return s, err
 	}
 	s.WorkingSetBytes = s.MemoryBytes - min(s.MemoryBytes, detail["inactive_file"])
+	s.RSSBytes, s.CacheBytes = detail["anon"], detail["file"]
+	s.PageFaults, s.MajorPageFaults = detail["pgfault"], detail["pgmajfault"]
+	s.SwapBytes, _ = readNumber(filepath.Join(dir, "memory.swap.current")) // only with swap accounting
+	if events, err := readTable(filepath.Join(dir, "memory.events")); err == nil {
+		s.OOMKills = events["oom_kill"]
+	}
+	readIO(filepath.Join(dir, "io.stat"), &s)
 	s.Pids, err = readNumber(filepath.Join(dir, "pids.current"))
 	return s, err
+}
+
+// readIO sums up all devices of an io.stat, whose lines are like "8:0 rbytes=1 wbytes=2 rios=3 wios=4". The
+// file exists only with the io controller.
+func readIO(path string, s *runtime.Stats) {
+	b, _ := os.ReadFile(path)
+	for field := range strings.FieldsSeq(string(b)) {
+		name, value, _ := strings.Cut(field, "=")
+		n, _ := strconv.ParseUint(value, 10, 64)
+		switch name {
+		case "rbytes":
+			s.ReadBytes += n
+		case "wbytes":
+			s.WrittenBytes += n
+		case "rios":
+			s.Reads += n
+		case "wios":
+			s.Writes += n
+		}
+	}
 }
 
 // gone turns the error of reading a removed control group into one that says so.

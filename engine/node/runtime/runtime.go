@@ -156,8 +156,21 @@ type Stats struct {
 	CPUNanos         uint64 // since start
 	MemoryBytes      uint64
 	WorkingSetBytes  uint64 // usage less inactive file pages
-	Pids             uint64
+	Pids             uint64 // processes and threads
+	Periods          uint64 // in which the limit on processor time was enforced
 	ThrottledPeriods uint64
+	ThrottledNanos   uint64
+	UserNanos        uint64
+	SystemNanos      uint64
+	RSSBytes         uint64 // anonymous memory
+	CacheBytes       uint64 // file pages
+	SwapBytes        uint64
+	PageFaults       uint64
+	MajorPageFaults  uint64
+	OOMKills         uint64
+	// ReadBytes, WrittenBytes, Reads and Writes of block devices; zero on hosts with cgroup v1,
+	// where containers are not in the controller's hierarchy.
+	ReadBytes, WrittenBytes, Reads, Writes uint64
 }
 
 // Driver runs containers. All methods are safe for concurrent use. Errors for

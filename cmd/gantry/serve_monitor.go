@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/component-base/metrics/legacyregistry"
+
+	"github.com/gantryhq/gantry/engine/node"
+	"github.com/gantryhq/gantry/services/monitor"
+)
+
+// monitorOptions are the flags about metrics.
+type monitorOptions struct {
+	retention, interval time.Duration
+	size                string
+	off                 bool
+}
+
+func (o *monitorOptions) addFlags(f *pflag.FlagSet) {
+	f.DurationVar(&o.retention, "metrics-retention", monitor.DefaultRetention, "how long metrics are kept")
+	f.StringVar(&o.size, "metrics-size", "1Gi", "how much disk metrics take at most")
+	f.DurationVar(&o.interval, "metrics-interval", monitor.DefaultInterval, "time between two scrapes of a target that does not say it itself")
+	f.BoolVar(&o.off, "no-metrics", false, "collect and keep no metrics")
+}
+
+// bytes is the size that was asked for.
+func (o *monitorOptions) bytes() (int64, error) {
+	q, err := resource.ParseQuantity(o.size)
+	if err != nil || q.Value() < 1<<20 {
+		return 0, fmt.Errorf("--metrics-size %q is not a size such as 1Gi, of 1Mi at least", o.size)
+	}
+	return q.Value(), nil
+}
+
+func (o *monitorOptions) check() error {
+	switch {
+	case o.retention < time.Hour:
+		return fmt.Errorf("--metrics-retention %s is too short: 1h is the least", o.retention)
+	case o.interval < time.Second:
+		return fmt.Errorf("--metrics-interval %s is too short: 1s is the least", o.interval)
+	}
+	_, err := o.bytes()
+	return err
+}
+
+// gatewayInterval is how often the gateway is asked, whose traffic changes fastest.
+const gatewayInterval = 5 * time.Second
+
+// startMonitor collects metrics in the background: nothing waits for it. Reading the samples of the
+// last hours may take a moment, in which questions are answered with a request for patience.
+func startMonitor(_ context.Context, in *server) error {
+	if in.monitor.off {
+		return nil
+	}
+	size, err := in.monitor.bytes()
+	if err != nil {
+		return err
+	}
+	m, err := monitor.New(monitor.Config{
+		Client: in.api.ClientConfig(monitor.User), Dir: filepath.Join(in.dataDir, "monitor"),
+		Retention: in.monitor.retention, MaxBytes: size, Interval: in.monitor.interval, HostMetrics: node.HostMetricsPath,
+		Sources: []monitor.Source{{
+			Job: "gateway", Instance: "gateway", Handler: overSocket(gatewayAdminSocket(in.dataDir)), Interval: min(gatewayInterval, in.monitor.interval),
+		}},
+		Register: legacyregistry.Registerer(), Version: version, Log: in.upstreamLogger(),
+	})
+	if err != nil {
+		return err
+	}
+	if err := in.api.Mount(monitor.Prefix, m); err != nil {
+		return err
+	}
+	in.background("monitor", func(ctx context.Context) error {
+		if err := monitor.EnsureRoles(ctx, in.installer()); err != nil {
+			return err
+		}
+		if err := monitor.EnsureKinds(ctx, in.installer()); err != nil {
+			return err
+		}
+		return m.Run(ctx)
+	})
+	return nil
+}
+
+// overSocket passes requests on to what listens at a unix socket.
+func overSocket(path string) http.Handler {
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "unix" },
+		Transport: &http.Transport{DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}},
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // the scrape that fails tells it
+	}
+}

@@ -1,0 +1,317 @@
+package monitor
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/discovery/targetgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// The fields of a ServiceMonitor or PodMonitor (monitoring.coreos.com/v1) that are honoured; the
+// API keeps the others as they are.
+type (
+	monitorSpec struct {
+		JobLabel            string               `json:"jobLabel"`
+		TargetLabels        []string             `json:"targetLabels"`
+		PodTargetLabels     []string             `json:"podTargetLabels"`
+		Selector            metav1.LabelSelector `json:"selector"`
+		NamespaceSelector   namespaceSelector    `json:"namespaceSelector"`
+		Endpoints           []endpoint           `json:"endpoints"`
+		PodMetricsEndpoints []endpoint           `json:"podMetricsEndpoints"`
+		SampleLimit         int                  `json:"sampleLimit"`
+		TargetLimit         int                  `json:"targetLimit"`
+		LabelLimit          int                  `json:"labelLimit"`
+	}
+	namespaceSelector struct {
+		Any        bool     `json:"any"`
+		MatchNames []string `json:"matchNames"`
+	}
+	endpoint struct {
+		Port              string              `json:"port"`
+		PortNumber        int                 `json:"portNumber"`
+		TargetPort        *intstr.IntOrString `json:"targetPort"`
+		Path              string              `json:"path"`
+		Scheme            string              `json:"scheme"`
+		Params            map[string][]string `json:"params"`
+		Interval          string              `json:"interval"`
+		ScrapeTimeout     string              `json:"scrapeTimeout"`
+		HonorLabels       bool                `json:"honorLabels"`
+		HonorTimestamps   *bool               `json:"honorTimestamps"`
+		FollowRedirects   *bool               `json:"followRedirects"`
+		EnableHTTP2       *bool               `json:"enableHttp2"`
+		FilterRunning     *bool               `json:"filterRunning"`
+		Relabelings       []relabeling        `json:"relabelings"`
+		MetricRelabelings []relabeling        `json:"metricRelabelings"`
+		TLS               map[string]any      `json:"tlsConfig"`
+		BearerTokenFile   string              `json:"bearerTokenFile"`
+		BearerTokenSecret map[string]any      `json:"bearerTokenSecret"`
+		BasicAuth         map[string]any      `json:"basicAuth"`
+		Authorization     map[string]any      `json:"authorization"`
+		OAuth2            map[string]any      `json:"oauth2"`
+		ProxyURL          string              `json:"proxyUrl"`
+	}
+	relabeling struct {
+		SourceLabels []string `json:"sourceLabels"`
+		Separator    *string  `json:"separator"`
+		TargetLabel  string   `json:"targetLabel"`
+		Regex        string   `json:"regex"`
+		Modulus      uint64   `json:"modulus"`
+		Replacement  *string  `json:"replacement"`
+		Action       string   `json:"action"`
+	}
+)
+
+// monitorJob is a scrape job and which targets it has.
+type monitorJob struct {
+	job    job
+	choose func(*keeper) []*targetgroup.Group
+}
+
+// monitors are the jobs of workloads: those of annotations, and those of all monitors that can be kept.
+func (k *keeper) monitors() []monitorJob {
+	list := annotated(k.cfg.Interval)
+	refused := map[string]string{}
+	for resource, ofServices := range map[string]bool{"serviceMonitor": true, "podMonitor": false} {
+		gvr := podMonitors
+		if ofServices {
+			gvr = serviceMonitors
+		}
+		for _, o := range k.watched.monitors.ForResource(gvr).Informer().GetStore().List() {
+			object := o.(*unstructured.Unstructured)
+			jobs, err := k.ofMonitor(object, ofServices)
+			if err != nil {
+				refused[resource+"/"+object.GetNamespace()+"/"+object.GetName()] = err.Error()
+			}
+			list = append(list, jobs...)
+		}
+	}
+	for name, why := range refused {
+		if k.refused[name] != why {
+			k.cfg.Log.Warn("a monitor cannot be kept", "monitor", name, "err", why)
+		}
+	}
+	k.refused = refused
+	slices.SortFunc(list, func(a, b monitorJob) int {
+		return strings.Compare(a.job["job_name"].(string), b.job["job_name"].(string))
+	})
+	return list
+}
+
+// ofMonitor translates a monitor. Endpoints that cannot be kept are left out, and the error says why.
+func (k *keeper) ofMonitor(object *unstructured.Unstructured, ofServices bool) ([]monitorJob, error) {
+	var m struct {
+		Spec monitorSpec `json:"spec"`
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &m); err != nil {
+		return nil, err
+	}
+	selector, err := metav1.LabelSelectorAsSelector(&m.Spec.Selector)
+	if err != nil {
+		return nil, fmt.Errorf("spec.selector: %w", err)
+	}
+	pool, endpoints := "podMonitor", m.Spec.PodMetricsEndpoints
+	choose := k.podsOf
+	if ofServices {
+		pool, endpoints, choose = "serviceMonitor", m.Spec.Endpoints, k.servicesOf
+	}
+	var jobs []monitorJob
+	var problems []error
+	for i, e := range endpoints {
+		name := fmt.Sprintf("%s/%s/%s/%d", pool, object.GetNamespace(), object.GetName(), i)
+		j, err := endpointJob(k.cfg.Interval.String(), name, &m.Spec, &e, ofServices)
+		if err == nil {
+			_, err = load(j)
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("endpoint %d: %w", i, err))
+			continue
+		}
+		namespaces := m.Spec.NamespaceSelector
+		if len(namespaces.MatchNames) == 0 {
+			namespaces.MatchNames = []string{object.GetNamespace()}
+		}
+		jobs = append(jobs, monitorJob{j, func(*keeper) []*targetgroup.Group { return choose(selector, namespaces) }})
+	}
+	return jobs, errors.Join(problems...)
+}
+
+func (n namespaceSelector) has(namespace string) bool {
+	return n.Any || slices.Contains(n.MatchNames, namespace)
+}
+
+// servicesOf are the endpoints of Services with certain labels.
+func (k *keeper) servicesOf(selector labels.Selector, namespaces namespaceSelector) []*targetgroup.Group {
+	services := k.watched.factory.Core().V1().Services().Informer().GetStore()
+	return k.slices.sorted(func(g *targetgroup.Group) bool {
+		namespace := string(g.Labels["__meta_kubernetes_namespace"])
+		o, known, _ := services.GetByKey(namespace + "/" + string(g.Labels["__meta_kubernetes_service_name"]))
+		return known && namespaces.has(namespace) && selector.Matches(labels.Set(o.(*corev1.Service).Labels))
+	})
+}
+
+// podsOf are pods with certain labels.
+func (k *keeper) podsOf(selector labels.Selector, namespaces namespaceSelector) []*targetgroup.Group {
+	pods := k.watched.factory.Core().V1().Pods().Informer().GetStore()
+	return k.pods.sorted(func(g *targetgroup.Group) bool {
+		namespace := string(g.Labels["__meta_kubernetes_namespace"])
+		o, known, _ := pods.GetByKey(namespace + "/" + string(g.Labels["__meta_kubernetes_pod_name"]))
+		return known && namespaces.has(namespace) && selector.Matches(labels.Set(o.(*corev1.Pod).Labels))
+	})
+}
+
+// unkept names what an endpoint asks for and does not get: all that would let whoever writes a
+// monitor use the service's files, or rights that the author may not have.
+func (e *endpoint) unkept() error {
+	for what, asked := range map[string]bool{
+		"bearerTokenFile, a file of the machine": e.BearerTokenFile != "", "bearerTokenSecret": e.BearerTokenSecret["key"] != nil && e.BearerTokenSecret["key"] != "",
+		"basicAuth": e.BasicAuth != nil, "authorization": e.Authorization != nil, "oauth2": e.OAuth2 != nil, "proxyUrl": e.ProxyURL != "",
+	} {
+		if asked {
+			return fmt.Errorf("%s is not supported: only targets that need no login can be scraped", what)
+		}
+	}
+	for field := range e.TLS {
+		if field != "insecureSkipVerify" && field != "serverName" {
+			return fmt.Errorf("tlsConfig.%s is not supported: use insecureSkipVerify and serverName, or a certificate of a known authority", field)
+		}
+	}
+	return nil
+}
+
+// endpointJob is the scrape job of one endpoint of a monitor, as the Prometheus operator makes it.
+func endpointJob(interval, name string, m *monitorSpec, e *endpoint, ofServices bool) (job, error) {
+	if err := e.unkept(); err != nil {
+		return nil, err
+	}
+	every, err := model.ParseDuration(cmp.Or(e.Interval, interval))
+	if err != nil {
+		return nil, fmt.Errorf("interval: %w", err)
+	}
+	if every < model.Duration(minInterval) {
+		return nil, fmt.Errorf("interval: %s is shorter than %s, the shortest that is allowed", every, minInterval)
+	}
+	j := newJob(name, time.Duration(every))
+	if e.ScrapeTimeout != "" {
+		j["scrape_timeout"] = e.ScrapeTimeout
+	}
+	j["metrics_path"], j["scheme"] = cmp.Or(e.Path, "/metrics"), strings.ToLower(cmp.Or(e.Scheme, "http"))
+	j["honor_labels"] = e.HonorLabels
+	for field, v := range map[string]*bool{"honor_timestamps": e.HonorTimestamps, "follow_redirects": e.FollowRedirects, "enable_http2": e.EnableHTTP2} {
+		if v != nil {
+			j[field] = *v
+		}
+	}
+	if len(e.Params) > 0 {
+		j["params"] = e.Params
+	}
+	if len(e.TLS) > 0 {
+		j["tls_config"] = map[string]any{"insecure_skip_verify": e.TLS["insecureSkipVerify"] == true, "server_name": fmt.Sprint(cmp.Or(e.TLS["serverName"], any("")))}
+	}
+	for field, asked := range map[string]int{"sample_limit": m.SampleLimit, "target_limit": m.TargetLimit, "label_limit": m.LabelLimit} {
+		if asked > 0 {
+			j[field] = min(asked, j[field].(int))
+		}
+	}
+	j["relabel_configs"] = append(chosen(m, e, ofServices), rules(e.Relabelings)...)
+	j["metric_relabel_configs"] = rules(e.MetricRelabelings)
+	return j, nil
+}
+
+var notInLabels = regexp.MustCompile(`[^a-zA-Z0-9_]`)
+
+// labelName is the name that a Kubernetes label has among a target's labels.
+func labelName(s string) string { return notInLabels.ReplaceAllString(s, "_") }
+
+// chosen keeps the targets of the endpoint's port and gives them their labels.
+func chosen(m *monitorSpec, e *endpoint, ofServices bool) []rule {
+	const pod = "__meta_kubernetes_pod_"
+	keep := func(label, value string) rule {
+		return rule{"source_labels": []string{label}, "regex": regexp.QuoteMeta(value), "action": "keep"}
+	}
+	take := func(from, to string) rule {
+		return rule{"source_labels": []string{from}, "regex": "(.+)", "target_label": to}
+	}
+	var list []rule
+	if e.FilterRunning == nil || *e.FilterRunning {
+		list = append(list, rule{"source_labels": []string{pod + "phase"}, "regex": "(Failed|Succeeded)", "action": "drop"})
+	}
+	switch {
+	case e.Port != "" && ofServices:
+		list = append(list, keep("__meta_kubernetes_endpointslice_port_name", e.Port))
+	case e.Port != "":
+		list = append(list, keep(pod+"container_port_name", e.Port))
+	case e.PortNumber != 0:
+		list = append(list, keep(pod+"container_port_number", fmt.Sprint(e.PortNumber)))
+	case e.TargetPort != nil && e.TargetPort.Type == intstr.Int:
+		list = append(list, keep(pod+"container_port_number", e.TargetPort.String()))
+	case e.TargetPort != nil:
+		list = append(list, keep(pod+"container_port_name", e.TargetPort.StrVal))
+	}
+	list = append(list, take("__meta_kubernetes_namespace", "namespace"), take(pod+"name", "pod"),
+		take(pod+"container_name", "container"), take(pod+"node_name", "node"))
+	if ofServices {
+		list = append(list, take("__meta_kubernetes_service_name", "service"))
+		for _, l := range m.TargetLabels {
+			list = append(list, take("__meta_kubernetes_service_label_"+labelName(l), labelName(l)))
+		}
+	}
+	for _, l := range m.PodTargetLabels {
+		list = append(list, take(pod+"label_"+labelName(l), labelName(l)))
+	}
+	of := pod
+	if ofServices {
+		of = "__meta_kubernetes_service_"
+		list = append(list, take("__meta_kubernetes_service_name", "job"))
+	}
+	if m.JobLabel != "" {
+		list = append(list, take(of+"label_"+labelName(m.JobLabel), "job"))
+	}
+	endpoint := e.Port
+	if endpoint == "" && e.TargetPort != nil {
+		endpoint = e.TargetPort.String()
+	}
+	if endpoint != "" {
+		list = append(list, rule{"target_label": "endpoint", "replacement": strings.ReplaceAll(endpoint, "$", "$$")})
+	}
+	return list
+}
+
+// rules translates the relabellings of a monitor.
+func rules(list []relabeling) []rule {
+	out := make([]rule, 0, len(list))
+	for _, r := range list {
+		to := rule{"action": strings.ToLower(cmp.Or(r.Action, "replace"))}
+		if len(r.SourceLabels) > 0 {
+			to["source_labels"] = r.SourceLabels
+		}
+		if r.Separator != nil {
+			to["separator"] = *r.Separator
+		}
+		if r.TargetLabel != "" {
+			to["target_label"] = r.TargetLabel
+		}
+		if r.Regex != "" {
+			to["regex"] = r.Regex
+		}
+		if r.Modulus != 0 {
+			to["modulus"] = r.Modulus
+		}
+		if r.Replacement != nil {
+			to["replacement"] = *r.Replacement
+		}
+		out = append(out, to)
+	}
+	return out
+}
