@@ -132,10 +132,10 @@ var containerFigures = []struct {
 	{"container_memory_failures_total", "counter", `failure_type="pgmajfault",scope="container"`, plain(func(s *runtime.Stats) uint64 { return s.MajorPageFaults })},
 	{"container_oom_events_total", "counter", "", plain(func(s *runtime.Stats) uint64 { return s.OOMKills })},
 	{"container_threads", "gauge", "", plain(func(s *runtime.Stats) uint64 { return s.Pids })},
-	{"container_fs_reads_bytes_total", "counter", "", plain(func(s *runtime.Stats) uint64 { return s.ReadBytes })},
-	{"container_fs_writes_bytes_total", "counter", "", plain(func(s *runtime.Stats) uint64 { return s.WrittenBytes })},
-	{"container_fs_reads_total", "counter", "", plain(func(s *runtime.Stats) uint64 { return s.Reads })},
-	{"container_fs_writes_total", "counter", "", plain(func(s *runtime.Stats) uint64 { return s.Writes })},
+	{"container_fs_reads_bytes_total", "counter", "", happened(func(s *runtime.Stats) uint64 { return s.ReadBytes })},
+	{"container_fs_writes_bytes_total", "counter", "", happened(func(s *runtime.Stats) uint64 { return s.WrittenBytes })},
+	{"container_fs_reads_total", "counter", "", happened(func(s *runtime.Stats) uint64 { return s.Reads })},
+	{"container_fs_writes_total", "counter", "", happened(func(s *runtime.Stats) uint64 { return s.Writes })},
 	{"container_start_time_seconds", "gauge", "", func(c *usedContainer) (float64, bool) { return float64(c.started.UnixMilli()) / 1e3, true }},
 	{"container_last_seen", "gauge", "", func(c *usedContainer) (float64, bool) { return float64(c.stats.At.Unix()), true }},
 	{"container_spec_memory_limit_bytes", "gauge", "", func(c *usedContainer) (float64, bool) {
@@ -153,6 +153,11 @@ var containerFigures = []struct {
 
 func plain(of func(*runtime.Stats) uint64) func(*usedContainer) (float64, bool) {
 	return func(c *usedContainer) (float64, bool) { return float64(of(&c.stats)), true }
+}
+
+// happened is a figure that there is none of until something happens: hosts with cgroup v1 do not tell.
+func happened(of func(*runtime.Stats) uint64) func(*usedContainer) (float64, bool) {
+	return func(c *usedContainer) (float64, bool) { return float64(of(&c.stats)), of(&c.stats) > 0 }
 }
 
 func nanos(of func(*runtime.Stats) uint64) func(*usedContainer) (float64, bool) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -224,7 +225,7 @@ func endpointJob(interval, name string, m *monitorSpec, e *endpoint, ofServices 
 			j[field] = min(asked, j[field].(int))
 		}
 	}
-	j["relabel_configs"] = append(chosen(m, e, ofServices), rules(e.Relabelings)...)
+	j["relabel_configs"] = append(chosen(path.Dir(strings.TrimPrefix(name, "podMonitor/")), m, e, ofServices), rules(e.Relabelings)...)
 	j["metric_relabel_configs"] = rules(e.MetricRelabelings)
 	return j, nil
 }
@@ -234,8 +235,9 @@ var notInLabels = regexp.MustCompile(`[^a-zA-Z0-9_]`)
 // labelName is the name that a Kubernetes label has among a target's labels.
 func labelName(s string) string { return notInLabels.ReplaceAllString(s, "_") }
 
-// chosen keeps the targets of the endpoint's port and gives them their labels.
-func chosen(m *monitorSpec, e *endpoint, ofServices bool) []rule {
+// chosen keeps the targets of the endpoint's port and gives them their labels. Those of a PodMonitor
+// have its namespace and name as their job.
+func chosen(monitor string, m *monitorSpec, e *endpoint, ofServices bool) []rule {
 	const pod = "__meta_kubernetes_pod_"
 	keep := func(label, value string) rule {
 		return rule{"source_labels": []string{label}, "regex": regexp.QuoteMeta(value), "action": "keep"}
@@ -274,6 +276,8 @@ func chosen(m *monitorSpec, e *endpoint, ofServices bool) []rule {
 	if ofServices {
 		of = "__meta_kubernetes_service_"
 		list = append(list, take("__meta_kubernetes_service_name", "job"))
+	} else {
+		list = append(list, rule{"target_label": "job", "replacement": monitor})
 	}
 	if m.JobLabel != "" {
 		list = append(list, take(of+"label_"+labelName(m.JobLabel), "job"))
