@@ -124,7 +124,7 @@ func newServeCommand(g *globals) *cobra.Command {
 	f.StringToStringVar(&o.ociRuntimes, "oci-runtime", nil, "further OCI runtime: RuntimeClass handler and program, such as runsc=/opt/bin/runsc")
 	f.StringVar(&podCIDR, "pod-cidr", "", "addresses of pods (default 10.244.0.0/16, or the next free one)")
 	f.StringVar(&serviceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16, or the next free one)")
-	o.monitor.addFlags(f)
+	o.monitor.addFlags(c)
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
 	return c
 }

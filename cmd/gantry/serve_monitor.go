@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/component-base/metrics/legacyregistry"
 
@@ -25,7 +25,8 @@ type monitorOptions struct {
 	off                 bool
 }
 
-func (o *monitorOptions) addFlags(f *pflag.FlagSet) {
+func (o *monitorOptions) addFlags(c *cobra.Command) {
+	f := c.Flags()
 	f.DurationVar(&o.retention, "metrics-retention", monitor.DefaultRetention, "how long metrics are kept")
 	f.StringVar(&o.size, "metrics-size", "1Gi", "how much disk metrics take at most")
 	f.DurationVar(&o.interval, "metrics-interval", monitor.DefaultInterval, "time between two scrapes of a target that does not say it itself")
