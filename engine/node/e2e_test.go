@@ -104,7 +104,7 @@ func newMachine(t *testing.T, objects ...any) *machine {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{t: t, dir: dir, shim: shim, client: fake.NewClientset()}
+	m := &machine{t: t, dir: dir, shim: shim, client: newAPI()}
 	t.Cleanup(m.close)
 	ctx := t.Context()
 	for _, o := range objects {

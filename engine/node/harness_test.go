@@ -19,9 +19,11 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/gantryhq/gantry/engine/image"
 	"github.com/gantryhq/gantry/engine/network"
@@ -356,6 +358,29 @@ func (r *rig) want(image string, refusal error) {
 	r.unwanted[image] = refusal
 }
 
+// newAPI is a fake API that keeps status and the rest of a pod apart, as the real one does: by
+// itself the fake has a status written from an older pod undo a deletion that came between.
+func newAPI(objects ...apiruntime.Object) *fake.Clientset {
+	client := fake.NewClientset(objects...)
+	client.PrependReactor("update", "pods", func(action clienttesting.Action) (bool, apiruntime.Object, error) {
+		update := action.(clienttesting.UpdateAction)
+		written := update.GetObject().(*v1.Pod)
+		stored, err := client.Tracker().Get(action.GetResource(), written.Namespace, written.Name)
+		if err != nil {
+			return true, nil, err
+		}
+		pod := written.DeepCopy()
+		if action.GetSubresource() == "status" {
+			pod = stored.(*v1.Pod).DeepCopy()
+			pod.Status = written.Status
+		} else {
+			pod.Status = stored.(*v1.Pod).Status
+		}
+		return true, pod, client.Tracker().Update(action.GetResource(), pod, pod.Namespace)
+	})
+	return client
+}
+
 func newRig(t *testing.T, pods ...*v1.Pod) *rig {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "gantry-node-test-")
@@ -363,7 +388,7 @@ func newRig(t *testing.T, pods ...*v1.Pod) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	r := &rig{t: t, dir: dir, driver: newFakeDriver(), client: fake.NewClientset(), unwanted: map[string]error{}}
+	r := &rig{t: t, dir: dir, driver: newFakeDriver(), client: newAPI(), unwanted: map[string]error{}}
 	for _, sub := range []string{"roots", "netns"} {
 		if err := os.MkdirAll(dir+"/"+sub, 0o755); err != nil {
 			t.Fatal(err)
