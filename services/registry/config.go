@@ -27,7 +27,8 @@ type Config struct {
 
 	// Pushed is called for each tag that a manifest was pushed under, once for a
 	// manifest without a tag, when the manifest is on disk and before the client hears
-	// of it. It is called by many goroutines and must not block. nil means nobody.
+	// of it; likewise for one that came from an upstream. It is called by many goroutines
+	// and must not block. nil means nobody.
 	Pushed func(Event)
 
 	// Register is told of the registry's metrics; nil means nobody.

@@ -122,7 +122,7 @@ type unknown struct{}
 func (unknown) Of(string) (Policy, error) { return Policy{}, errors.New("not known yet") }
 
 // upstreamOf starts a registry and one that keeps its images under cache/.
-func upstreamOf(t *testing.T, refresh time.Duration, login func(context.Context) (string, string, error), wrap func(http.Handler) http.Handler) (upstream, cache served, stop func()) {
+func upstreamOf(t *testing.T, refresh time.Duration, login func(context.Context) (string, string, error), wrap func(http.Handler) http.Handler, pushed func(Event)) (upstream, cache served, stop func()) {
 	t.Helper()
 	cfg := Config{DataDir: t.TempDir()}
 	if login != nil {
@@ -133,7 +133,7 @@ func upstreamOf(t *testing.T, refresh time.Duration, login func(context.Context)
 	srv := httptest.NewServer(wrap(r))
 	t.Cleanup(srv.Close)
 	upstream = served{r, strings.TrimPrefix(srv.URL, "http://")}
-	cache = serve(t, Config{DataDir: t.TempDir(), Policies: fixed{"cache", Policy{Upstream: &Upstream{Server: srv.URL, Refresh: refresh, Login: login}}}})
+	cache = serve(t, Config{DataDir: t.TempDir(), Pushed: pushed, Policies: fixed{"cache", Policy{Upstream: &Upstream{Server: srv.URL, Refresh: refresh, Login: login}}}})
 	return upstream, cache, srv.Close
 }
 
@@ -148,7 +148,7 @@ func TestImagesArePulledThroughAndKept(t *testing.T) {
 			}
 			h.ServeHTTP(w, r)
 		})
-	})
+	}, nil)
 	img := randomImage(t, 3)
 	upstream.push(t, "library/nginx:1", img)
 	var all sync.WaitGroup
@@ -178,10 +178,14 @@ func TestImagesArePulledThroughAndKept(t *testing.T) {
 }
 
 func TestATagIsNotAskedForAgainTooSoon(t *testing.T) {
-	upstream, cache, _ := upstreamOf(t, time.Hour, nil, asIs)
+	var told atomic.Pointer[Event]
+	upstream, cache, _ := upstreamOf(t, time.Hour, nil, asIs, func(e Event) { told.Store(&e) })
 	img := randomImage(t, 1)
 	upstream.push(t, "app:1", img)
 	verify(t, cache.ref(t, "cache/app:1"), img)
+	if e := told.Load(); e == nil || e.Repository != "cache/app" || e.Tag != "1" {
+		t.Errorf("told of %+v", e)
+	}
 	upstream.push(t, "app:1", randomImage(t, 1))
 	verify(t, cache.ref(t, "cache/app:1"), img)
 }
@@ -195,7 +199,7 @@ func TestAnUpstreamThatLiesIsNotBelieved(t *testing.T) {
 			}
 			h.ServeHTTP(w, r)
 		})
-	})
+	}, nil)
 	img := randomImage(t, 1)
 	upstream.Registry.login = anybody{}
 	must(t, remote.Write(upstream.ref(t, "app:1"), img))
@@ -211,7 +215,7 @@ func TestAnUpstreamThatLiesIsNotBelieved(t *testing.T) {
 
 func TestAnUpstreamsLoginIsSentToItOnly(t *testing.T) {
 	user := "reader"
-	upstream, cache, _ := upstreamOf(t, 0, func(context.Context) (string, string, error) { return user, "pw", nil }, asIs)
+	upstream, cache, _ := upstreamOf(t, 0, func(context.Context) (string, string, error) { return user, "pw", nil }, asIs, nil)
 	img := randomImage(t, 1)
 	upstream.Registry.login = anybody{}
 	must(t, remote.Write(upstream.ref(t, "app:1"), img))

@@ -128,7 +128,12 @@ func (c *call) fetchManifest(ctx context.Context, byDigest bool) error {
 	if !byDigest {
 		opt.Tags = []string{c.reference}
 	}
-	return c.charged(m.Digest, int64(len(m.Raw)), func() error { return c.store.PutManifest(c.name, m, opt) })
+	known := c.store.HasManifest(c.name, m.Digest)
+	err = c.charged(m.Digest, int64(len(m.Raw)), func() error { return c.store.PutManifest(c.name, m, opt) })
+	if err == nil && !known {
+		c.tell(m, opt.Tags)
+	}
+	return err
 }
 
 // ensureBlob gets a blob from the upstream when it is not here.
