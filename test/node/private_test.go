@@ -32,6 +32,7 @@ func privateRegistry(t *testing.T, behind string) (host string) {
 			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`, http.StatusUnauthorized)
 			return
 		}
+		r.Header.Del("Authorization") // it is for this registry, and the one behind has logins of its own
 		proxy.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
