@@ -153,7 +153,7 @@ func copyClaims(t *testing.T, from, to name.Digest, edit func([]byte) []byte) {
 		t.Fatal(err)
 	}
 	for _, d := range list.Manifests {
-		text, err := (fetcher{image: from}).bundle(d.Digest)
+		text, err := newFetcher(from).bundle(d.Digest)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -335,5 +335,35 @@ func TestALyingRegistryIsRefused(t *testing.T) {
 		if _, err := Verify(t.Context(), image, SignPredicate, []*PublicKey{key.Public}); err != nil {
 			t.Errorf("%s: an honest registry: %v", layout, err)
 		}
+	}
+}
+
+// Whoever may push to a repository may attach anything to its images: reading it stays bounded,
+// and the claims that count are found all the same.
+func TestWhatIsAttachedIsBounded(t *testing.T) {
+	key, image := newKey(t), newRegistry(t, true)
+	if err := Sign(t.Context(), image, key, Referrer); err != nil {
+		t.Fatal(err)
+	}
+	f := newFetcher(image)
+	f.left.Store(10)
+	var e Evidence
+	if err := f.referrers(&e); err != nil || len(e.Claims) != 0 || len(e.Rejected) != 1 || !strings.Contains(e.Rejected[0].Error(), "are attached to the image") {
+		t.Errorf("got %+v, %v", e, err)
+	}
+	for range 3 {
+		if err := Attach(t.Context(), image, SPDXPredicate, map[string]any{"filler": strings.Repeat("x", 1<<20)}, key, Referrer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f = newFetcher(image)
+	f.wanted = []string{SignPredicate}
+	f.left.Store(10 << 10) // the fillers are of another type, and are not read
+	e = Evidence{Image: image}
+	if err := f.referrers(&e); err != nil {
+		t.Fatal(err)
+	}
+	if claims, err := e.Verified(SignPredicate, key.Public); err != nil || len(claims) != 1 {
+		t.Errorf("got %d claims, %v", len(claims), err)
 	}
 }

@@ -278,7 +278,7 @@ func record(t *testing.T, to string) {
 			}
 			r.Manifests[ref.Identifier()] = string(d.Manifest)
 			for _, b := range blobsOf(t, d.Manifest) {
-				text, err := (fetcher{image: image}).blob(b)
+				text, err := newFetcher(image).blob(b)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -29,8 +30,9 @@ import (
 )
 
 const (
-	maxClaims     = 1000     // attached to one image; as cosign
-	maxClaimBytes = 64 << 20 // of one bundle or envelope
+	maxClaims     = 1000      // attached to one image; as cosign
+	maxClaimBytes = 64 << 20  // of one bundle or envelope
+	maxFetched    = 128 << 20 // of all that Fetch reads: whoever may push to a repository may attach anything
 	// The annotations that cosign gives a bundle's manifest and the layers of the older layout.
 	predicateAnnotation = "dev.sigstore.bundle.predicateType"
 	contentAnnotation   = "dev.sigstore.bundle.content"
@@ -211,7 +213,8 @@ func Fetch(ctx context.Context, image name.Digest, predicateTypes []string, opts
 	if err != nil {
 		return nil, fmt.Errorf("read what is attached to %s: %w", image, err)
 	}
-	f := fetcher{image: image, wanted: predicateTypes, opts: append(Options(ctx, opts), remote.Reuse(puller))}
+	f := newFetcher(image)
+	f.wanted, f.opts = predicateTypes, append(Options(ctx, opts), remote.Reuse(puller))
 	// The answers of three requests, kept apart so that their order does not depend on time.
 	var parts [3]Evidence
 	reading, _ := errgroup.WithContext(ctx)
@@ -233,6 +236,13 @@ type fetcher struct {
 	image  name.Digest
 	wanted []string // predicate types, or none for all
 	opts   []remote.Option
+	left   *atomic.Int64 // bytes that may be read still
+}
+
+func newFetcher(image name.Digest) fetcher {
+	f := fetcher{image: image, left: new(atomic.Int64)}
+	f.left.Store(maxFetched)
+	return f
 }
 
 func (f fetcher) wants(predicateType string) bool {
@@ -277,7 +287,7 @@ func (f fetcher) referrers(to *Evidence) error {
 			return err
 		}
 		if text == nil && err == nil {
-			continue // not a bundle
+			continue // not a bundle, or not one that is wanted
 		}
 		var c *Claim
 		if err == nil {
@@ -288,7 +298,7 @@ func (f fetcher) referrers(to *Evidence) error {
 	return nil
 }
 
-// bundle reads the bundle that a manifest holds, or nil when it holds something else.
+// bundle reads the bundle that a manifest holds, or nil when it holds something else or of no interest.
 func (f fetcher) bundle(digest v1.Hash) ([]byte, error) {
 	image, err := remote.Image(f.image.Context().Digest(digest.String()), f.opts...)
 	if err != nil {
@@ -297,6 +307,9 @@ func (f fetcher) bundle(digest v1.Hash) ([]byte, error) {
 	m, err := image.Manifest()
 	if err != nil {
 		return nil, err
+	}
+	if t, ok := m.Annotations[predicateAnnotation]; ok && !f.wants(t) {
+		return nil, nil // not every registry says so in its list
 	}
 	if len(m.Layers) != 1 || !strings.HasPrefix(string(m.Layers[0].MediaType), bundlePrefix) {
 		return nil, nil
@@ -309,6 +322,10 @@ func (f fetcher) blob(d v1.Descriptor) ([]byte, error) {
 	if d.Size > maxClaimBytes {
 		return nil, fmt.Errorf("it has %d bytes, more than %d", d.Size, maxClaimBytes)
 	}
+	if f.left.Add(-d.Size) < 0 {
+		f.left.Add(d.Size)
+		return nil, fmt.Errorf("more than %d bytes are attached to the image", maxFetched)
+	}
 	layer, err := remote.Layer(f.image.Context().Digest(d.Digest.String()), f.opts...)
 	if err != nil {
 		return nil, err
@@ -318,9 +335,9 @@ func (f fetcher) blob(d v1.Descriptor) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close()
-	text, err := io.ReadAll(io.LimitReader(r, maxClaimBytes+1))
-	if err == nil && len(text) > maxClaimBytes {
-		err = fmt.Errorf("it has more than %d bytes", maxClaimBytes)
+	text, err := io.ReadAll(io.LimitReader(r, d.Size+1))
+	if err == nil && int64(len(text)) != d.Size {
+		err = fmt.Errorf("it has not the %d bytes that its manifest says", d.Size)
 	}
 	return text, err
 }
