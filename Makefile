@@ -10,6 +10,7 @@
 #   make bench-registry  push and pull beside the CNCF distribution registry, and 1,000 pulls of one image at once
 #   make differential     what the gateway forwards, beside Debian's nginx, which it fetches
 #   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
+#   make compose  docker's official Compose plugin, which it builds where it is not installed, against the Docker API
 #   make restarts 100 restarts under 1,000 requests a second on each way (long)
 #   make changes  1,000 rolling updates, scalings, route edits, certificate rotations and gateway upgrades under 2,000 requests a second (long)
 #   make validate-runtime         the OCI validation suite, with runc and with our own launcher
@@ -66,6 +67,13 @@ bin/kubectl:
 
 bin/docker:
 	@script/docker
+
+# The plugin takes minutes to build, so it is not part of make test.
+.PHONY: compose
+compose: build bin/docker
+	@script/peers docker-compose
+	@mkdir -p bin/docker-config/cli-plugins && ln -sf ../../docker-compose bin/docker-config/cli-plugins/
+	PATH="$(CURDIR)/bin:$$PATH" DOCKER_CONFIG="$(CURDIR)/bin/docker-config" $(GO) test -run TestCompose -count 1 -v ./test/docker
 
 bench: build
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
