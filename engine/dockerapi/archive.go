@@ -29,7 +29,16 @@ func (s *Server) withRoot(ctx context.Context, c *container, use func(root strin
 	r := s.recordOf(c)
 	if s.current(c).running() {
 		if pid := s.cfg.Machine.PID(ctx, Namespace, r.Pod); pid != 0 {
-			return use(fmt.Sprintf("/proc/%d/root", pid))
+			root := fmt.Sprintf("/proc/%d/root", pid)
+			ours, err := os.Stat("/")
+			if err != nil {
+				return err
+			}
+			// Should the process have ended meanwhile, its number may be another's.
+			if theirs, err := os.Stat(root + "/."); err != nil || os.SameFile(ours, theirs) {
+				return conflict("container %s has just ended", r.Name)
+			}
+			return use(root)
 		}
 	}
 	return s.cfg.Images.WithKept(ctx, image.KeptName(Namespace, r.ID), use)
@@ -156,35 +165,42 @@ func (s *Server) serveExport(w http.ResponseWriter, r *http.Request) error {
 }
 
 // sendTree writes a file or a directory as an archive in which it is called base. The
-// head of the answer is out by then: an error cuts the connection.
+// files are opened below the directory they are in: a process of the container that puts
+// links in the way while they are read leads nowhere else. The head of the answer is out
+// by then: an error cuts the connection.
 func sendTree(w io.Writer, root, name, base string) error {
 	dir, err := openBelowWith(root, path.Dir(name), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	start := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), path.Base(name))
-	if name == "/" {
-		start = fmt.Sprintf("/proc/self/fd/%d/.", dir.Fd())
+	top, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d/.", dir.Fd()))
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	start := "."
+	if name != "/" {
+		start = path.Base(name)
 	}
 	out := tar.NewWriter(w)
 	links := map[[2]uint64]string{}
-	err = filepath.WalkDir(start, func(at string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(start, at)
-		if err != nil {
-			return err
-		}
-		info, err := os.Lstat(at)
-		if errors.Is(err, fs.ErrNotExist) {
+	err = fs.WalkDir(top.FS(), start, func(at string, _ fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && at != start {
 			return nil // it has just gone
 		}
 		if err != nil {
 			return err
 		}
-		return writeEntry(out, at, path.Join(base, filepath.ToSlash(rel)), info, links)
+		name := base
+		if at != start {
+			name = path.Join(base, strings.TrimPrefix(at, start+"/"))
+		}
+		err = writeEntry(out, top, at, name, links)
+		if errors.Is(err, fs.ErrNotExist) && at != start {
+			return nil
+		}
+		return err
 	})
 	if err == nil {
 		err = out.Close()
@@ -197,14 +213,14 @@ func sendTree(w io.Writer, root, name, base string) error {
 
 // writeEntry writes one file. links remembers files by device and number, so that further
 // names become hard links.
-func writeEntry(out *tar.Writer, at, name string, info fs.FileInfo, links map[[2]uint64]string) error {
-	if info.Mode()&fs.ModeSocket != 0 {
-		return nil // archives have no word for it
+func writeEntry(out *tar.Writer, top *os.Root, at, name string, links map[[2]uint64]string) error {
+	info, err := top.Lstat(at)
+	if err != nil || info.Mode()&fs.ModeSocket != 0 {
+		return err // archives have no word for sockets
 	}
 	target := ""
 	if info.Mode()&fs.ModeSymlink != 0 {
-		var err error
-		if target, err = os.Readlink(at); err != nil {
+		if target, err = top.Readlink(at); err != nil {
 			return err
 		}
 	}
@@ -212,11 +228,10 @@ func writeEntry(out *tar.Writer, at, name string, info fs.FileInfo, links map[[2
 	if err != nil {
 		return err
 	}
-	h.Name, h.Uname, h.Gname = name, "", ""
+	h.Name, h.Uname, h.Gname, h.Format = name, "", "", tar.FormatPAX
 	if info.IsDir() {
 		h.Name += "/"
 	}
-	h.Format = tar.FormatPAX
 	if st, is := info.Sys().(*syscall.Stat_t); is && info.Mode().IsRegular() && st.Nlink > 1 {
 		key := [2]uint64{st.Dev, st.Ino}
 		if first := links[key]; first != "" {
@@ -228,7 +243,7 @@ func writeEntry(out *tar.Writer, at, name string, info fs.FileInfo, links map[[2
 	if h.Typeflag != tar.TypeReg {
 		return out.WriteHeader(h)
 	}
-	f, err := os.OpenFile(at, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := top.OpenFile(at, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
@@ -312,17 +327,20 @@ func (s *Server) serveChanges(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	changes := []types.FilesystemChange{}
-	upper := s.cfg.Images.Written(kept)
-	err = filepath.WalkDir(upper, func(at string, d fs.DirEntry, err error) error {
-		if err != nil || at == upper {
+	upper, err := os.OpenRoot(s.cfg.Images.Written(kept))
+	if err != nil {
+		return err
+	}
+	defer upper.Close()
+	err = fs.WalkDir(upper.FS(), ".", func(at string, d fs.DirEntry, err error) error {
+		if err != nil || at == "." {
 			return err
 		}
-		rel := "/" + strings.TrimPrefix(at, upper+"/")
 		info, err := d.Info()
 		if err != nil {
 			return err
 		}
-		changes = append(changes, types.FilesystemChange{Kind: changeOf(info, lower, rel), Path: rel})
+		changes = append(changes, types.FilesystemChange{Kind: changeOf(info, lower, at), Path: "/" + at})
 		return nil
 	})
 	if err != nil {

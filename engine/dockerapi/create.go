@@ -295,7 +295,7 @@ func (s *Server) image(ctx context.Context, ref string) (*image.Image, error) {
 		return nil, err
 	}
 	prefix := strings.TrimPrefix(ref, "sha256:")
-	if hexDigits.MatchString(prefix) {
+	if len(prefix) >= 4 && hexDigits.MatchString(prefix) {
 		list, err := s.cfg.Images.List(ctx)
 		if err != nil {
 			return nil, err
@@ -319,7 +319,7 @@ func (s *Server) image(ctx context.Context, ref string) (*image.Image, error) {
 	return nil, notFound("No such image: %s", withTag(ref))
 }
 
-var hexDigits = regexp.MustCompile(`^[0-9a-f]{4,64}$`)
+var hexDigits = regexp.MustCompile(`^[0-9a-f]+$`)
 
 // withTag is a reference as docker says it.
 func withTag(ref string) string {

@@ -30,7 +30,7 @@ type volumeRecord struct {
 	Anonymous bool
 }
 
-var validVolume = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
+var validVolume = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 // volumeDir is where a volume's files are.
 func (s *Server) volumeDir(name string) string {
@@ -44,7 +44,7 @@ func volumeObject(name string) string { return "volume-" + hash(name) }
 
 // ensureVolume finds or makes a volume.
 func (s *Server) ensureVolume(ctx context.Context, name string, labels map[string]string, anonymous bool) (v *volumeRecord, isNew bool, err error) {
-	if !validVolume.MatchString(name) {
+	if !validVolume.MatchString(name) || len(name) > 255 {
 		return nil, false, invalid("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", name)
 	}
 	s.mu.Lock()
