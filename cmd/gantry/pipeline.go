@@ -393,7 +393,10 @@ func (p *pipelines) create(ctx context.Context, out io.Writer, name string, o cr
 
 // prepare makes the namespace and the account with the right to deploy there.
 func (p *pipelines) prepare(ctx context.Context, namespace string, spec v1alpha1.PipelineSpec) error {
-	_, err := p.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	// Whoever may push to the branch may run pods there, but none that could take over the machine.
+	_, err := p.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name: namespace, Labels: map[string]string{"pod-security.kubernetes.io/enforce": "baseline"},
+	}}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("make namespace %s: %w", namespace, err)
 	}
