@@ -148,11 +148,13 @@ type ResourceTarget struct {
 
 // QueryTarget is the result of a PromQL query.
 type QueryTarget struct {
-	// URL of a server with the Prometheus HTTP API, such as http://prometheus.monitoring:9090.
+	// URL of a server with the Prometheus HTTP API, such as http://prometheus.monitoring:9090. Without it
+	// the installation's own metrics are asked.
 	//
+	// +optional
 	// +kubebuilder:validation:Pattern=`^https?://`
 	// +kubebuilder:validation:MaxLength=1024
-	URL string `json:"url"`
+	URL string `json:"url,omitempty"`
 	// Query whose result is one number, or whose results are added up.
 	//
 	// +kubebuilder:validation:MinLength=1

@@ -67,6 +67,7 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 		},
 		"look": {
 			newStatusCommand(g),
+			newStatsCommand(g),
 			newDoctorCommand(g),
 			newVersionCommand(),
 		},

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/common/model"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	"github.com/gantryhq/gantry/api/v1alpha1"
 	"github.com/gantryhq/gantry/services/scale/decision"
@@ -168,7 +169,7 @@ func (s *scaler) newPolled(t v1alpha1.ScaleTarget) *polled {
 	case t.Memory != nil:
 		return &polled{what: "bytes of memory", period: resourcePeriod, ask: s.usage(corev1.ResourceMemory, t.Memory)}
 	case t.Query != nil:
-		return &polled{what: "of query " + t.Query.Query, period: seconds(max(1, t.Query.PeriodSeconds)), ask: query(t.Query)}
+		return &polled{what: "of query " + t.Query.Query, period: seconds(max(1, t.Query.PeriodSeconds)), ask: s.query(t.Query)}
 	}
 	return nil
 }
@@ -209,20 +210,48 @@ func (s *scaler) usage(name corev1.ResourceName, t *v1alpha1.ResourceTarget) fun
 	}
 }
 
+// ownMetrics is where the API server has the installation's metrics.
+const ownMetrics = "/prometheus"
+
+// server is how a Prometheus server is asked: the one that a target names, or the installation's own.
+func (s *scaler) server(url string) (api.Config, error) {
+	if url != "" {
+		return api.Config{Address: url}, nil
+	}
+	cfg := s.c.cfg.Client
+	transport, err := rest.TransportFor(cfg)
+	if err != nil {
+		return api.Config{}, err
+	}
+	base, _, err := rest.DefaultServerUrlFor(cfg)
+	if err != nil {
+		return api.Config{}, err
+	}
+	return api.Config{Address: base.JoinPath(ownMetrics).String(), RoundTripper: transport}, nil
+}
+
 // query asks a Prometheus server. What it answers beside the number stays with us: whoever may
 // write policies need not be allowed to read everything that this process can reach.
-func query(t *v1alpha1.QueryTarget) func(context.Context) (float64, float64, error) {
+func (s *scaler) query(t *v1alpha1.QueryTarget) func(context.Context) (float64, float64, error) {
+	name := t.URL
+	if name == "" {
+		name = "of the installation's own metrics"
+	}
 	return func(ctx context.Context) (float64, float64, error) {
-		client, err := api.NewClient(api.Config{Address: t.URL})
+		server, err := s.server(t.URL)
 		if err != nil {
-			return 0, 0, fmt.Errorf("use the server %s: %w", t.URL, err)
+			return 0, 0, fmt.Errorf("use the server %s: %w", name, err)
+		}
+		client, err := api.NewClient(server)
+		if err != nil {
+			return 0, 0, fmt.Errorf("use the server %s: %w", name, err)
 		}
 		value, _, err := prometheusv1.NewAPI(client).Query(ctx, t.Query, time.Now())
 		if err != nil {
 			if refused, ok := err.(*prometheusv1.Error); ok {
-				return 0, 0, fmt.Errorf("the server %s answers with an error of type %s", t.URL, refused.Type)
+				return 0, 0, fmt.Errorf("the server %s answers with an error of type %s", name, refused.Type)
 			}
-			return 0, 0, fmt.Errorf("the server %s cannot be asked", t.URL)
+			return 0, 0, fmt.Errorf("the server %s cannot be asked", name)
 		}
 		total, err := sum(value)
 		return total, t.PerReplica.AsApproximateFloat64(), err
