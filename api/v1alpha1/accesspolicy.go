@@ -29,6 +29,10 @@ type AccessPolicySpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	TargetRefs []gatewayv1.LocalPolicyTargetReferenceWithSectionName `json:"targetRefs"`
 
+	// Override makes the fields of this policy hold against those of more specific ones,
+	// which otherwise take their place. Of two that override, the less specific one wins.
+	Override bool `json:"override,omitempty"`
+
 	// Addresses says which clients may come in at all, by their address.
 	Addresses *AddressRules `json:"addresses,omitempty"`
 

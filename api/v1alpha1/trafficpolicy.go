@@ -31,6 +31,10 @@ type TrafficPolicySpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	TargetRefs []gatewayv1.LocalPolicyTargetReferenceWithSectionName `json:"targetRefs"`
 
+	// Override makes the fields of this policy hold against those of more specific ones,
+	// which otherwise take their place. Of two that override, the less specific one wins.
+	Override bool `json:"override,omitempty"`
+
 	// RateLimits bound how fast requests may come.
 	//
 	// +kubebuilder:validation:MaxItems=16

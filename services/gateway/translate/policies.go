@@ -214,7 +214,8 @@ func (t *translation) protect(l *listener, r *route.Rule) *route.Rule {
 }
 
 // merge lets every field of a more specific policy take the place of the less
-// specific ones' (GEP-713, inherited policies, with the fields of spec as parts).
+// specific ones', and then every field of a less specific policy that overrides that of
+// the more specific ones (GEP-713, inherited policies, with the fields of spec as parts).
 func (from *inheritance) merge() *guard.Rules {
 	r := &guard.Rules{}
 	broken := map[string]string{}
@@ -224,13 +225,19 @@ func (from *inheritance) merge() *guard.Rules {
 			broken[field] = policy
 		}
 	}
-	for _, a := range from.access {
-		if a != nil {
+	for i := range levels {
+		if a := from.access[i]; a != nil && !a.spec.Override {
+			a.merge(r, use)
+		}
+		if a := from.traffic[i]; a != nil && !a.spec.Override {
 			a.merge(r, use)
 		}
 	}
-	for _, a := range from.traffic {
-		if a != nil {
+	for i := levels - 1; i >= 0; i-- {
+		if a := from.access[i]; a != nil && a.spec.Override {
+			a.merge(r, use)
+		}
+		if a := from.traffic[i]; a != nil && a.spec.Override {
 			a.merge(r, use)
 		}
 	}
