@@ -34,7 +34,7 @@ type Keyring struct {
 	// Password asks for that of a private key in a file; nil takes it for empty.
 	Password func(file string) ([]byte, error)
 	// Getenv looks up VAULT_ADDR, VAULT_TOKEN, VAULT_NAMESPACE and
-	// TRANSIT_SECRET_ENGINE_PATH; nil is os.Getenv.
+	// TRANSIT_SECRET_ENGINE_PATH; nil is os.Getenv. What it lacks may be in the Secret [VaultSecret].
 	Getenv func(string) string
 	// HTTP reaches Vault; nil is http.DefaultClient.
 	HTTP *http.Client

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 
@@ -103,6 +105,25 @@ func TestKeysOfVaultSign(t *testing.T) {
 				t.Errorf("%s, %s: %v", kind, layout, err)
 			}
 		}
+	}
+}
+
+func TestVaultsTokenMayBeInASecret(t *testing.T) {
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring := newVault(t, "ecdsa-p256", ec)
+	known := ring.Getenv
+	ring.Getenv = func(string) string { return "" }
+	ring.Kube = func() (kubernetes.Interface, error) {
+		return fake.NewClientset(&corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "gantry-system", Name: VaultSecret},
+			Data:       map[string][]byte{"VAULT_ADDR": []byte(known("VAULT_ADDR")), "VAULT_TOKEN": []byte(known("VAULT_TOKEN") + "\n")},
+		}), nil
+	}
+	if _, err := ring.Signer(t.Context(), "hashivault://images"); err != nil {
+		t.Error(err)
 	}
 }
 

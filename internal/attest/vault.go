@@ -2,6 +2,7 @@ package attest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -18,8 +19,10 @@ import (
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/gantryhq/gantry/internal/hint"
+	"github.com/gantryhq/gantry/internal/platform"
 )
 
 // vaultSigner signs with a key of Vault's transit secrets engine
@@ -36,10 +39,7 @@ type vaultSigner struct {
 
 // vault reads the public half of the newest version of a key.
 func (r Keyring) vault(ctx context.Context, keyName string) (*vaultSigner, error) {
-	getenv := r.Getenv
-	if getenv == nil {
-		getenv = os.Getenv
-	}
+	getenv := r.vaultSettings(ctx)
 	v := &vaultSigner{
 		keyring: r, name: keyName, address: strings.TrimSuffix(getenv("VAULT_ADDR"), "/"),
 		token: getenv("VAULT_TOKEN"), namespace: getenv("VAULT_NAMESPACE"), engine: getenv("TRANSIT_SECRET_ENGINE_PATH"),
@@ -48,7 +48,7 @@ func (r Keyring) vault(ctx context.Context, keyName string) (*vaultSigner, error
 		v.engine = "transit"
 	}
 	if v.address == "" || v.token == "" || keyName == "" || strings.Contains(keyName, "/") {
-		return nil, hint.Wrap(fmt.Errorf("a key of Vault needs a name without slashes and the environment variables VAULT_ADDR and VAULT_TOKEN"),
+		return nil, hint.Wrap(fmt.Errorf("a key of Vault needs a name without slashes, and VAULT_ADDR and VAULT_TOKEN in the environment or in the Secret %s/%s", platform.SystemNamespace, VaultSecret),
 			"VAULT_ADDR=https://vault.example.com:8200 VAULT_TOKEN=... and hashivault://NAME; another mount of the transit engine is TRANSIT_SECRET_ENGINE_PATH")
 	}
 	var key struct {
@@ -78,6 +78,31 @@ func (r Keyring) vault(ctx context.Context, keyName string) (*vaultSigner, error
 	}
 	v.public = public
 	return v, nil
+}
+
+// VaultSecret is a Secret of gantry-system whose entries count where the environment has no
+// variable of their name.
+const VaultSecret = "vault"
+
+// vaultSettings looks up the variables that Vault's own command knows. A Secret that is not
+// there, or not to be read, has none.
+func (r Keyring) vaultSettings(ctx context.Context) func(string) string {
+	getenv := r.Getenv
+	if getenv == nil {
+		getenv = os.Getenv
+	}
+	if r.Kube == nil || getenv("VAULT_ADDR") != "" && getenv("VAULT_TOKEN") != "" {
+		return getenv
+	}
+	kube, err := r.Kube()
+	if err != nil {
+		return getenv
+	}
+	secret, err := kube.CoreV1().Secrets(platform.SystemNamespace).Get(ctx, VaultSecret, metav1.GetOptions{})
+	if err != nil {
+		return getenv
+	}
+	return func(name string) string { return cmp.Or(getenv(name), strings.TrimSpace(string(secret.Data[name]))) }
 }
 
 // PublicKey implements signature.Signer.
