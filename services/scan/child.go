@@ -49,11 +49,6 @@ type child struct {
 // startChild starts a worker for one database. It sees no network: the registry
 // comes to it through a socket, and only to be read.
 func (s *Service) startChild(database string) (*child, error) {
-	for _, d := range []string{s.dir, filepath.Join(s.dir, databaseDir), filepath.Join(s.dir, workerTemp)} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("start scan worker: %w", err)
-		}
-	}
 	registry, err := s.serveRegistry()
 	if err != nil {
 		return nil, fmt.Errorf("start scan worker: %w", err)
@@ -186,17 +181,20 @@ func (c *child) stop() {
 
 // serveRegistry lets the worker read the registry through a socket.
 func (s *Service) serveRegistry() (*http.Server, error) {
-	path := filepath.Join(s.dir, workerSocket)
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+	// A worker that was killed may have left files.
+	own := filepath.Join(s.dir, workerDir)
+	if err := errors.Join(os.RemoveAll(own), os.MkdirAll(own, 0o700)); err != nil {
 		return nil, err
 	}
+	path := filepath.Join(own, workerSocket)
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, err
 	}
-	// The worker is nobody; others cannot pass the directory, which is root's.
-	if err := errors.Join(os.Chmod(path, 0o666), os.Chown(filepath.Join(s.dir, workerTemp), own(nobody), own(nobody))); err != nil {
-		return nil, errors.Join(err, l.Close())
+	if os.Geteuid() == 0 {
+		if err := errors.Join(os.Chown(own, nobody, nobody), os.Chown(path, nobody, nobody)); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
 	}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -213,14 +211,6 @@ func (s *Service) serveRegistry() (*http.Server, error) {
 	})}
 	go func() { _ = server.Serve(l) }() // ends when it is closed
 	return server, nil
-}
-
-// own is an owner that this process may give files to, or -1 for none.
-func own(id int) int {
-	if os.Geteuid() != 0 {
-		return -1
-	}
-	return id
 }
 
 // tail keeps the end of what is written to it.

@@ -159,6 +159,22 @@ func debian(t *testing.T, config v1.Config) v1.Image {
 	return img
 }
 
+// withFile is an image with a further layer of one file of zeros.
+func withFile(t *testing.T, img v1.Image, name string, size int) v1.Image {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	must(t, w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(size)}))
+	_, err := w.Write(make([]byte, size))
+	must(t, err)
+	must(t, w.Close())
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+	must(t, err)
+	img, err = mutate.AppendLayers(img, layer)
+	must(t, err)
+	return img
+}
+
 func archiveOf(t *testing.T, files map[string]string) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -105,6 +106,13 @@ func TestImagesAreScannedAsTheyComeAndWhenMoreIsKnown(t *testing.T) {
 		t.Errorf("an image that cannot be scanned has the result %+v, %v", r, err)
 	}
 
+	// A file that does not fit into memory goes through the worker's own directory, which it
+	// reaches without any right. It may fetch more than one layer after it has given them up.
+	big := push(t, host+"/shop/big:1", withFile(t, labelled(t, "big"), "app/big.jar", 9<<20))
+	if r, err := s.Scan(ctx, big); err != nil || r == nil || len(r.Vulnerabilities) != 2 || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "big.jar could not be read as java/archive") {
+		t.Errorf("an image with a large file has the result %+v, %v", r, err)
+	}
+
 	// An index with an image for this machine is scanned as that.
 	tag, err := name.ParseReference(host + "/shop/multi:1")
 	must(t, err)
@@ -121,11 +129,10 @@ func TestImagesAreScannedAsTheyComeAndWhenMoreIsKnown(t *testing.T) {
 func TestTheWorkerMayOnlyReadTheRegistry(t *testing.T) {
 	host := newRegistry(t)
 	s, _ := newService(t, host, newCluster(t, ""))
-	must(t, os.MkdirAll(s.dir+"/"+workerTemp, 0o700))
 	server, err := s.serveRegistry()
 	must(t, err)
 	t.Cleanup(func() { _ = server.Close() })
-	client := &http.Client{Transport: overSocket(s.dir + "/" + workerSocket)}
+	client := &http.Client{Transport: overSocket(filepath.Join(s.dir, workerDir, workerSocket))}
 	for method, want := range map[string]int{http.MethodGet: http.StatusOK, http.MethodPost: http.StatusMethodNotAllowed, http.MethodDelete: http.StatusMethodNotAllowed, http.MethodPut: http.StatusMethodNotAllowed} {
 		req, err := http.NewRequest(method, "http://anywhere/v2/", nil)
 		must(t, err)

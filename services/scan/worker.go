@@ -27,13 +27,13 @@ import (
 
 // WorkerConfig says where a worker works.
 type WorkerConfig struct {
-	Dir      string // the service's: its socket to the registry, the database, temporary files
+	Dir      string // the service's
 	Database string // name of the database by digest
 }
 
 const (
+	workerDir    = "work" // the worker's own: the socket, and temporary files
 	workerSocket = "registry.sock"
-	workerTemp   = "tmp"
 	databaseDir  = "db"
 
 	nobody = 65534
@@ -49,13 +49,13 @@ const (
 // the first image, so that a detector that an image takes over can do nothing but
 // read the registry and lie about this image.
 func Worker(ctx context.Context, cfg WorkerConfig, in io.Reader, out io.Writer) error {
-	dir, err := unix.Open(cfg.Dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	dir, err := unix.Open(filepath.Join(cfg.Dir, workerDir), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return fmt.Errorf("open scan directory %s: %w", cfg.Dir, err)
 	}
 	// Through its descriptor the directory is reached without the right to pass those above it.
-	reach := fmt.Sprintf("/proc/self/fd/%d", dir)
-	options := []remote.Option{remote.WithTransport(overSocket(filepath.Join(reach, workerSocket)))}
+	own := fmt.Sprintf("/proc/self/fd/%d", dir)
+	options := []remote.Option{remote.WithTransport(overSocket(filepath.Join(own, workerSocket)))}
 	file, status, err := osvdb.Fetch(ctx, cfg.Database, filepath.Join(cfg.Dir, databaseDir), options...)
 	if err != nil {
 		return err
@@ -65,11 +65,10 @@ func Worker(ctx context.Context, cfg WorkerConfig, in io.Reader, out io.Writer) 
 		return err
 	}
 	defer db.Close()
-	temp := filepath.Join(reach, workerTemp)
-	if err := errors.Join(os.Setenv("TMPDIR", temp), confine()); err != nil {
+	if err := errors.Join(os.Setenv("TMPDIR", own), confine()); err != nil {
 		return fmt.Errorf("give up rights: %w", err)
 	}
-	s := &Scanner{Database: db, Status: status, Options: inspect.Options{TempDir: temp}}
+	s := &Scanner{Database: db, Status: status, Options: inspect.Options{TempDir: own}}
 	answers := json.NewEncoder(out)
 	if err := answers.Encode(answer{Ready: true}); err != nil {
 		return fmt.Errorf("say that it is ready: %w", err)
