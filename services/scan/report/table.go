@@ -93,6 +93,9 @@ func plural(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
+	if stem, ok := strings.CutSuffix(noun, "y"); ok {
+		return fmt.Sprintf("%d %sies", n, stem)
+	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
@@ -135,7 +138,7 @@ func (w *tableWriter) vulnerabilities(r *Report) {
 		}
 		w.flush(t)
 	}
-	w.hidden(hidden, "vulnerabilities")
+	w.hidden(hidden, "vulnerability")
 }
 
 func (o row) name() string {
@@ -195,7 +198,7 @@ func (w *tableWriter) faults(r *Report) {
 		}
 		w.flush(t)
 	}
-	w.hidden(hidden, "faults")
+	w.hidden(hidden, "fault")
 }
 
 // some names the first n, and how many more there are.
@@ -226,7 +229,7 @@ func (f Fault) where() string {
 
 func (w *tableWriter) hidden(n int, what string) {
 	if n > 0 {
-		w.print("%d %s below %s are not shown.\n", n, what, w.opt.AtLeast)
+		w.print("Not shown below %s: %s.\n", w.opt.AtLeast, plural(n, what))
 	}
 }
 
