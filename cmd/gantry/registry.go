@@ -24,7 +24,7 @@ import (
 func newRegistryCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "registry",
-		Short: "Manage who may use the built-in registry",
+		Short: "Manage who may use the built-in registry, or run only a registry",
 		Long: "Root of this machine needs no login. Everybody else logs in with a service-account token\n" +
 			"as the password (`kubectl create token NAME`), or as an account made here. What they may do\n" +
 			"says RBAC: the verbs get, create, update, delete and list on repositories.gantry.dev.\n" +
@@ -32,7 +32,7 @@ func newRegistryCommand(g *globals) *cobra.Command {
 	}
 	account := &cobra.Command{Use: "account", Short: "Accounts for people and machines outside the cluster"}
 	account.AddCommand(newCreateAccountCommand(g), newListAccountsCommand(g), newDeleteAccountCommand(g))
-	c.AddCommand(account)
+	c.AddCommand(account, newServeRegistryCommand(g))
 	return c
 }
 

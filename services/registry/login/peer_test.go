@@ -44,6 +44,32 @@ func TestTheKernelSaysWhoseTheOtherEndIs(t *testing.T) {
 	}
 }
 
+// Only loopback is this machine for sure: another address may be another machine's by the
+// time that the kernel is asked, or a pod's by way of the bridge.
+func TestAConnectionThatIsNotOverLoopbackIsNobodys(t *testing.T) {
+	testenv.NeedRoot(t)
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addresses {
+		ip := a.(*net.IPNet).IP
+		if ip.IsLoopback() || ip.To4() == nil {
+			continue
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort(ip.String(), "0"))
+		if err != nil {
+			continue // it has gone since
+		}
+		defer l.Close()
+		if uid, err := peerUser(dialAs(t, l, 0)); err == nil {
+			t.Errorf("%s: taken for user %d", ip, uid)
+		}
+		return
+	}
+	t.Skip("this machine has no address but loopback")
+}
+
 // dialAs returns the connection of a process of another user.
 func dialAs(t *testing.T, l net.Listener, uid uint32) net.Conn {
 	t.Helper()
