@@ -14,9 +14,10 @@ import (
 
 const (
 	defaultProcesses = 8192
-	// cpuShares is half of what a pod without a request may have in a contest:
-	// who builds waits for those who serve.
-	cpuShares = 512
+	// cpuShares of all steps together is the kernel's default for one group: in a
+	// contest they have as much as all pods together. With less, a build on a busy
+	// machine would starve beside every single process that is in no group.
+	cpuShares = 1024
 )
 
 // limit makes the control group of all steps, with limits.
