@@ -107,7 +107,10 @@ func (c *child) scan(ctx context.Context, image string) (*report.Report, error) 
 	if err != nil {
 		return nil, c.end(err)
 	}
-	if a.Report == nil {
+	switch {
+	case a.Report == nil && a.Again:
+		return nil, errors.New(a.Error)
+	case a.Report == nil:
 		return nil, &scanError{a.Error}
 	}
 	return a.Report, nil

@@ -15,4 +15,5 @@ type answer struct {
 	Ready  bool           `json:"ready,omitempty"`
 	Report *report.Report `json:"report,omitempty"`
 	Error  string         `json:"error,omitempty"`
+	Again  bool           `json:"again,omitempty"` // the error is this machine's, not the image's
 }

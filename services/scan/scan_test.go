@@ -4,12 +4,15 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -22,6 +25,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/gantryhq/gantry/services/scan/inspect"
 	"github.com/gantryhq/gantry/services/scan/osvdb"
 	"github.com/gantryhq/gantry/services/scan/report"
 )
@@ -125,6 +129,19 @@ func TestWhatIsNoImageIsRefused(t *testing.T) {
 	must(t, err)
 	if r, err := scanner(t).Image(context.Background(), "x", opened); err == nil {
 		t.Errorf("a changed layer was scanned: %+v", r)
+	}
+}
+
+func TestTroubleOfThisMachineIsNotTheImages(t *testing.T) {
+	for err, want := range map[error]bool{
+		fmt.Errorf("hold a file: %w", &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}): true,
+		&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}:                                       true,
+		fmt.Errorf("read layer: %w", inspect.ErrTooLarge):                                         false,
+		fmt.Errorf("read layer: %w", tar.ErrHeader):                                               false,
+	} {
+		if ours(err) != want {
+			t.Errorf("%v: %v", err, !want)
+		}
 	}
 }
 

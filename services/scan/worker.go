@@ -81,7 +81,7 @@ func Worker(ctx context.Context, cfg WorkerConfig, in io.Reader, out io.Writer) 
 		}
 		var a answer
 		if a.Report, err = s.byName(ctx, j.Image, options); err != nil {
-			a.Error = err.Error()
+			a.Error, a.Again = err.Error(), ours(err)
 		}
 		if err := answers.Encode(a); err != nil {
 			return fmt.Errorf("write report: %w", err)
@@ -89,6 +89,17 @@ func Worker(ctx context.Context, cfg WorkerConfig, in io.Reader, out io.Writer) 
 		debug.FreeOSMemory()
 	}
 	return lines.Err()
+}
+
+// ours is whether an error is of this machine or of the way to the registry, so that
+// the same image may be scanned well later.
+func ours(err error) bool {
+	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.EACCES, unix.EMFILE, unix.ENOMEM, unix.EIO} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return errors.As(err, new(net.Error))
 }
 
 func (s *Scanner) byName(ctx context.Context, image string, options []remote.Option) (*report.Report, error) {
