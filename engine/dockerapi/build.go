@@ -10,11 +10,15 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/distribution/reference"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/build"
+	types "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 
 	"github.com/gantryhq/gantry/engine/image"
 )
@@ -195,6 +199,54 @@ func (s *Server) serveBuildPrune(w http.ResponseWriter, _ *http.Request) error {
 	return ok(w, build.CachePruneReport{CachesDeleted: []string{}})
 }
 
-func (s *Server) serveCommit(http.ResponseWriter, *http.Request) error {
-	return unavailable("docker commit is not possible here: build images with a Dockerfile, so that it is known what is in them")
+// serveCommit makes an image of a container. It runs on meanwhile: what is being written
+// is taken as it is found.
+func (s *Server) serveCommit(w http.ResponseWriter, r *http.Request) error {
+	c, err := s.find(r.FormValue("container"))
+	if err != nil {
+		return err
+	}
+	if len(r.URL.Query()["changes"]) > 0 && r.FormValue("changes") != "" {
+		return invalid("changes at a commit are not possible: put them into a Dockerfile that starts FROM the committed image")
+	}
+	rec := s.recordOf(c)
+	config := rec.Config
+	if given := (types.Config{}); r.ContentLength != 0 {
+		if err := decode(r, &given); err != nil {
+			return err
+		}
+		if len(given.Cmd)+len(given.Entrypoint)+len(given.Env) > 0 {
+			config = &given
+		}
+	}
+	name := r.FormValue("repo")
+	if tag := r.FormValue("tag"); tag != "" && name != "" {
+		name += ":" + tag
+	}
+	if name == "" {
+		name = untagged + ":" + randomID()[:32]
+	}
+	c.op.Lock() // its layer stays while it is read
+	defer c.op.Unlock()
+	img, err := s.cfg.Images.Commit(r.Context(), image.KeptName(Namespace, rec.ID), image.CommitOptions{
+		Name: name, Config: imageConfigOf(config), Author: r.FormValue("author"), Comment: r.FormValue("comment"), CreatedBy: strings.Join(append(slices.Clone(rec.Command), rec.Args...), " ")})
+	if err != nil {
+		return fullDisk(err)
+	}
+	s.containerEvent(&rec, events.ActionCommit, map[string]string{"imageID": img.ID, "imageRef": img.Name})
+	answer(w, http.StatusCreated, types.CommitResponse{ID: img.ID})
+	return nil
+}
+
+// imageConfigOf is what an image keeps of a container's configuration.
+func imageConfigOf(c *types.Config) dockerspec.DockerOCIImageConfig {
+	ports := map[string]struct{}{}
+	for p := range c.ExposedPorts {
+		ports[p.String()] = struct{}{}
+	}
+	out := dockerspec.DockerOCIImageConfig{}
+	out.User, out.ExposedPorts, out.Env, out.Entrypoint, out.Cmd = c.User, ports, c.Env, c.Entrypoint, c.Cmd
+	out.Volumes, out.WorkingDir, out.Labels, out.StopSignal = c.Volumes, c.WorkingDir, c.Labels, c.StopSignal
+	out.Healthcheck, out.OnBuild, out.Shell = c.Healthcheck, c.OnBuild, c.Shell
+	return out
 }
