@@ -14,9 +14,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	apitypes "github.com/moby/moby/api/types"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/gantryhq/gantry/engine/node/runtime"
@@ -91,6 +93,39 @@ func (c *connection) CloseWrite() error {
 	return c.Close()
 }
 
+// hangUpCheck is how often it is seen whether a client that listens is still there.
+const hangUpCheck = 2 * time.Second
+
+// watch calls gone when the client has closed both halves of its connection: who only
+// listens to a container that says nothing would not be missed otherwise.
+func (c *connection) watch(ctx context.Context, gone func()) {
+	socket, is := c.Conn.(syscall.Conn)
+	if !is {
+		return // under TLS the next write tells
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(hangUpCheck):
+		}
+		hungUp := false
+		err := raw.Control(func(fd uintptr) {
+			at := []unix.PollFd{{Fd: int32(fd)}}
+			n, err := unix.Poll(at, 0)
+			hungUp = err == nil && n > 0 && at[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+		})
+		if err != nil || hungUp {
+			gone()
+			return
+		}
+	}
+}
+
 // hijack takes the connection of a request over.
 func hijack(w http.ResponseWriter, r *http.Request, contentType string) (*connection, error) {
 	upgrade := r.Header.Get("Upgrade")
@@ -148,6 +183,7 @@ func (s *Server) serveAttach(w http.ResponseWriter, r *http.Request) error {
 	out := newStreamWriter(conn, !rec.Config.Tty)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
+	go conn.watch(ctx, cancel)
 	emit := func(e entry) error { return out.write(e.stream, e.text) }
 	interactive := (rec.Config.OpenStdin || rec.Config.Tty) && stream
 	defer s.reading(c)()
