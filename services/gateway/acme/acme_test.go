@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -16,11 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/letsencrypt/pebble/v2/ca"
-	"github.com/letsencrypt/pebble/v2/db"
-	"github.com/letsencrypt/pebble/v2/va"
-	"github.com/letsencrypt/pebble/v2/wfe"
-	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,6 +22,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/gantryhq/gantry/services/gateway/acme/acmetest"
 )
 
 // answers is what a data plane does for challenges.
@@ -50,32 +46,9 @@ func (a *answers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // whatever the host is called.
 func authority(t *testing.T, challenges http.Handler) *httptest.Server {
 	t.Helper()
-	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
-	t.Setenv("PEBBLE_WFE_NONCEREJECT", "20") // clients must cope with that
 	port80 := httptest.NewServer(challenges)
 	t.Cleanup(port80.Close)
-
-	port53, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := &dns.Server{Listener: port53, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		answer := new(dns.Msg).SetReply(q)
-		if q.Question[0].Qtype == dns.TypeA {
-			answer.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.IPv4(127, 0, 0, 1)}}
-		}
-		w.WriteMsg(answer)
-	})}
-	go names.ActivateAndServe()
-	t.Cleanup(func() { names.Shutdown() })
-
-	quiet, store := log.New(io.Discard, "", 0), db.NewMemoryStore()
-	issuer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: 3600}})
-	validator := va.New(quiet, port80.Listener.Addr().(*net.TCPAddr).Port, 1, false, port53.Addr().String(), store)
-	frontend := wfe.New(quiet, store, validator, issuer, []string{"test"}, false, false, 1, 1)
-	server := httptest.NewTLSServer(frontend.Handler())
-	t.Cleanup(server.Close)
-	return server
+	return acmetest.Authority(t, port80.Listener.Addr().(*net.TCPAddr).Port)
 }
 
 func newManager(t *testing.T, kube *fake.Clientset, challenges Challenges, server *httptest.Server) *Manager {
@@ -108,7 +81,7 @@ func TestACertificateIsGotAndRenewed(t *testing.T) {
 	challenges := &answers{}
 	server := authority(t, challenges)
 	kube := fake.NewClientset()
-	wish := Wish{Secret: shop, Hosts: []string{"shop.example.com", "www.example.com"}, Directory: server.URL + wfe.DirectoryPath, Email: "ops@example.com"}
+	wish := Wish{Secret: shop, Hosts: []string{"shop.example.com", "www.example.com"}, Directory: server.URL + acmetest.Directory, Email: "ops@example.com"}
 	get := func() *corev1.Secret {
 		s, err := kube.CoreV1().Secrets("shop").Get(context.Background(), "shop-tls", metav1.GetOptions{})
 		if err != nil {
@@ -164,7 +137,7 @@ func TestARefusedCertificateSaysWhy(t *testing.T) {
 	server := authority(t, http.NotFoundHandler()) // the answers are served nowhere
 	kube := fake.NewClientset()
 	m := newManager(t, kube, &answers{}, server)
-	m.Want([]Wish{{Secret: shop, Hosts: []string{"shop.example.com"}, Directory: server.URL + wfe.DirectoryPath}})
+	m.Want([]Wish{{Secret: shop, Hosts: []string{"shop.example.com"}, Directory: server.URL + acmetest.Directory}})
 	until(t, m, "the refusal is known", func() bool { return strings.Contains(m.State(shop), "prove that shop.example.com is ours") })
 	if state := m.State(shop); !strings.Contains(state, "tried again after") {
 		t.Errorf("state %q", state)
@@ -179,7 +152,7 @@ func TestANamespaceThatDoesNotAllowItSaysHowTo(t *testing.T) {
 		return true, nil, apierrors.NewForbidden(corev1.Resource("secrets"), "", errors.New("no"))
 	})
 	m := newManager(t, kube, challenges, server)
-	m.Want([]Wish{{Secret: shop, Hosts: []string{"shop.example.com"}, Directory: server.URL + wfe.DirectoryPath}})
+	m.Want([]Wish{{Secret: shop, Hosts: []string{"shop.example.com"}, Directory: server.URL + acmetest.Directory}})
 	until(t, m, "the refusal is known", func() bool {
 		return strings.Contains(m.State(shop), "kubectl -n shop create rolebinding gateway-certificates")
 	})
@@ -191,7 +164,7 @@ func TestASecretOfSomebodyElseStays(t *testing.T) {
 	own := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop-tls"}, Data: map[string][]byte{"tls.crt": []byte("mine")}}
 	kube := fake.NewClientset(own)
 	m := newManager(t, kube, challenges, server)
-	m.Want([]Wish{{Secret: shop, Hosts: []string{"shop.example.com"}, Directory: server.URL + wfe.DirectoryPath}})
+	m.Want([]Wish{{Secret: shop, Hosts: []string{"shop.example.com"}, Directory: server.URL + acmetest.Directory}})
 	until(t, m, "the refusal is known", func() bool { return strings.Contains(m.State(shop), "is not ours") })
 	if s, err := kube.CoreV1().Secrets("shop").Get(context.Background(), "shop-tls", metav1.GetOptions{}); err != nil || string(s.Data["tls.crt"]) != "mine" {
 		t.Errorf("%v, %v", s, err)

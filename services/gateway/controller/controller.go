@@ -22,6 +22,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -56,6 +57,7 @@ type Config struct {
 	Addresses []netip.Addr
 	// AddressPool is where Gateways get addresses of their own from, if it is valid.
 	AddressPool netip.Prefix
+	Authorities *http.Client // reaches certificate authorities; nil is http.DefaultClient
 	Log         *slog.Logger // or nil for slog.Default()
 }
 
@@ -118,7 +120,7 @@ func New(cfg Config) (*Controller, error) {
 	}
 	c.retiring, c.retire = context.WithCancel(context.Background())
 	c.translator.Pool = cfg.AddressPool
-	c.issuer = acme.New(acme.Config{Kube: cfg.Kube, Challenges: &cfg.Proxy.Challenges, Log: c.log})
+	c.issuer = acme.New(acme.Config{Kube: cfg.Kube, Challenges: &cfg.Proxy.Challenges, HTTP: cfg.Authorities, Log: c.log})
 	var err error
 	if c.caches, err = newCaches(cfg.Kube, cfg.Gateway, cfg.Own, c); err != nil {
 		return nil, fmt.Errorf("prepare caches: %w", err)

@@ -2,8 +2,10 @@ package controller
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -31,6 +33,7 @@ type world struct {
 	kube    *fake.Clientset
 	gateway *gatewayfake.Clientset
 	address string
+	secure  string // address for HTTPS
 }
 
 func newWorld(t *testing.T) *world {
@@ -49,11 +52,20 @@ func newWorld(t *testing.T) *world {
 		}}},
 	}, metav1.CreateOptions{}))
 
-	dataPlane, err := proxy.New(proxy.Config{Listen: map[uint16]string{80: "127.0.0.1:0", 443: "127.0.0.1:0"}})
+	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := New(Config{Kube: w.kube, Gateway: w.gateway, Proxy: dataPlane, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
+	w.secure = free.Addr().String()
+	free.Close()
+	dataPlane, err := proxy.New(proxy.Config{Listen: map[uint16]string{80: "127.0.0.1:0", 443: w.secure}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Config{
+		Kube: w.kube, Gateway: w.gateway, Proxy: dataPlane, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+		Authorities: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
