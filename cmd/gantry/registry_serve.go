@@ -24,12 +24,12 @@ import (
 // newServeRegistryCommand is a command of pods on a cluster; here `gantry serve` does its
 // work itself.
 func newServeRegistryCommand(g *globals) *cobra.Command {
-	var listen string
+	var listen, storage string
 	var certificate registryTLS
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run only the registry, for the cluster that --kubeconfig names",
-		Long: "Serves the registry under --data-dir with TLS; everybody logs in, and the cluster's RBAC\n" +
+		Long: "Serves the registry whose files are under --storage, with TLS; everybody logs in, and the cluster's RBAC\n" +
 			"decides. `gantry serve` does this by itself; on a cluster this is the command of a pod,\n" +
 			"with one replica and a volume.",
 		Args: cobra.NoArgs,
@@ -42,16 +42,17 @@ func newServeRegistryCommand(g *globals) *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return ignoreEnd(ctx, serveRegistry(ctx, g, listen, certificate))
+			return ignoreEnd(ctx, serveRegistry(ctx, g, storage, listen, certificate))
 		},
 	}
 	c.Flags().StringVar(&listen, "listen", ":5000", "address of the registry")
+	c.Flags().StringVar(&storage, "storage", defaultDataDir, "directory of its files")
 	c.Flags().StringVar(&certificate.cert, "tls-cert", "", "its certificate, PEM")
 	c.Flags().StringVar(&certificate.key, "tls-key", "", "the certificate's key, PEM")
 	return c
 }
 
-func serveRegistry(ctx context.Context, g *globals, listen string, certificate registryTLS) error {
+func serveRegistry(ctx context.Context, g *globals, storage, listen string, certificate registryTLS) error {
 	cfg, err := g.config()
 	if err != nil {
 		return err
@@ -64,7 +65,7 @@ func serveRegistry(ctx context.Context, g *globals, listen string, certificate r
 	if err != nil {
 		return err
 	}
-	r, err := registry.New(registry.Config{DataDir: g.dir(), Login: login.New(cluster), Policies: policies, Register: legacyregistry.RawMustRegister})
+	r, err := registry.New(registry.Config{DataDir: storage, Login: login.New(cluster), Policies: policies, Register: legacyregistry.RawMustRegister})
 	if err != nil {
 		return err
 	}
