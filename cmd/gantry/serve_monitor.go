@@ -8,11 +8,11 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/gantryhq/gantry/engine/node"
 	"github.com/gantryhq/gantry/services/monitor"
@@ -66,30 +66,59 @@ func startMonitor(_ context.Context, in *server) error {
 	if err != nil {
 		return err
 	}
-	m, err := monitor.New(monitor.Config{
+	cfg := monitor.Config{
 		Client: in.api.ClientConfig(monitor.User), Dir: filepath.Join(in.dataDir, "monitor"),
 		Retention: in.monitor.retention, MaxBytes: size, Interval: in.monitor.interval, HostMetrics: node.HostMetricsPath,
 		Sources: []monitor.Source{{
 			Job: "gateway", Instance: "gateway", Handler: overSocket(gatewayAdminSocket(in.dataDir)), Interval: min(gatewayInterval, in.monitor.interval),
 		}},
-		Register: legacyregistry.Registerer(), Version: version, Log: in.upstreamLogger(),
-	})
+		Version: version, Log: in.upstreamLogger(),
+	}
+	var running atomic.Pointer[monitor.Service]
+	err = in.api.Mount(monitor.Prefix, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if m := running.Load(); m != nil {
+			m.ServeHTTP(w, r)
+			return
+		}
+		http.Error(w, "the monitor is starting", http.StatusServiceUnavailable)
+	}))
 	if err != nil {
 		return err
 	}
-	if err := in.api.Mount(monitor.Prefix, m); err != nil {
-		return err
-	}
 	in.background("monitor", func(ctx context.Context) error {
-		if err := monitor.EnsureRoles(ctx, in.installer()); err != nil {
-			return err
+		for {
+			err := in.runMonitor(ctx, cfg, &running)
+			if ctx.Err() != nil {
+				return nil
+			}
+			// The platform works without: what is wrong with the samples must not end it.
+			slog.Error("the monitor has ended and is started again", "in", monitorPause, "err", err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(monitorPause):
+			}
 		}
-		if err := monitor.EnsureKinds(ctx, in.installer()); err != nil {
-			return err
-		}
-		return m.Run(ctx)
 	})
 	return nil
+}
+
+// monitorPause is how long a monitor that has failed rests.
+const monitorPause = 30 * time.Second
+
+func (in *server) runMonitor(ctx context.Context, cfg monitor.Config, running *atomic.Pointer[monitor.Service]) error {
+	if err := monitor.EnsureRoles(ctx, in.installer()); err != nil {
+		return err
+	}
+	if err := monitor.EnsureKinds(ctx, in.installer()); err != nil {
+		return err
+	}
+	m, err := monitor.New(cfg)
+	if err != nil {
+		return err
+	}
+	running.Store(m)
+	return m.Run(ctx)
 }
 
 // overSocket passes requests on to what listens at a unix socket.

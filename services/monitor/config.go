@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
 )
 
@@ -42,10 +41,8 @@ type Config struct {
 	// node_exporter's names; "" is nowhere, for clusters with an exporter of their own.
 	HostMetrics string
 	Sources     []Source
-	// Register takes the service's own metrics, or is nil.
-	Register prometheus.Registerer
-	Version  string       // of the program
-	Log      *slog.Logger // or nil for slog.Default()
+	Version     string       // of the program
+	Log         *slog.Logger // or nil for slog.Default()
 }
 
 func (c *Config) complete() error {
@@ -61,8 +58,5 @@ func (c *Config) complete() error {
 	c.MaxBytes = cmp.Or(c.MaxBytes, DefaultMaxBytes)
 	c.Interval = cmp.Or(c.Interval, DefaultInterval)
 	c.Log = cmp.Or(c.Log, slog.Default())
-	if c.Register == nil {
-		c.Register = prometheus.NewRegistry()
-	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/client-go/rest"
 )
 
@@ -63,6 +64,7 @@ func (s *Service) serveInside(ctx context.Context) error {
 	mux.Handle("GET /api/v1/nodes/{node}/proxy/", proxy)
 	mux.Handle("GET /apiserver/metrics", rewrite("/metrics", proxy))
 	mux.Handle("GET /objects/metrics", s.objects)
+	mux.Handle("GET /monitor/metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}))
 	for _, source := range s.cfg.Sources {
 		mux.Handle("GET /"+source.Job+"/metrics", rewrite("/metrics", source.Handler))
 	}

@@ -99,6 +99,7 @@ func (s *Service) platformTargets(nodes []string) []*targetgroup.Group {
 	}
 	add("/objects/metrics", every, "kube-state-metrics", "kube-state-metrics", nil)
 	add("/apiserver/metrics", every, "apiserver", "kubernetes", nil)
+	add("/monitor/metrics", every, "prometheus", "monitor", nil)
 	for _, source := range s.cfg.Sources {
 		interval := source.Interval
 		if interval == 0 {

@@ -29,7 +29,8 @@ const Prefix = "/prometheus/"
 // Service is the monitor.
 type Service struct {
 	cfg     Config
-	watched *watched // objects of the API
+	metrics *prometheus.Registry // the service's own
+	watched *watched             // objects of the API
 	objects *objects.Exposition
 	pipes   *pipes
 	answers atomic.Pointer[api.API] // nil until the samples can be read
@@ -45,7 +46,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, watched: w, objects: objects.New(w.factory)}
+	s := &Service{cfg: cfg, metrics: prometheus.NewRegistry(), watched: w, objects: objects.New(w.factory)}
 	return s, nil
 }
 
@@ -62,13 +63,13 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]string{"status": "error", "errorType": "unavailable", "error": "the samples are being read; ask again in a moment"})
 }
 
-// Run scrapes and answers until ctx ends.
+// Run scrapes and answers until ctx ends, and returns nil then. It can be called once.
 func (s *Service) Run(ctx context.Context) error {
-	db, err := openStorage(&s.cfg)
+	db, err := openStorage(&s.cfg, s.metrics)
 	if err != nil {
 		return err
 	}
-	engine := newEngine(&s.cfg, s.cfg.Register)
+	engine := newEngine(&s.cfg, s.metrics)
 	platform, err := s.newManager(db, "platform", s.dialInside)
 	if err != nil {
 		return err
@@ -104,7 +105,7 @@ func (s *Service) newManager(db *tsdb.DB, name string, dial config.DialContextFu
 	m, err := scrape.NewManager(&scrape.Options{
 		DiscoveryReloadInterval: model.Duration(reloadInterval), DiscoveryReloadOnStartup: true,
 		HTTPClientOptions: []config.HTTPClientOption{config.WithDialContextFunc(dial), config.WithUserAgent("gantry-monitor")},
-	}, s.cfg.Log.With("scrapes", name), nil, nil, db, prometheus.WrapRegistererWith(prometheus.Labels{"scrapes": name}, s.cfg.Register))
+	}, s.cfg.Log.With("scrapes", name), nil, nil, db, prometheus.WrapRegistererWith(prometheus.Labels{"scrapes": name}, s.metrics))
 	if err != nil {
 		return nil, fmt.Errorf("start scraping %s: %w", name, err)
 	}

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 
 // writeSamples stores one sample after the other and tells of each that is stored, until it is killed.
 func writeSamples(dir string) {
-	db, err := openStorage(testConfig(dir))
+	db, err := openStorage(testConfig(dir), nil)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -79,7 +79,7 @@ func TestSamplesSurviveTheKillOfTheProcess(t *testing.T) {
 			fmt.Sscan(lines.Text(), &last)
 		}
 		_ = child.Wait()
-		db, err := openStorage(testConfig(dir))
+		db, err := openStorage(testConfig(dir), nil)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}

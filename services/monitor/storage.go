@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,7 +24,10 @@ const (
 
 // openStorage opens the database. What its predecessor had not yet written to blocks it reads from
 // the log of samples, to which each scrape is written when it ends.
-func openStorage(cfg *Config) (*tsdb.DB, error) {
+func openStorage(cfg *Config, metrics prometheus.Registerer) (*tsdb.DB, error) {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of the samples: %w", err)
+	}
 	o := tsdb.DefaultOptions()
 	o.RetentionDuration, o.MaxBytes = cfg.Retention.Milliseconds(), cfg.MaxBytes
 	o.MaxBlockDuration = max(o.MinBlockDuration, min(cfg.Retention.Milliseconds()/10, 31*24*time.Hour.Milliseconds()))
@@ -34,7 +38,7 @@ func openStorage(cfg *Config) (*tsdb.DB, error) {
 	o.HeadChunksWriteBufferSize = chunks.MinWriteBufferSize
 	o.HeadChunksWriteQueueSize = 0
 	o.NoLockfile = true // the data directory has one owner already
-	db, err := tsdb.Open(cfg.Dir, cfg.Log, cfg.Register, o, nil)
+	db, err := tsdb.Open(cfg.Dir, cfg.Log, metrics, o, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open the samples in %s: %w", cfg.Dir, err)
 	}
@@ -44,9 +48,9 @@ func openStorage(cfg *Config) (*tsdb.DB, error) {
 // parserOptions switch on nothing that Prometheus calls experimental.
 var parserOptions = parser.Options{}
 
-func newEngine(cfg *Config, reg prometheus.Registerer) *promql.Engine {
+func newEngine(cfg *Config, metrics prometheus.Registerer) *promql.Engine {
 	return promql.NewEngine(promql.EngineOpts{
-		Logger: cfg.Log, Reg: reg, MaxSamples: maxSamples, Timeout: queryTimeout, ActiveQueryTracker: make(queue, maxQueries),
+		Logger: cfg.Log, Reg: metrics, MaxSamples: maxSamples, Timeout: queryTimeout, ActiveQueryTracker: make(queue, maxQueries),
 		NoStepSubqueryIntervalFn: func(int64) int64 { return cfg.Interval.Milliseconds() },
 		EnableAtModifier:         true, EnableNegativeOffset: true, EnablePerStepStats: true,
 		Parser: parser.NewParser(parserOptions),
