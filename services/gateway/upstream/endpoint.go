@@ -3,6 +3,7 @@ package upstream
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -76,13 +77,26 @@ func WithConnectTimeout(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, connectTimeoutKey{}, d)
 }
 
+// errLeft is why a connection that was just made is not used.
+var errLeft = errors.New("the endpoint has left meanwhile")
+
+// left tells whether the endpoint was removed and others are there: it may stop at any time,
+// and did not see the request yet.
+func (e *Endpoint) left() bool { return e.removed.Load() && len(e.pool.now().open) > 0 }
+
 func newEndpoint(address netip.AddrPort, protocol route.Protocol, connectTimeout time.Duration) *Endpoint {
+	var e *Endpoint
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 		timeout, _ := ctx.Value(connectTimeoutKey{}).(time.Duration)
 		dialer := &net.Dialer{Timeout: cmp.Or(timeout, connectTimeout), KeepAlive: 30 * time.Second}
-		return dialer.DialContext(ctx, network, address)
+		conn, err := dialer.DialContext(ctx, network, address)
+		if err == nil && e.left() {
+			conn.Close()
+			return nil, &net.OpError{Op: "dial", Net: network, Err: errLeft} // another one is tried
+		}
+		return conn, err
 	}
-	e := &Endpoint{
+	e = &Endpoint{
 		Loop:     eventloop.NewBackend(address),
 		Address:  address,
 		Host:     address.String(),
