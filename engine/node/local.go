@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -21,23 +22,26 @@ const KeptRootAnnotation = "gantry.dev/kept-root"
 // What follows is for callers in this process that offer more than the Kubernetes API
 // has words for. Who calls it has authorized the request.
 
-// current returns the worker of a pod and the latest run of its first container.
-func (n *Node) current(namespace, pod string) (*worker, *instance, error) {
+// current returns the worker of a pod and the latest run of its first container. Of pods
+// of one name the newest is meant: a former one may still be on its way out.
+func (n *Node) current(namespace, pod string) (found *worker, latest *instance, err error) {
+	var created time.Time
 	for _, w := range n.allWorkers() {
 		w.mu.Lock()
 		is := w.pod.Namespace == namespace && w.pod.Name == pod && !w.v.Removed && len(w.pod.Spec.Containers) > 0
-		var run *instance
-		if is {
+		at := w.pod.CreationTimestamp.Time // in whole seconds
+		if is && (found == nil || at.After(created) || at.Equal(created) && w.pod.DeletionTimestamp == nil) {
+			found, latest, created = w, nil, at
 			if cv := w.v.Containers[w.pod.Spec.Containers[0].Name]; cv != nil {
-				run = cv.Last
+				latest = cv.Last
 			}
 		}
 		w.mu.Unlock()
-		if is {
-			return w, run, nil
-		}
 	}
-	return nil, nil, fmt.Errorf("pod %s/%s is not on this node: %w", namespace, pod, fs.ErrNotExist)
+	if found == nil {
+		return nil, nil, fmt.Errorf("pod %s/%s is not on this node: %w", namespace, pod, fs.ErrNotExist)
+	}
+	return found, latest, nil
 }
 
 // runningIn is current for a container that runs.
