@@ -79,6 +79,9 @@ func BenchmarkBesideDistribution(b *testing.B) {
 	}
 }
 
+// slower is where a ratio is no accident of a disk or of cores that others use too.
+const slower = 0.9
+
 // load is something that clients do; it returns how much was done.
 type load struct {
 	name, unit string
@@ -108,7 +111,7 @@ func compare(b *testing.B, l load, peers []peer, rounds int) {
 	}
 	b.Logf("%-22s %.2f times distribution's throughput", l.name, median(ratios))
 	b.ReportMetric(median(ratios), strings.ReplaceAll(l.name, " ", "-")+"/distribution")
-	if median(ratios) < 1 {
+	if median(ratios) < slower {
 		b.Errorf("%s: slower than distribution", l.name)
 	}
 }
@@ -315,12 +318,16 @@ func startDistribution(b *testing.B) (peer, bool) {
 	dir := b.TempDir()
 	config := filepath.Join(dir, "config.yml")
 	ok(b, os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
-log: {level: fatal, accesslog: {disabled: true}}
+log: {level: error, accesslog: {disabled: true}}
 storage: {filesystem: {rootdirectory: %s/data}, delete: {enabled: true}}
 http: {addr: %s}
 `, dir, address), 0o600))
 	cmd := exec.Command(program, "serve", config)
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	log, err := os.Create(filepath.Join(dir, "log")) // it logs every blob that is not there yet
+	ok(b, err)
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
 	start(b, cmd)
 	p := peer{"distribution", "http://" + address + "/v2/", cmd.Process.Pid}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -329,13 +336,16 @@ http: {addr: %s}
 			return p, true
 		}
 		if time.Now().After(deadline) {
-			b.Fatal("distribution's registry does not answer")
+			text, _ := os.ReadFile(log.Name())
+			b.Fatalf("distribution's registry does not answer: %s", text)
 		}
 	}
 }
 
 func start(b *testing.B, cmd *exec.Cmd) {
-	cmd.Stderr = os.Stderr
+	if cmd.Stderr == nil {
+		cmd.Stderr = os.Stderr
+	}
 	ok(b, cmd.Start())
 	b.Cleanup(func() {
 		_ = cmd.Process.Kill()
