@@ -56,7 +56,8 @@ func (w *worker) drain(begun time.Time, grace time.Duration, exit <-chan struct{
 	if left := until(spread); left > 0 && !w.pause(min(margin, left), nil, exit, hurry) {
 		return
 	}
-	for look := drainLook; used && w.clients(ip) > 0; look = min(2*look, drainLookMax) {
+	// Also where there was none at first: whoever had not heard yet may have come meanwhile.
+	for look := drainLook; w.clients(ip) > 0; look = min(2*look, drainLookMax) {
 		left := until(end)
 		if left == 0 || !w.pause(min(look, left), nil, exit, hurry) {
 			return
