@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -66,8 +67,14 @@ func explainCompose(shown, file string, err error) error {
 	if strings.HasPrefix(text, "service ") && strings.HasSuffix(text, "has neither an image nor a build context specified") {
 		return hint.Wrap(fmt.Errorf("%s: %s", shown, text), "name an image, or build: a folder with a Dockerfile")
 	}
+	if m := yamlError.FindStringSubmatch(text); m != nil {
+		return fmt.Errorf("%s:%s: %w", shown, m[2], rephrased{"yaml: " + m[1] + ": " + m[3], err})
+	}
 	return fmt.Errorf("%s: %w", lineOf(shown, file, text), rephrased{text, err})
 }
+
+// yamlError is how the YAML library says what it was doing, from which line and column on, and what is wrong.
+var yamlError = regexp.MustCompile(`go-yaml load error in \w+ \((.+)\) at L(\d+)\.C\d+\S*: (.+)$`)
 
 // lineOf adds the line to the file's name when the message names no field and
 // its last word stands on one line only, as in "invalid containerPort: eighty".

@@ -55,9 +55,6 @@ const (
 	scanPeriod = 10 * time.Minute
 	// basePeriod is how often it is looked up again what a base image's tag stands for.
 	basePeriod = 5 * time.Minute
-	// tagPeriod is how long a tag is taken to stand for what it stood for, so that pods that come
-	// together cost one look.
-	tagPeriod = time.Second
 	// remembered is how many accepted digests are kept.
 	remembered = 8192
 )

@@ -101,7 +101,7 @@ func (d *decider) resolve(ctx context.Context, image string, p *policy) (name.Di
 	if digest, err := name.NewDigest(image); err == nil {
 		return digest, nil
 	}
-	digest, err := d.from.resolve(ctx, image, tagPeriod)
+	digest, err := d.from.resolve(ctx, image, 0)
 	if err != nil {
 		return digest, &RefusedError{Image: image, Policy: p.name(), Undecided: true, refusals: []refusal{{
 			"all", "it cannot be found: " + err.Error(), undecidedRemedy(err, p, image),
