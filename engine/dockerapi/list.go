@@ -334,19 +334,29 @@ func (s *Server) endpoints(r *record, pod *v1.Pod) map[string]*network.EndpointS
 	return out
 }
 
-func (s *Server) serveContainersPrune(w http.ResponseWriter, r *http.Request) error {
+// pruneFilters are those of requests that remove what is not used: by labels, and what is older
+// than a time, which is zero when none was given.
+func pruneFilters(r *http.Request) (filters, time.Time, error) {
+	var until time.Time
 	f, err := filtersOf(r)
 	if err == nil {
 		err = f.known("label", "label!", "until")
 	}
 	if err != nil {
-		return err
+		return nil, until, err
 	}
-	var until time.Time
 	for _, text := range f["until"] {
 		if until, err = timeOf(text); err != nil {
-			return err
+			return nil, until, err
 		}
+	}
+	return f, until, nil
+}
+
+func (s *Server) serveContainersPrune(w http.ResponseWriter, r *http.Request) error {
+	f, until, err := pruneFilters(r)
+	if err != nil {
+		return err
 	}
 	report := types.PruneReport{ContainersDeleted: []string{}}
 	for _, c := range s.all() {

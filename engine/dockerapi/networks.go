@@ -303,18 +303,9 @@ func (s *Server) removeNetwork(ctx context.Context, n *networkRecord) error {
 }
 
 func (s *Server) serveNetworksPrune(w http.ResponseWriter, r *http.Request) error {
-	f, err := filtersOf(r)
-	if err == nil {
-		err = f.known("label", "label!", "until")
-	}
+	f, until, err := pruneFilters(r)
 	if err != nil {
 		return err
-	}
-	var until time.Time
-	for _, text := range f["until"] {
-		if until, err = timeOf(text); err != nil {
-			return err
-		}
 	}
 	report := network.PruneReport{NetworksDeleted: []string{}}
 	for _, n := range s.allNetworks() {

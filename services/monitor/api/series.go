@@ -15,32 +15,46 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
-// names asks a querier for strings, once for each selector, or once without.
-func (a *API) names(r *http.Request, ask func(storage.Querier, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error)) (any, annotations.Annotations, error) {
+// lookup is what requests for series and their labels have in common.
+type lookup struct {
+	limit      int   // of the answer; 0 is none
+	start, end int64 // milliseconds
+	selectors  [][]*labels.Matcher
+	querier    storage.Querier // to be closed
+}
+
+func (a *API) lookup(r *http.Request) (*lookup, error) {
 	limit, err := number(r, "limit", 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	start, end, err := span(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	sets, err := a.selectors(r)
+	l := &lookup{limit: limit, start: timestamp.FromTime(start), end: timestamp.FromTime(end)}
+	if l.selectors, err = a.selectors(r); err != nil {
+		return nil, err
+	}
+	l.querier, err = a.cfg.Storage.Querier(l.start, l.end)
+	return l, err
+}
+
+// names asks a querier for strings, once for each selector, or once without.
+func (a *API) names(r *http.Request, ask func(storage.Querier, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error)) (any, annotations.Annotations, error) {
+	l, err := a.lookup(r)
 	if err != nil {
 		return nil, nil, err
 	}
-	querier, err := a.cfg.Storage.Querier(timestamp.FromTime(start), timestamp.FromTime(end))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer querier.Close()
+	defer l.querier.Close()
+	sets := l.selectors
 	if len(sets) == 0 {
 		sets = [][]*labels.Matcher{nil}
 	}
 	var warnings annotations.Annotations
 	found := map[string]bool{}
 	for _, set := range sets {
-		list, some, err := ask(querier, &storage.LabelHints{Limit: oneMore(limit)}, set...)
+		list, some, err := ask(l.querier, &storage.LabelHints{Limit: oneMore(l.limit)}, set...)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -53,8 +67,8 @@ func (a *API) names(r *http.Request, ask func(storage.Querier, *storage.LabelHin
 	if all == nil {
 		all = []string{}
 	}
-	if limit > 0 && len(all) > limit {
-		all, warnings = all[:limit], warnings.Add(errTruncated)
+	if l.limit > 0 && len(all) > l.limit {
+		all, warnings = all[:l.limit], warnings.Add(errTruncated)
 	}
 	return all, warnings, nil
 }
@@ -90,29 +104,17 @@ func (a *API) series(r *http.Request) (any, annotations.Annotations, error) {
 	if len(r.Form["match[]"]) == 0 {
 		return nil, nil, &refusal{"bad_data", http.StatusBadRequest, errors.New("no match[] parameter provided")}
 	}
-	limit, err := number(r, "limit", 0)
+	l, err := a.lookup(r)
 	if err != nil {
 		return nil, nil, err
 	}
-	start, end, err := span(r)
-	if err != nil {
-		return nil, nil, err
-	}
-	sets, err := a.selectors(r)
-	if err != nil {
-		return nil, nil, err
-	}
-	querier, err := a.cfg.Storage.Querier(timestamp.FromTime(start), timestamp.FromTime(end))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer querier.Close()
+	defer l.querier.Close()
 	// Without a function that needs them, no samples are loaded.
-	hints := &storage.SelectHints{Start: timestamp.FromTime(start), End: timestamp.FromTime(end), Func: "series", Limit: oneMore(limit)}
-	set := a.choose(r, querier, hints, sets)
+	hints := &storage.SelectHints{Start: l.start, End: l.end, Func: "series", Limit: oneMore(l.limit)}
+	set := a.choose(r, l.querier, hints, l.selectors)
 	warnings, found := set.Warnings(), []map[string]string{}
 	for set.Next() {
-		if limit > 0 && len(found) == limit {
+		if l.limit > 0 && len(found) == l.limit {
 			return found, warnings.Add(errTruncated), nil
 		}
 		if err := r.Context().Err(); err != nil {

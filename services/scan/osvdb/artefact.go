@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/gantryhq/gantry/internal/atomicfile"
 	"github.com/gantryhq/gantry/internal/hint"
 )
 
@@ -193,22 +194,16 @@ func unpack(l v1.Layer, path string) error {
 		return err
 	}
 	defer z.Close()
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".fetch-*")
-	if err != nil {
+	return atomicfile.Replace(path, 0o600, func(out io.Writer) error {
+		n, err := io.Copy(out, io.LimitReader(z, maxFileBytes+1))
+		if err == nil && n > maxFileBytes {
+			err = fmt.Errorf("it has more than %d GB", maxFileBytes>>30)
+		}
+		if err == nil {
+			_, err = io.Copy(io.Discard, packed) // the digest is checked at the end
+		}
 		return err
-	}
-	defer os.Remove(tmp.Name())
-	n, err := io.Copy(tmp, io.LimitReader(z, maxFileBytes+1))
-	if err == nil && n > maxFileBytes {
-		err = fmt.Errorf("it has more than %d GB", maxFileBytes>>30)
-	}
-	if err == nil {
-		_, err = io.Copy(io.Discard, packed) // the digest is checked at the end
-	}
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	})
 }
 
 // removeOthers drops the databases that came before. Whoever still reads one keeps it.
