@@ -176,10 +176,20 @@ func writeFile(path, value string) error {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
-	if _, err := unix.Write(fd, []byte(value)); err != nil {
+	if err := writeAll(fd, value); err != nil {
 		return &os.PathError{Op: "write", Path: path, Err: err}
 	}
 	return nil
+}
+
+// writeAll repeats what a signal interrupts: the kernel gives up setting a memory limit
+// when one is pending, and the Go runtime sends its threads signals.
+func writeAll(fd int, value string) error {
+	for {
+		if _, err := unix.Write(fd, []byte(value)); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // settings translates limits into files of this host's version.

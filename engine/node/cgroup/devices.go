@@ -55,7 +55,7 @@ func (t *Tree) limitDevices(path string, r *specs.LinuxResources) error {
 		if rule.Allow {
 			file = files[1]
 		}
-		if _, err := unix.Write(file, []byte(text)); err != nil {
+		if err := writeAll(file, text); err != nil {
 			return fmt.Errorf("device rule %q: %w", text, err)
 		}
 		if all && rule.Allow {
