@@ -17,6 +17,7 @@ import (
 // Pod is what the network must know of a pod.
 type Pod struct {
 	UID, Namespace, Name string
+	Workload             Workload // zero for a pod that belongs to nothing
 	HostPorts            []HostPort
 	// Sysctls (net.* by their dotted names) are set in the pod's network namespace
 	// before any process is in it.
@@ -80,7 +81,7 @@ func (n *Network) attach(ctx context.Context, pod Pod) (Attachment, error) {
 			return Attachment{}, err
 		}
 	}
-	le := lease{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, HostPorts: pod.HostPorts, berth: b}
+	le := lease{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Workload: pod.Workload, HostPorts: pod.HostPorts, berth: b}
 	if err := n.occupy(ctx, le, pod.Sysctls); err != nil {
 		return Attachment{}, errors.Join(err, n.detach(le))
 	}
@@ -146,6 +147,7 @@ func (n *Network) detach(le lease) error {
 	if err := n.leases.release(le.UID); err != nil {
 		return err
 	}
+	n.traffic.leave(le)
 	n.sweeper.add(le.berth)
 	if n.enforcer != nil {
 		n.enforcer.changed()

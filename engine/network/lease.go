@@ -16,9 +16,10 @@ import (
 // lease is one pod's claim on a berth, kept in DataDir/run/network/<uid>. It lives
 // as long as the pinned network namespace: neither survives a reboot.
 type lease struct {
-	UID       string `json:"uid"`
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
+	UID       string   `json:"uid"`
+	Namespace string   `json:"namespace"`
+	Name      string   `json:"name"`
+	Workload  Workload `json:"workload,omitzero"`
 	berth
 	HostPorts []HostPort `json:"hostPorts,omitempty"`
 	// Attached is false while Attach still sets the pod's sysctls.
@@ -196,6 +197,14 @@ func (l *leases) all() []lease {
 		out = append(out, le)
 	}
 	return out
+}
+
+// of returns the lease of the pod with this address.
+func (l *leases) of(ip netip.Addr) (lease, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	le, ok := l.byUID[l.byIP[ip]]
+	return le, ok
 }
 
 // namespaceOf returns the namespace of the pod with this address, or "".

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
@@ -53,9 +54,11 @@ type Network struct {
 	balancers  *dirtySet // services whose load balancer status may be behind
 	socks      socketPool
 	podLocks   keyedMutex
-	looks      looks         // at the host's connections to pods
-	proc       ownProc       // for sysctls of pods
-	connecting chan struct{} // bounds attachments at work
+	looks      looks // at the host's connections to pods
+	traffic    edges
+	services   atomic.Pointer[catalog.Catalog] // nil until Run
+	proc       ownProc                         // for sysctls of pods
+	connecting chan struct{}                   // bounds attachments at work
 	sweeper    *sweeper
 	client     kubernetes.Interface // or nil
 	enforcer   *enforcer            // or nil when there is no client
@@ -186,6 +189,7 @@ func (n *Network) Run(ctx context.Context) error {
 		return errors.New("run network: no client is configured")
 	}
 	cat := catalog.New(n.client, n.dirty.add)
+	n.services.Store(cat)
 	server, err := n.openDNS(ctx, cat)
 	if err != nil {
 		return fmt.Errorf("start cluster DNS: %w", err)

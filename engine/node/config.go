@@ -87,6 +87,8 @@ type Network interface {
 	Withdrawn(ip netip.Addr) (gone <-chan struct{}, offered bool)
 	// Clients counts the connections that other processes of the host have to it.
 	Clients(ip netip.Addr) (int, error)
+	// Traffic tells what went between workloads and services.
+	Traffic() ([]network.Traffic, error)
 }
 
 var _ Network = (*network.Network)(nil)

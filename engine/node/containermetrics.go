@@ -58,6 +58,7 @@ func (n *Node) serveContainerMetrics(w http.ResponseWriter, r *http.Request) {
 	b.sample("machine_cpu_cores", "", float64(n.host.CPUs), time.Time{})
 	b.head("machine_memory_bytes", "gauge")
 	b.sample("machine_memory_bytes", "", float64(n.host.MemoryBytes), time.Time{})
+	b.ofTraffic(n.cfg.Network)
 	_, _ = w.Write(b.Bytes()) // the client is gone when this fails
 }
 

@@ -272,6 +272,7 @@ type fakeNetwork struct {
 	// withdrawn, when not nil, is closed when no service offers a pod's address any more.
 	withdrawn chan struct{}
 	clients   int // connections of the host to any pod
+	traffic   []network.Traffic
 }
 
 func (f *fakeNetwork) Attach(_ context.Context, p network.Pod) (network.Attachment, error) {
@@ -292,7 +293,9 @@ func (f *fakeNetwork) Detach(_ context.Context, uid string) error {
 	delete(f.ips, uid)
 	return nil
 }
-func (f *fakeNetwork) DNS() netip.Addr { return netip.MustParseAddr("10.96.0.10") }
+
+func (f *fakeNetwork) Traffic() ([]network.Traffic, error) { return f.traffic, nil }
+func (f *fakeNetwork) DNS() netip.Addr                     { return netip.MustParseAddr("10.96.0.10") }
 func (f *fakeNetwork) Withdrawn(netip.Addr) (<-chan struct{}, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

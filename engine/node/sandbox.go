@@ -163,7 +163,7 @@ func (n *Node) attach(ctx context.Context, pod *v1.Pod, s *sandbox) error {
 }
 
 func podNetwork(pod *v1.Pod) network.Pod {
-	p := network.Pod{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Sysctls: sysctls(pod, true)}
+	p := network.Pod{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Workload: workloadOf(pod), Sysctls: sysctls(pod, true)}
 	if _, set := p.Sysctls[unprivilegedPorts]; usesUserNS(pod) && !set {
 		// Root of the pod's user namespace has no rights over the network namespace,
 		// which is not of that: without this it could not serve port 80.

@@ -21,6 +21,7 @@ type layout struct {
 	owners   *nftables.Set // hardware address . address of every pod
 	ingress  direction     // network policy
 	egress   direction
+	traffic  counters
 	turn     int32 // added to the priority of every base chain, see nextTurn
 
 	chains map[string]bool // spreading chains that exist
@@ -79,8 +80,12 @@ func addLayout(c *nftables.Conn, cfg Config, turn int32) (*layout, error) {
 	if err := l.addPolicies(c); err != nil {
 		return nil, err
 	}
+	if err := l.addCounters(c); err != nil {
+		return nil, err
+	}
 	l.addNAT(c, cfg)
 	l.addFilters(c, cfg)
+	l.addTrafficChains(c)
 	return l, nil
 }
 
@@ -173,6 +178,7 @@ func (l *layout) addFilters(c *nftables.Conn, cfg Config) {
 	}
 
 	refuse := c.AddChain(&nftables.Chain{Name: "refuse", Table: l.table})
+	c.AddRule(&nftables.Rule{Table: l.table, Chain: refuse, Exprs: l.countRefused(cfg)})
 	c.AddRule(&nftables.Rule{Table: l.table, Chain: refuse, Exprs: append(protocolIs(unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
 	c.AddRule(&nftables.Rule{Table: l.table, Chain: refuse, Exprs: []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable}}})
 	jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: refuse.Name}}
@@ -301,13 +307,19 @@ func addrIs(offset uint32, op expr.CmpOp, addr netip.Addr) []expr.Any {
 }
 
 func inRange(offset uint32, op expr.CmpOp, p netip.Prefix) []expr.Any {
+	return append(load(tmpReg, offset, 4), masked(tmpReg, op, p)...)
+}
+
+// masked compares the address in a register, which it leaves as it is unless that is tmpReg.
+func masked(reg uint32, op expr.CmpOp, p netip.Prefix) []expr.Any {
 	mask := make([]byte, 4)
 	for i := 0; i < p.Bits(); i++ {
 		mask[i/8] |= 0x80 >> (i % 8)
 	}
-	return append(load(tmpReg, offset, 4),
-		&expr.Bitwise{SourceRegister: tmpReg, DestRegister: tmpReg, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: op, Register: tmpReg, Data: p.Masked().Addr().AsSlice()})
+	return []expr.Any{
+		&expr.Bitwise{SourceRegister: reg, DestRegister: tmpReg, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: op, Register: tmpReg, Data: p.Masked().Addr().AsSlice()},
+	}
 }
 
 func protocolIs(proto byte) []expr.Any {

@@ -20,6 +20,7 @@ package nat
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
@@ -315,5 +316,8 @@ func (t *Table) rebuild() error {
 		return fmt.Errorf("replace nftables table %s: %w", t.cfg.Name, err)
 	}
 	t.live = true
+	if err := sendRules(t.cfg.Name, t.layout.trafficRules(t.cfg)); err != nil {
+		slog.Warn("traffic between services is not counted", "err", err)
+	}
 	return nil
 }

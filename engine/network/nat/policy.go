@@ -54,14 +54,20 @@ func (l *layout) enforce() []expr.Any {
 	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: l.egress.chain.Name}}
 }
 
-// established matches packets of connections that were let through before.
+// established lets packets of connections through that were let through before.
 func established() []expr.Any {
+	return append(answered(expr.CmpOpNeq), &expr.Verdict{Kind: expr.VerdictAccept})
+}
+
+// notAnswered matches packets of connections that got no answer yet.
+func notAnswered() []expr.Any { return answered(expr.CmpOpEq) }
+
+func answered(op expr.CmpOp) []expr.Any {
 	mask := binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: tmpReg},
 		&expr.Bitwise{SourceRegister: tmpReg, DestRegister: tmpReg, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: tmpReg, Data: make([]byte, 4)},
-		&expr.Verdict{Kind: expr.VerdictAccept},
+		&expr.Cmp{Op: op, Register: tmpReg, Data: make([]byte, 4)},
 	}
 }
 
