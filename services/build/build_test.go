@@ -291,8 +291,19 @@ func TestAKilledWorkerLeavesNothingBehindForTheNext(t *testing.T) {
 	if err := <-failed; err == nil {
 		t.Error("the build of a killed worker succeeded")
 	}
-	dir := e.context(t, map[string]string{"Dockerfile": "FROM " + e.host + "/base/busybox\nRUN echo works\n"})
-	e.build(t, Options{ContextDir: dir, Tags: []string{e.host + "/after:1"}, Push: true})
+	dir := e.context(t, map[string]string{"Dockerfile": "FROM " + e.host + "/base/busybox\nRUN date +%s%N >/when\n"})
+	opt := Options{ContextDir: dir, Tags: []string{e.host + "/after:1"}, Push: true}
+	before := e.build(t, opt)
+	if blob, err = os.ReadFile(e.client.paths.lock); err != nil {
+		t.Fatal(err)
+	}
+	if pid, err = strconv.Atoi(string(blob)); err != nil {
+		t.Fatal(err)
+	}
+	must(t, unix.Kill(pid, unix.SIGKILL))
+	if after := e.build(t, opt); after.Digest != before.Digest {
+		t.Error("the next worker has lost the cache")
+	}
 	must(t, e.client.Stop(context.Background()))
 	if pids := stepPIDs(e.client.dataDir); len(pids) > 0 {
 		t.Errorf("processes %v are left", pids)

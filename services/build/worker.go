@@ -121,12 +121,19 @@ func Worker(ctx context.Context, cfg WorkerConfig) error {
 	if err := removeLeftovers(abs); err != nil {
 		return fmt.Errorf("start build worker: clean up after the last one: %w", err)
 	}
+	dropped, err := beginUse(p)
+	if err != nil {
+		return fmt.Errorf("start build worker: %w", err)
+	}
+	if dropped {
+		cfg.Log.Warn("the machine crashed while builds used their cache: the cache was emptied", "dir", p.dir)
+	}
 	// BuildKit mounts secrets on directories for temporary files: they belong
 	// where the next worker finds them if this one is killed.
 	if err := errors.Join(os.MkdirAll(p.tmp, 0o700), os.Setenv("TMPDIR", p.tmp)); err != nil {
 		return fmt.Errorf("start build worker: %w", err)
 	}
-	if err := serve(ctx, cfg, p); err != nil {
+	if err := errors.Join(serve(ctx, cfg, p), endUse(p)); err != nil {
 		return fmt.Errorf("build worker: %w", err)
 	}
 	return nil

@@ -288,6 +288,10 @@ func copySecret(source, at string, mode os.FileMode) error {
 
 // overlay mounts an overlay of mapped layers. It keeps its own references to them,
 // so that their places can go at once.
+//
+// What a step writes does not wait for the disk, even when the step asks for it (a
+// package manager does for each file): nobody counts on the result before all of it
+// is somewhere else. See [Config.Layers] for what that demands of the caller.
 func (m *idMap) overlay(mnt mount.Mount) (at string, remove func(), err error) {
 	root, remove, err := m.place(m.dir)
 	if err != nil {
@@ -340,7 +344,13 @@ func (m *idMap) overlay(mnt mount.Mount) (at string, remove func(), err error) {
 		if err != nil {
 			return "", remove, err
 		}
-		options = append(options, "upperdir="+filepath.Join(v, filepath.Base(upper)), "workdir="+filepath.Join(v, filepath.Base(work)))
+		options = append(options, "upperdir="+filepath.Join(v, filepath.Base(upper)), "workdir="+filepath.Join(v, filepath.Base(work)), "volatile")
+		unmounted := remove
+		remove = func() {
+			unmounted()
+			// The kernel's mark that the machine may have crashed in between: it has not.
+			_ = os.RemoveAll(filepath.Join(work, "work", "incompat"))
+		}
 	}
 	if err := mountMapped(m.dir, filepath.Base(root), strings.Join(options, ",")); err != nil {
 		return "", remove, fmt.Errorf("mount an overlay of mapped layers: %w", err)

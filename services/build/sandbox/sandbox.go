@@ -27,7 +27,9 @@ type Config struct {
 	// Memory in bytes and Processes bound all steps together; 0 means three quarters
 	// of the machine's memory, and 8192.
 	Memory, Processes int64
-	// Layers is a directory on the file system that has the images' layers.
+	// Layers is a directory on the file system that has the images' layers. What steps
+	// write there may be lost or damaged when the machine crashes, until syncfs(2):
+	// after a crash the caller must not use it.
 	Layers string
 	Log    *slog.Logger
 }
