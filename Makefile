@@ -21,6 +21,7 @@
 #   make storm    pushes, deletes, collects and verifies images of the registry at once, for minutes (GANTRY_STORM)
 #   make crash    kill -9 a hundred times under load, reboots, power cuts (GANTRY_KILLS, GANTRY_SEED, GANTRY_RUNTIME)
 #   make generate rebuild generated code (needed only after changing its sources)
+#   make console  build the console's pages with Node (needed only after changing services/console/web)
 #   make fmt      format and vet
 #   make install  copy bin/gantry to /usr/local/bin, with a systemd unit
 #   make clean    remove what make made
@@ -143,6 +144,11 @@ crash: build
 	GANTRY_KILLS=$${GANTRY_KILLS:-100} $(GO) test -count 1 -timeout 60m -v ./test/crash
 	$(GO) test -count 1 -timeout 10m -v -run Hostile ./test/node
 	$(GO) test -count 1 -v -run 'Power|Crash' ./engine/store
+
+# A part of generate. Without Node the pages that are committed are used.
+.PHONY: console
+console:
+	$(GO) generate ./services/console
 
 generate:
 	$(GO) generate ./...

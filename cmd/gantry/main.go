@@ -68,6 +68,7 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 		"look": {
 			newStatusCommand(g),
 			newStatsCommand(g),
+			newConsoleCommand(g),
 			newDoctorCommand(g),
 			newVersionCommand(),
 		},

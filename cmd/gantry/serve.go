@@ -58,6 +58,7 @@ var components = []component{
 	{"scanning", startScanning},
 	{"pipelines", startPipelines},
 	{"docker", startDocker},
+	{"console", startConsole},
 	{"addresses", publishAddresses},
 	{"backups", startBackups},
 }

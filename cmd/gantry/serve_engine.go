@@ -20,6 +20,7 @@ import (
 	"github.com/gantryhq/gantry/engine/node"
 	"github.com/gantryhq/gantry/engine/shim"
 	"github.com/gantryhq/gantry/engine/store"
+	"github.com/gantryhq/gantry/services/console"
 )
 
 func startStore(_ context.Context, in *server) (err error) {
@@ -39,7 +40,7 @@ func startAPI(ctx context.Context, in *server) (err error) {
 		return err
 	}
 	in.api, err = apiserver.New(ctx, apiserver.Config{
-		Store: in.store, DataDir: in.dataDir, Listen: in.apiListen,
+		Store: in.store, DataDir: in.dataDir, Listen: in.apiListen, Home: console.Prefix,
 		AdvertiseAddress: in.plan.Gateway(), ServiceCIDR: in.plan.ServiceCIDR,
 		DialNode: func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", in.nodeSocket())

@@ -22,7 +22,7 @@ var (
 		APIPrefixes:          sets.NewString("api", "apis"),
 		GrouplessAPIPrefixes: sets.NewString("api"),
 	}
-	longRunning = filters.BasicLongRunningRequestCheck(
+	longRunningVerbs = filters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 )
 
@@ -32,18 +32,20 @@ type chain struct {
 	authorizer authorizer.Authorizer
 	// inFlight lets Serve wait for requests that are being answered.
 	inFlight *utilwaitgroup.SafeWaitGroup
+	// longRunning tells which requests may take any time.
+	longRunning request.LongRunningRequestCheck
 }
 
 // network is the way of requests that came through a socket.
 func (c *chain) network(h http.Handler, who authenticator.Request) http.Handler {
 	h = apifilters.WithAuthorization(h, c.authorizer, c.serializer)
-	h = filters.WithMaxInFlightLimit(h, maxReads, maxWrites, longRunning)
+	h = filters.WithMaxInFlightLimit(h, maxReads, maxWrites, c.longRunning)
 	h = impersonation.WithImpersonation(h, c.authorizer, c.serializer)
 	h = apifilters.WithAuthentication(h, who, apifilters.Unauthorized(c.serializer), authenticator.Audiences{tokenIssuer}, nil)
 	h = apifilters.WithWarningRecorder(h)
-	h = filters.WithTimeoutForNonLongRunningRequests(h, longRunning)
-	h = apifilters.WithRequestDeadline(h, nil, nil, longRunning, c.serializer, requestTimeout)
-	h = filters.WithWaitGroup(h, longRunning, c.inFlight)
+	h = filters.WithTimeoutForNonLongRunningRequests(h, c.longRunning)
+	h = apifilters.WithRequestDeadline(h, nil, nil, c.longRunning, c.serializer, requestTimeout)
+	h = filters.WithWaitGroup(h, c.longRunning, c.inFlight)
 	return c.outer(h)
 }
 

@@ -23,6 +23,8 @@ type Config struct {
 	DataDir string
 	// Listen is the address for clients on this machine, such as 127.0.0.1:6443.
 	Listen string
+	// Home is the path that browsers are led to which open the address itself; "" is none.
+	Home string
 	// AdvertiseAddress, when valid, is the address at which pods reach the API; the server
 	// listens there too, on the port of Listen. The address may appear later than the server.
 	AdvertiseAddress netip.Addr

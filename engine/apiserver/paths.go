@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/component-base/metrics/legacyregistry"
 )
 
@@ -29,6 +31,7 @@ func (s *Server) installPaths() {
 		s.mux.HandleFunc(path, s.health)
 		s.mux.HandlePrefix(path+"/", http.HandlerFunc(s.health))
 	}
+	s.mux.HandleFunc("/", s.root)
 	s.mux.HandleFunc("/version", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(kubernetesVersion())
@@ -48,6 +51,34 @@ func (s *Server) Mount(prefix string, h http.Handler) error {
 	}
 	s.mux.HandlePrefix(prefix, h)
 	return nil
+}
+
+// MountStreaming is Mount for a handler whose answers may take any time, as watches do: neither
+// the deadline of ordinary requests nor their number limits it.
+func (s *Server) MountStreaming(prefix string, h http.Handler) error {
+	if err := s.Mount(prefix, h); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	prefixes := append(slices.Clone(*s.streaming.Load()), prefix)
+	s.streaming.Store(&prefixes)
+	return nil
+}
+
+// longRunning tells which requests take any time.
+func (s *Server) longRunning(r *http.Request, info *request.RequestInfo) bool {
+	return longRunningVerbs(r, info) ||
+		slices.ContainsFunc(*s.streaming.Load(), func(prefix string) bool { return strings.HasPrefix(info.Path, prefix) })
+}
+
+// root leads browsers to the page for people.
+func (s *Server) root(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Home == "" || !strings.Contains(r.Header.Get("Accept"), "text/html") {
+		http.NotFound(w, r)
+		return
+	}
+	http.Redirect(w, r, s.cfg.Home, http.StatusFound)
 }
 
 // health answers that the API works: it does when it can answer at all, because its state is in

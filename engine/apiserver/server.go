@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
@@ -60,6 +61,7 @@ type Server struct {
 
 	mu         sync.Mutex
 	kubeconfig map[string]*issuedKubeconfig // guarded by mu; by path, to be renewed
+	streaming  atomic.Pointer[[]string]     // prefixes of MountStreaming; written under mu
 }
 
 // New sets up the API and writes what every cluster has (namespaces, roles, the `kubernetes`
@@ -70,6 +72,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, kubeconfig: map[string]*issuedKubeconfig{}}
+	s.streaming.Store(new([]string))
 	var err error
 	if s.ca, err = pki.Open(filepath.Join(cfg.DataDir, "pki"), nil); err != nil {
 		return nil, err
@@ -101,7 +104,7 @@ func (s *Server) assemble(ctx context.Context) error {
 	codecs := newSerializer()
 	may, rules, roles := newAuthorizer(s.cfg.Store)
 	s.may, s.grants = may, newDecisions(may, roles)
-	s.chain = &chain{serializer: codecs, authorizer: may, inFlight: new(utilwaitgroup.SafeWaitGroup)}
+	s.chain = &chain{serializer: codecs, authorizer: may, inFlight: new(utilwaitgroup.SafeWaitGroup), longRunning: s.longRunning}
 	if s.client, err = kubernetes.NewForConfig(s.ownConfig()); err != nil {
 		return err
 	}

@@ -1,0 +1,1 @@
+import{E as e,a as t}from"./index.js";function n({params:n}){return e(t,{title:n.name??``})}export{n as default};

@@ -1,0 +1,26 @@
+// Every page of the console: its path, its name, and where it stands in the menu. A page is one file
+// in pages/ that is loaded when it is opened.
+
+import type { ComponentType } from 'preact'
+import type { IconName } from './ui/icons'
+
+export interface PageProps { params: Record<string, string> }
+type Load = () => Promise<{ default: ComponentType<PageProps> }>
+
+export interface Page {
+  path: string
+  title: string
+  load: Load
+  /** In the menu, in which group; without, the page is reached from others. */
+  menu?: { group: string; icon: IconName }
+}
+
+export const pages: Page[] = [
+  { path: '/', title: 'Overview', load: () => import('./pages/overview'), menu: { group: '', icon: 'overview' } },
+  { path: '/workloads', title: 'Workloads', load: () => import('./pages/workloads'), menu: { group: 'Run', icon: 'workloads' } },
+  { path: '/workloads/:namespace/:kind/:name', title: 'Workload', load: () => import('./pages/workload') },
+  { path: '/pods', title: 'Pods', load: () => import('./pages/pods'), menu: { group: 'Run', icon: 'pods' } },
+  { path: '/pods/:namespace/:name', title: 'Pod', load: () => import('./pages/pod') },
+  { path: '/namespaces', title: 'Namespaces', load: () => import('./pages/namespaces'), menu: { group: 'Run', icon: 'namespaces' } },
+  { path: '/namespaces/:name', title: 'Namespace', load: () => import('./pages/namespace') },
+]

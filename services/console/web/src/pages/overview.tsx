@@ -1,0 +1,108 @@
+// Health and capacity of the whole: what is wrong now, what changed, what is used.
+
+import { useMemo } from 'preact/hooks'
+import { Link } from '../router'
+import { useNow } from '../store'
+import { useKind, useNamespace } from '../kube/paths'
+import type { Claim, Event, Node } from '../kube/types'
+import { usePods, useWorkloads } from '../lists'
+import { changes, problems, type Change, type Problem } from '../health'
+import { quote, useValue } from '../prom'
+import { bytes, cores, count, percent, plural, quantity } from '../format'
+import { Age, Empty, loading, Meter, Name, PageHead, Panel, Status, Trouble } from '../ui/parts'
+import { Chart, type Mark } from '../ui/chart'
+import { Icon } from '../ui/icons'
+
+export default function Overview() {
+  const namespace = useNamespace()
+  const { pods, sets } = usePods(), workloads = useWorkloads()
+  const nodes = useKind<Node>('nodes', ''), claims = useKind<Claim>('persistentvolumeclaims'), events = useKind<Event>('events')
+  const now = useNow(5)
+  const wrong = useMemo(() => problems({ pods: pods.items, sets: sets.items, workloads: workloads.items, nodes: nodes.items, claims: claims.items }, now),
+    [pods.items, sets.items, workloads.items, nodes.items, claims.items, now])
+  const changed = useMemo(() => changes({ sets: sets.items, events: events.items }), [sets.items, events.items])
+  const marks = useMemo<Mark[]>(() => changed.filter(c => c.kind === 'deploy').map(c => ({ at: c.at, label: c.object })), [changed])
+  const busy = loading(pods) || workloads.loading
+  const where = namespace ? `namespace=${quote(namespace)}` : ''
+  return <>
+    <PageHead title={namespace || 'Overview'} says={busy ? 'Looking…' : <Verdict wrong={wrong} />} />
+    <Trouble of={[pods, ...workloads.views]} />
+    <Figures nodes={nodes.items} where={where} running={pods.items.filter(p => p.status.phase === 'Running').length} total={pods.items.filter(p => p.status.phase !== 'Succeeded').length} workloads={workloads.items.length} />
+    <div class="columns">
+      <Panel title="Wrong now" aside={wrong.length ? <span class="faint">{wrong.length}</span> : null}>
+        {wrong.length ? <ul class="rows">{wrong.slice(0, 12).map(p => <Row key={p.key} p={p} />)}</ul>
+          : busy ? <div class="skeleton" aria-hidden="true"><i /><i /></div>
+          : <Empty icon="check" title="Nothing is wrong">Every workload has the replicas it should have.</Empty>}
+        {wrong.length > 12 && <Link to="/pods" class="more">All pods</Link>}
+      </Panel>
+      <Panel title="Recent changes">
+        {changed.length ? <ul class="rows">{changed.slice(0, 8).map(c => <ChangeRow key={c.key} c={c} />)}</ul>
+          : busy ? null : <Empty icon="deploy" title="Nothing was deployed yet">Start with <code>gantry up PATH</code>: a Compose file or a folder of manifests.</Empty>}
+      </Panel>
+    </div>
+    <div class="charts">
+      <Chart title="Requests by answer" unit="rate" marks={marks} every={5} minutes={30} empty="No request has come through the gateway yet."
+        lines={[
+          { expr: 'sum(rate(gantry_gateway_requests_total{code!~"5.."}[1m]))', name: 'answered' },
+          { expr: 'sum(rate(gantry_gateway_requests_total{code=~"5.."}[1m]))', name: 'errors', tone: 'bad' }]} />
+      <Chart title="Latency at the gateway" unit="seconds" marks={marks} every={5} minutes={30} empty="No request has come through the gateway yet."
+        lines={[0.5, 0.95, 0.99].map(q => ({ expr: `histogram_quantile(${q}, sum by (le) (rate(gantry_gateway_request_duration_seconds_bucket[1m])))`, name: `p${q * 100}` }))} />
+      <Chart title={namespace ? 'Processor by pod' : 'Processor by namespace'} unit="cores" marks={marks} minutes={30} stacked
+        lines={[{ expr: `sum by (${namespace ? 'pod' : 'namespace'}) (rate(container_cpu_usage_seconds_total{${where}}[1m]))`, name: l => l.pod ?? l.namespace ?? 'other' }]} />
+      <Chart title={namespace ? 'Memory by pod' : 'Memory by namespace'} unit="bytes" marks={marks} minutes={30} stacked
+        lines={[{ expr: `sum by (${namespace ? 'pod' : 'namespace'}) (container_memory_working_set_bytes{${where}})`, name: l => l.pod ?? l.namespace ?? 'other' }]} />
+    </div>
+    <Nodes nodes={nodes.items} />
+  </>
+}
+
+function Verdict({ wrong }: { wrong: Problem[] }) {
+  const critical = wrong.filter(p => p.severity === 'critical').length
+  if (!wrong.length) return <Status health="ok">Everything is healthy</Status>
+  return critical ? <Status health="bad">{plural(critical, 'thing')} {critical === 1 ? 'needs' : 'need'} attention</Status> : <Status health="busy">{plural(wrong.length, 'thing')} to keep an eye on</Status>
+}
+
+function Row({ p }: { p: Problem }) {
+  return <li><Status health={p.severity === 'critical' ? 'bad' : 'busy'}><span class="hidden">{p.severity}</span></Status>
+    <div><Name object={p.object} to={p.to} /> <b class={p.severity}>{p.what}</b>{p.detail && <p class="faint line">{p.detail}</p>}</div>
+    <span class="faint"><Age at={p.since} /></span></li>
+}
+
+function ChangeRow({ c }: { c: Change }) {
+  return <li><Icon name={c.kind === 'scale' ? 'scale' : 'deploy'} /><div><Name object={c.object} to={c.to} /><p class="faint line">{c.what}</p></div><span class="faint"><Age at={c.at} /></span></li>
+}
+
+function Figures({ nodes, where, running, total, workloads }: { nodes: Node[]; where: string; running: number; total: number; workloads: number }) {
+  const sum = (of: (n: Node) => string | undefined) => nodes.length ? nodes.reduce((s, n) => s + (quantity(of(n)) || 0), 0) : null
+  const cpuMax = sum(n => n.status.allocatable?.cpu), memoryMax = sum(n => n.status.allocatable?.memory)
+  const cpu = useValue(where ? `sum(rate(container_cpu_usage_seconds_total{${where}}[1m]))` : 'sum(rate(node_cpu_seconds_total{mode!~"idle|iowait|steal"}[1m]))')
+  const memory = useValue(where ? `sum(container_memory_working_set_bytes{${where}})` : 'sum(node_memory_MemTotal_bytes - node_memory_MemAvailable_bytes)')
+  const cpuAsked = useValue(`sum(kube_pod_container_resource_requests{resource="cpu",${where}})`, 30), memoryAsked = useValue(`sum(kube_pod_container_resource_requests{resource="memory",${where}})`, 30)
+  const requests = useValue('sum(rate(gantry_gateway_requests_total[1m]))', 5)
+  const errors = useValue('sum(rate(gantry_gateway_requests_total{code=~"5.."}[5m])) / (sum(rate(gantry_gateway_requests_total[5m])) > 0)', 5)
+  const p95 = useValue('histogram_quantile(0.95, sum by (le) (rate(gantry_gateway_request_duration_seconds_bucket[5m])))', 5)
+  return <dl class="figures">
+    <div><dt>Workloads</dt><dd>{workloads}</dd><dd class="faint">{running} of {plural(total, 'pod')} running</dd></div>
+    <div><dt>Processor</dt><dd>{cores(cpu)}{cpuMax !== null && <small> of {cores(cpuMax)} cores</small>}</dd><dd><Meter label="Processor used" value={cpu} max={cpuMax} mark={cpuAsked} /></dd></div>
+    <div><dt>Memory</dt><dd>{bytes(memory)}{memoryMax !== null && <small> of {bytes(memoryMax)}</small>}</dd><dd><Meter label="Memory used" value={memory} max={memoryMax} mark={memoryAsked} /></dd></div>
+    <div><dt>Requests</dt><dd>{count(requests)}<small> per second</small></dd><dd class="faint">95 % within {p95 === null || isNaN(p95) ? '–' : `${Math.round(p95 * 1000)} ms`}</dd></div>
+    <div><dt>Errors</dt><dd class={errors && errors > 0.01 ? 'critical' : ''}>{requests === null ? '–' : percent(errors ?? 0)}</dd><dd class="faint">of answers, 5 minutes</dd></div>
+  </dl>
+}
+
+function Nodes({ nodes }: { nodes: Node[] }) {
+  if (!nodes.length) return null
+  return <Panel title={nodes.length === 1 ? 'The machine' : 'Nodes'}>
+    <ul class="rows nodes">{nodes.map(n => <NodeRow key={n.metadata.uid} n={n} />)}</ul>
+  </Panel>
+}
+
+function NodeRow({ n }: { n: Node }) {
+  const ready = n.status.conditions?.find(c => c.type === 'Ready')?.status === 'True', name = n.metadata.name
+  const disk = useValue(`max(1 - node_filesystem_avail_bytes{instance=${quote(name)},mountpoint="/"} / node_filesystem_size_bytes{instance=${quote(name)},mountpoint="/"})`, 30)
+  const load = useValue(`max(node_load1{instance=${quote(name)}})`, 10)
+  const pods = useValue(`count(kube_pod_info{node=${quote(name)}})`, 10)
+  return <li><Status health={ready ? 'ok' : 'bad'}>{ready ? 'Ready' : 'Not ready'}</Status>
+    <div><b>{name}</b><p class="faint line">{n.status.nodeInfo?.osImage}, kernel {n.status.nodeInfo?.kernelVersion}, Kubernetes {n.status.nodeInfo?.kubeletVersion}</p></div>
+    <span class="facts">{pods !== null && <span>{plural(pods, 'pod')}</span>}{load !== null && <span>load {count(load)}</span>}{disk !== null && <span>disk {percent(disk)} full</span>}<span>up <Age at={n.metadata.creationTimestamp} /></span></span></li>
+}

@@ -1,0 +1,98 @@
+// Search over everything by keyboard: pages, workloads, pods, services, namespaces, nodes.
+
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
+import { createStore, useStore } from '../store'
+import { go, pathTo, withQuery } from '../router'
+import { pages } from '../pages'
+import { pathOf } from '../kube/paths'
+import { useList } from '../kube/watch'
+import { namespaceSetting } from '../kube/paths'
+import type { Resource } from '../kube/types'
+import { Icon, type IconName } from './icons'
+
+const open = createStore(false)
+export const openPalette = () => open.set(true)
+
+addEventListener('keydown', e => {
+  const typing = e.target instanceof HTMLElement && (e.target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(e.target.tagName))
+  if ((e.key === '/' && !typing && !e.ctrlKey && !e.metaKey && !e.altKey) || (e.key.toLowerCase() === 'k' && (e.ctrlKey || e.metaKey))) {
+    e.preventDefault()
+    open.set(true)
+  }
+})
+
+export interface Found { title: string; group: string; icon: IconName; to: string; detail?: string }
+
+/** How well a text fits what was typed: 0 is not at all. All words must occur; a start counts more. */
+export function fits(text: string, typed: string): number {
+  const t = text.toLowerCase()
+  let score = 1
+  for (const w of typed.toLowerCase().split(/\s+/).filter(Boolean)) {
+    const i = t.indexOf(w)
+    if (i < 0) return 0
+    score += i === 0 ? 4 : /[\s/:._-]/.test(t[i - 1]) ? 2 : 1
+  }
+  return score + 1 / (1 + t.length)
+}
+
+export function Palette() {
+  return useStore(open) ? <Dialog /> : null
+}
+
+const most = 40
+
+function Dialog() {
+  const [typed, setTyped] = useState('')
+  const [at, setAt] = useState(0)
+  const box = useRef<HTMLDialogElement>(null)
+  const list = useRef<HTMLUListElement>(null)
+  const all = useEverything()
+  const found = useMemo(() => {
+    if (!typed.trim()) return all.filter(f => f.group === 'Page')
+    const rated = all.map(f => ({ f, score: fits(f.title, typed) || fits(`${f.detail ?? ''}/${f.title} ${f.group}`, typed) / 2 })).filter(r => r.score > 0)
+    return rated.sort((a, b) => b.score - a.score).slice(0, most).map(r => r.f)
+  }, [all, typed])
+  const chosen = Math.min(at, found.length - 1)
+  useEffect(() => { box.current!.showModal(); return () => open.set(false) }, [])
+  useEffect(() => { list.current?.children[chosen]?.scrollIntoView({ block: 'nearest' }) }, [chosen])
+  const take = (f: Found | undefined) => { if (f) { open.set(false); go(f.to) } }
+  return <dialog ref={box} class="palette" aria-label="Search everything" onClose={() => open.set(false)} onClick={e => { if (e.target === box.current) box.current!.close() }}>
+    <div class="palette-input"><Icon name="search" />
+      <input autofocus role="combobox" aria-expanded="true" aria-controls="found" aria-activedescendant={found.length ? `found-${chosen}` : undefined} aria-label="Search pages, workloads, pods, services"
+        placeholder="Search pages, workloads, pods, services…" value={typed} spellcheck={false} autocomplete="off"
+        onInput={e => { setTyped(e.currentTarget.value); setAt(0) }}
+        onKeyDown={e => {
+          const step = { ArrowDown: 1, ArrowUp: -1 }[e.key]
+          if (step) { e.preventDefault(); setAt((chosen + step + found.length) % Math.max(1, found.length)) }
+          if (e.key === 'Enter') { e.preventDefault(); take(found[chosen]) }
+        }} />
+      <kbd>esc</kbd></div>
+    <ul id="found" ref={list} role="listbox" aria-label="Found">
+      {found.map((f, i) => <li key={f.to + f.group} id={`found-${i}`} role="option" aria-selected={i === chosen} onMouseMove={() => setAt(i)} onClick={() => take(f)}>
+        <Icon name={f.icon} /><span class="what">{f.detail && <span class="faint">{f.detail}/</span>}{f.title}</span><span class="faint">{f.group}</span>
+      </li>)}
+    </ul>
+    {found.length === 0 && <p class="faint nothing">Nothing is called that.</p>}
+  </dialog>
+}
+
+function useEverything(): Found[] {
+  const namespace = namespaceSetting.get()
+  const deployments = useList<Resource>(pathOf('deployments', namespace)), stateful = useList<Resource>(pathOf('statefulsets', namespace))
+  const daemons = useList<Resource>(pathOf('daemonsets', namespace)), pods = useList<Resource>(pathOf('pods', namespace))
+  const services = useList<Resource>(pathOf('services', namespace)), namespaces = useList<Resource>(pathOf('namespaces'))
+  return useMemo(() => {
+    const of = (items: Resource[], group: string, icon: IconName, to: (o: Resource) => string): Found[] =>
+      items.map(o => ({ title: o.metadata.name, detail: o.metadata.namespace, group, icon, to: to(o) }))
+    const workload = (kind: string) => (o: Resource) => pathTo('workloads', o.metadata.namespace!, kind, o.metadata.name)
+    return [
+      ...pages.filter(p => p.menu).map(p => ({ title: p.title, group: 'Page', icon: p.menu!.icon, to: p.path })),
+      ...of(deployments.items, 'Deployment', 'workloads', workload('deployment')),
+      ...of(stateful.items, 'StatefulSet', 'workloads', workload('statefulset')),
+      ...of(daemons.items, 'DaemonSet', 'workloads', workload('daemonset')),
+      ...of(pods.items, 'Pod', 'pods', o => pathTo('pods', o.metadata.namespace!, o.metadata.name)),
+      ...of(namespaces.items, 'Namespace', 'namespaces', o => pathTo('namespaces', o.metadata.name)),
+      ...of(services.items, 'Service', 'gateway', o => withQuery('/workloads', { namespace: o.metadata.namespace, text: o.metadata.name })),
+    ]
+  }, [deployments.items, stateful.items, daemons.items, pods.items, services.items, namespaces.items])
+}
