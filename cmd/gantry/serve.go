@@ -50,6 +50,7 @@ var components = []component{
 	{"images", startImages},
 	{"registry", startRegistry},
 	{"controllers", startControllers},
+	{"logs", startLogs},
 	{"node", startNode},
 	{"gateway", startGateway},
 	{"scaling", startScaling},
@@ -79,6 +80,7 @@ type serveOptions struct {
 	podCIDR        netip.Prefix
 	serviceCIDR    netip.Prefix
 	monitor        monitorOptions
+	logs           logsOptions
 	verbose        bool
 }
 
@@ -98,7 +100,7 @@ func newServeCommand(g *globals) *cobra.Command {
 			err := errors.Join(
 				parsePrefix("pod-cidr", podCIDR, &o.podCIDR), parsePrefix("service-cidr", serviceCIDR, &o.serviceCIDR),
 				checkAddress("api-listen", o.apiListen), checkAddress("registry-listen", o.registryListen), checkAddress("docker-listen", o.dockerListen),
-				checkAddress("gateway-listen", o.gatewayListen), checkAddress("gateway-tls-listen", o.gatewayTLS), o.registryTLS.check(), o.monitor.check())
+				checkAddress("gateway-listen", o.gatewayListen), checkAddress("gateway-tls-listen", o.gatewayTLS), o.registryTLS.check(), o.monitor.check(), o.logs.check())
 			if err != nil {
 				return usageError{err}
 			}
@@ -126,6 +128,7 @@ func newServeCommand(g *globals) *cobra.Command {
 	f.StringVar(&podCIDR, "pod-cidr", "", "addresses of pods (default 10.244.0.0/16, or the next free one)")
 	f.StringVar(&serviceCIDR, "service-cidr", "", "addresses of services (default 10.96.0.0/16, or the next free one)")
 	o.monitor.addFlags(c)
+	o.logs.addFlags(c)
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
 	return c
 }
@@ -186,7 +189,8 @@ type server struct {
 	registryAddr string
 	registry     atomic.Pointer[registry.Registry] // set once it has started
 	scanning     atomic.Pointer[scan.Service]      // nil until it is started
-	gatewayKinds <-chan error                      // told once when the API serves the gateway's kinds
+	logsRunning  logsRunning
+	gatewayKinds <-chan error // told once when the API serves the gateway's kinds
 	gatewayAddr  gatewayAddresses
 }
 

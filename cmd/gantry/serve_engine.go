@@ -103,7 +103,7 @@ func startNode(ctx context.Context, in *server) error {
 		Client:  in.api.ClientConfig("system:node:"+in.nodeName, "system:nodes"),
 		DataDir: in.dataDir, NodeName: in.nodeName, NodeIP: in.network.NodeIP(),
 		Driver: driver, Images: in.images, Network: in.network,
-		Handlers: handlers, DefaultHandler: in.runtime, Version: version, Admit: in.trust.Check,
+		Handlers: handlers, DefaultHandler: in.runtime, Version: version, Admit: in.trust.Check, BeforeLogsGo: in.drainLogs,
 	})
 	if err != nil {
 		return err

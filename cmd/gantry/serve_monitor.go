@@ -34,10 +34,12 @@ func (o *monitorOptions) addFlags(c *cobra.Command) {
 }
 
 // bytes is the size that was asked for.
-func (o *monitorOptions) bytes() (int64, error) {
-	q, err := resource.ParseQuantity(o.size)
+func (o *monitorOptions) bytes() (int64, error) { return parseSize("metrics-size", o.size) }
+
+func parseSize(flag, text string) (int64, error) {
+	q, err := resource.ParseQuantity(text)
 	if err != nil || q.Value() < 1<<20 {
-		return 0, fmt.Errorf("--metrics-size %q is not a size such as 1Gi, of 1Mi at least", o.size)
+		return 0, fmt.Errorf("--%s %q is not a size such as 1Gi, of 1Mi at least", flag, text)
 	}
 	return q.Value(), nil
 }
@@ -71,6 +73,8 @@ func startMonitor(_ context.Context, in *server) error {
 		Retention: in.monitor.retention, MaxBytes: size, Interval: in.monitor.interval, HostMetrics: node.HostMetricsPath,
 		Sources: []monitor.Source{{
 			Job: "gateway", Instance: "gateway", Handler: overSocket(gatewayAdminSocket(in.dataDir)), Interval: min(gatewayInterval, in.monitor.interval),
+		}, {
+			Job: "logs", Instance: "logs", Handler: http.HandlerFunc(in.serveLogMetrics),
 		}},
 		Version: version, Log: in.upstreamLogger(),
 	}

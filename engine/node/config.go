@@ -51,6 +51,10 @@ type Config struct {
 	// steps, after a refusal. nil admits everything.
 	Admit func(ctx context.Context, pod *v1.Pod, image, digest string) error
 
+	// BeforeLogsGo is called with the path of a pod's log directory, or of one file, before the node removes it,
+	// and waited for. nil is nobody.
+	BeforeLogsGo func(path string)
+
 	Log *slog.Logger // slog.Default()
 }
 
@@ -123,6 +127,9 @@ func (c *Config) complete() error {
 	}
 	if c.DiskFree == (Threshold{}) {
 		c.DiskFree = Threshold{Percent: 5, Bytes: 2 << 30}
+	}
+	if c.BeforeLogsGo == nil {
+		c.BeforeLogsGo = func(string) {}
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -307,7 +307,10 @@ func (w *worker) dropRun(container string, i *instance) {
 	w.mu.Unlock()
 	_ = os.Remove(w.n.paths.terminationLog(w.uid, i.ID))
 	parts, _ := filepath.Glob(w.n.paths.log(pod, container, i.Attempt) + "*")
-	for _, p := range parts {
+	for i, p := range parts {
+		if i == 0 {
+			w.n.cfg.BeforeLogsGo(p)
+		}
 		_ = os.Remove(p)
 	}
 }

@@ -114,7 +114,9 @@ func (n *Node) removeOrphanLogs() {
 	for _, e := range entries {
 		_, uid, ok := cutLast(e.Name(), "_")
 		if ok && n.worker(types.UID(uid)) == nil {
-			if err := os.RemoveAll(filepath.Join(n.paths.logs(), e.Name())); err != nil {
+			dir := filepath.Join(n.paths.logs(), e.Name())
+			n.cfg.BeforeLogsGo(dir)
+			if err := os.RemoveAll(dir); err != nil {
 				n.log.Warn("remove logs of a pod that is gone", "error", err)
 			}
 		}

@@ -33,7 +33,10 @@ func (p paths) terminationLog(uid types.UID, containerID string) string {
 	return filepath.Join(pins{dir: p.sandbox(uid)}.terminationDir(), containerID)
 }
 
-func (p paths) logs() string { return filepath.Join(p.data, "logs", "pods") }
+func (p paths) logs() string { return PodLogs(p.data) }
+
+// PodLogs is the directory of pods' logs below a data directory, in the layout of a kubelet's /var/log/pods.
+func PodLogs(dataDir string) string { return filepath.Join(dataDir, "logs", "pods") }
 
 func (p paths) podLogs(pod *v1.Pod) string {
 	return filepath.Join(p.logs(), pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))

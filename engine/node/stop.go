@@ -294,6 +294,7 @@ func (w *worker) doForget() {
 	w.mu.Lock()
 	pod := w.pod
 	w.mu.Unlock()
+	w.n.cfg.BeforeLogsGo(w.n.paths.podLogs(pod))
 	for _, dir := range []string{w.n.paths.pod(w.uid), w.n.paths.podLogs(pod)} {
 		if err := os.RemoveAll(dir); err != nil {
 			w.log.Warn("remove pod directory", "error", err)

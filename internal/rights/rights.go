@@ -69,12 +69,17 @@ func has(labels, wanted map[string]string) bool {
 }
 
 func ensureBinding(ctx context.Context, client kubernetes.Interface, name string) error {
+	return Bind(ctx, client, name, rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name})
+}
+
+// Bind gives a ClusterRole to somebody, unless there is a binding of its name.
+func Bind(ctx context.Context, client kubernetes.Interface, name string, to rbacv1.Subject) error {
 	bindings := client.RbacV1().ClusterRoleBindings()
 	_, err := bindings.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		_, err = bindings.Create(ctx, &rbacv1.ClusterRoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: name},
-			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}},
+			Subjects:   []rbacv1.Subject{to},
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
 		}, metav1.CreateOptions{})
 	}
