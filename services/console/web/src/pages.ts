@@ -24,3 +24,6 @@ export const pages: Page[] = [
   { path: '/namespaces', title: 'Namespaces', load: () => import('./pages/namespaces'), menu: { group: 'Run', icon: 'namespaces' } },
   { path: '/namespaces/:name', title: 'Namespace', load: () => import('./pages/namespace') },
 ]
+
+/** Whether there is a page at a path. */
+export const has = (path: string) => pages.some(p => p.path === path)

@@ -8,7 +8,7 @@ import { useList, type View } from './watch'
 
 const groups = {
   pods: '/api/v1', services: '/api/v1', events: '/api/v1', nodes: '/api/v1', namespaces: '/api/v1', persistentvolumeclaims: '/api/v1',
-  persistentvolumes: '/api/v1', configmaps: '/api/v1', serviceaccounts: '/api/v1',
+  persistentvolumes: '/api/v1', configmaps: '/api/v1', serviceaccounts: '/api/v1', resourcequotas: '/api/v1',
   deployments: '/apis/apps/v1', replicasets: '/apis/apps/v1', statefulsets: '/apis/apps/v1', daemonsets: '/apis/apps/v1', controllerrevisions: '/apis/apps/v1',
   jobs: '/apis/batch/v1', cronjobs: '/apis/batch/v1',
   httproutes: '/apis/gateway.networking.k8s.io/v1', gateways: '/apis/gateway.networking.k8s.io/v1',

@@ -7,27 +7,30 @@ import { useKind, useNamespace } from '../kube/paths'
 import type { Claim, Event, Node } from '../kube/types'
 import { usePods, useWorkloads } from '../lists'
 import { changes, problems, type Change, type Problem } from '../health'
-import { quote, useValue } from '../prom'
+import { literal, quote, useValue } from '../prom'
 import { bytes, cores, count, percent, plural, quantity } from '../format'
 import { Age, Empty, loading, Meter, Name, PageHead, Panel, Status, Trouble } from '../ui/parts'
 import { Chart, type Mark } from '../ui/chart'
 import { Icon } from '../ui/icons'
 
 export default function Overview() {
-  const namespace = useNamespace()
-  const { pods, sets } = usePods(), workloads = useWorkloads()
-  const nodes = useKind<Node>('nodes', ''), claims = useKind<Claim>('persistentvolumeclaims'), events = useKind<Event>('events')
+  return <OverviewOf namespace={useNamespace()} />
+}
+
+export function OverviewOf({ namespace }: { namespace: string }) {
+  const { pods, sets } = usePods(namespace), workloads = useWorkloads(namespace)
+  const nodes = useKind<Node>('nodes', ''), claims = useKind<Claim>('persistentvolumeclaims', namespace), events = useKind<Event>('events', namespace)
   const now = useNow(5)
   const wrong = useMemo(() => problems({ pods: pods.items, sets: sets.items, workloads: workloads.items, nodes: nodes.items, claims: claims.items }, now),
     [pods.items, sets.items, workloads.items, nodes.items, claims.items, now])
   const changed = useMemo(() => changes({ sets: sets.items, events: events.items }), [sets.items, events.items])
   const marks = useMemo<Mark[]>(() => changed.filter(c => c.kind === 'deploy').map(c => ({ at: c.at, label: c.object })), [changed])
   const busy = loading(pods) || workloads.loading
-  const where = namespace ? `namespace=${quote(namespace)}` : ''
+  const where = namespace ? `namespace=${quote(namespace)}` : '', routes = routesOf(namespace)
   return <>
     <PageHead title={namespace || 'Overview'} says={busy ? 'Looking…' : <Verdict wrong={wrong} />} />
     <Trouble of={[pods, ...workloads.views]} />
-    <Figures nodes={nodes.items} where={where} running={pods.items.filter(p => p.status.phase === 'Running').length} total={pods.items.filter(p => p.status.phase !== 'Succeeded').length} workloads={workloads.items.length} />
+    <Figures nodes={nodes.items} where={where} routes={routes} running={pods.items.filter(p => p.status.phase === 'Running').length} total={pods.items.filter(p => p.status.phase !== 'Succeeded').length} workloads={workloads.items.length} />
     <div class="columns">
       <Panel title="Wrong now" aside={wrong.length ? <span class="faint">{wrong.length}</span> : null}>
         {wrong.length ? <ul class="rows">{wrong.slice(0, 12).map(p => <Row key={p.key} p={p} />)}</ul>
@@ -43,18 +46,21 @@ export default function Overview() {
     <div class="charts">
       <Chart title="Requests by answer" unit="rate" marks={marks} every={5} minutes={30} empty="No request has come through the gateway yet."
         lines={[
-          { expr: 'sum(rate(gantry_gateway_requests_total{code!~"5.."}[1m]))', name: 'answered' },
-          { expr: 'sum(rate(gantry_gateway_requests_total{code=~"5.."}[1m]))', name: 'errors', tone: 'bad' }]} />
+          { expr: `sum(rate(gantry_gateway_requests_total{${routes}code!~"5.."}[1m]))`, name: 'answered' },
+          { expr: `sum(rate(gantry_gateway_requests_total{${routes}code=~"5.."}[1m]))`, name: 'errors', tone: 'bad' }]} />
       <Chart title="Latency at the gateway" unit="seconds" marks={marks} every={5} minutes={30} empty="No request has come through the gateway yet."
-        lines={[0.5, 0.95, 0.99].map(q => ({ expr: `histogram_quantile(${q}, sum by (le) (rate(gantry_gateway_request_duration_seconds_bucket[1m])))`, name: `p${q * 100}` }))} />
+        lines={[0.5, 0.95, 0.99].map(q => ({ expr: `histogram_quantile(${q}, sum by (le) (rate(gantry_gateway_request_duration_seconds_bucket{${routes}}[1m])))`, name: `p${q * 100}` }))} />
       <Chart title={namespace ? 'Processor by pod' : 'Processor by namespace'} unit="cores" marks={marks} minutes={30} stacked
         lines={[{ expr: `sum by (${namespace ? 'pod' : 'namespace'}) (rate(container_cpu_usage_seconds_total{${where}}[1m]))`, name: l => l.pod ?? l.namespace ?? 'other' }]} />
       <Chart title={namespace ? 'Memory by pod' : 'Memory by namespace'} unit="bytes" marks={marks} minutes={30} stacked
         lines={[{ expr: `sum by (${namespace ? 'pod' : 'namespace'}) (container_memory_working_set_bytes{${where}})`, name: l => l.pod ?? l.namespace ?? 'other' }]} />
     </div>
-    <Nodes nodes={nodes.items} />
+    {!namespace && <Nodes nodes={nodes.items} />}
   </>
 }
+
+/** Matches the routes of a namespace in the gateway's metrics. */
+const routesOf = (namespace: string) => namespace ? `route=~${quote(`[^/]+/${literal(namespace)}/.+`)},` : ''
 
 function Verdict({ wrong }: { wrong: Problem[] }) {
   const critical = wrong.filter(p => p.severity === 'critical').length
@@ -72,15 +78,15 @@ function ChangeRow({ c }: { c: Change }) {
   return <li><Icon name={c.kind === 'scale' ? 'scale' : 'deploy'} /><div><Name object={c.object} to={c.to} /><p class="faint line">{c.what}</p></div><span class="faint"><Age at={c.at} /></span></li>
 }
 
-function Figures({ nodes, where, running, total, workloads }: { nodes: Node[]; where: string; running: number; total: number; workloads: number }) {
+function Figures({ nodes, where, routes, running, total, workloads }: { nodes: Node[]; where: string; routes: string; running: number; total: number; workloads: number }) {
   const sum = (of: (n: Node) => string | undefined) => nodes.length ? nodes.reduce((s, n) => s + (quantity(of(n)) || 0), 0) : null
   const cpuMax = sum(n => n.status.allocatable?.cpu), memoryMax = sum(n => n.status.allocatable?.memory)
   const cpu = useValue(where ? `sum(rate(container_cpu_usage_seconds_total{${where}}[1m]))` : 'sum(rate(node_cpu_seconds_total{mode!~"idle|iowait|steal"}[1m]))')
   const memory = useValue(where ? `sum(container_memory_working_set_bytes{${where}})` : 'sum(node_memory_MemTotal_bytes - node_memory_MemAvailable_bytes)')
   const cpuAsked = useValue(`sum(kube_pod_container_resource_requests{resource="cpu",${where}})`, 30), memoryAsked = useValue(`sum(kube_pod_container_resource_requests{resource="memory",${where}})`, 30)
-  const requests = useValue('sum(rate(gantry_gateway_requests_total[1m]))', 5)
-  const errors = useValue('sum(rate(gantry_gateway_requests_total{code=~"5.."}[5m])) / (sum(rate(gantry_gateway_requests_total[5m])) > 0)', 5)
-  const p95 = useValue('histogram_quantile(0.95, sum by (le) (rate(gantry_gateway_request_duration_seconds_bucket[5m])))', 5)
+  const requests = useValue(`sum(rate(gantry_gateway_requests_total{${routes}}[1m]))`, 5)
+  const errors = useValue(`sum(rate(gantry_gateway_requests_total{${routes}code=~"5.."}[5m])) / (sum(rate(gantry_gateway_requests_total{${routes}}[5m])) > 0)`, 5)
+  const p95 = useValue(`histogram_quantile(0.95, sum by (le) (rate(gantry_gateway_request_duration_seconds_bucket{${routes}}[5m])))`, 5)
   return <dl class="figures">
     <div><dt>Workloads</dt><dd>{workloads}</dd><dd class="faint">{running} of {plural(total, 'pod')} running</dd></div>
     <div><dt>Processor</dt><dd>{cores(cpu)}{cpuMax !== null && <small> of {cores(cpuMax)} cores</small>}</dd><dd><Meter label="Processor used" value={cpu} max={cpuMax} mark={cpuAsked} /></dd></div>

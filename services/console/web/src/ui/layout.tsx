@@ -11,6 +11,7 @@ import { namespaceSetting, useNamespace, pathOf } from '../kube/paths'
 import { useList } from '../kube/watch'
 import type { Namespace } from '../kube/types'
 import { Icon } from './icons'
+import { Told } from './dialog'
 import { openPalette, Palette } from './palette'
 
 export function Layout({ path, children }: { path: string; children: ComponentChildren }) {
@@ -35,6 +36,7 @@ export function Layout({ path, children }: { path: string; children: ComponentCh
     <div class="veil" onClick={() => setMenu(false)} />
     <main id="main" tabIndex={-1}>{children}</main>
     <Palette />
+    <Told />
   </div>
 }
 
