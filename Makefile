@@ -22,6 +22,7 @@
 #   make crash    kill -9 a hundred times under load, reboots, power cuts (GANTRY_KILLS, GANTRY_SEED, GANTRY_RUNTIME)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make console  build the console's pages with Node (needed only after changing services/console/web)
+#   make screenshots  tell the console's story with the shop under load, and take the pictures in docs/console
 #   make fmt      format and vet
 #   make install  copy bin/gantry to /usr/local/bin, with a systemd unit
 #   make clean    remove what make made
@@ -149,6 +150,12 @@ crash: build
 .PHONY: console
 console:
 	$(GO) generate ./services/console
+
+# The browser's story of the console with the example shop, which takes minutes to build.
+.PHONY: screenshots
+screenshots: SETUP = test
+screenshots: build bin/kubectl
+	PATH="$(CURDIR)/bin:$$PATH" GANTRY_SCREENSHOTS="$(CURDIR)/docs/console" $(GO) test -run TestShop -count 1 -timeout 20m -v ./test/console
 
 generate:
 	$(GO) generate ./...

@@ -1,0 +1,123 @@
+// A person logs in, sees a workload fail, finds out why, rolls it back and watches it recover; nothing is reloaded.
+
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { hardships, open } from './browser.mjs'
+import { takePictures } from './pictures.mjs'
+
+const { link, namespace, workload, command, log, screenshots, failure } = JSON.parse(process.argv[2])
+const { browser, context, page, wrong } = await open()
+const patience = { timeout: 60_000 }
+page.setDefaultTimeout(20_000)
+
+const kubectl = (...args) => execFileSync('kubectl', args, { encoding: 'utf8' })
+const began = Date.now()
+const done = step => console.log(`${((Date.now() - began) / 1000).toFixed(1)} s  ${step}`)
+
+/** What a chart says of one of its lines now. */
+const reads = (title, line) => page.waitForFunction(([title, line]) => {
+  const chart = document.querySelector(`[role=img][aria-label^="${title}"]`)?.ariaLabel ?? ''
+  const value = parseFloat(chart.match(new RegExp(`${line}: ([0-9.]+)`))?.[1] ?? '0')
+  return value > 0 ? value : null
+}, [title, line], patience)
+
+async function usable(where) {
+  for (const colorScheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme })
+    assert.deepEqual(await hardships(page), [], `${where}, ${colorScheme}`)
+  }
+  await page.emulateMedia({ colorScheme: 'light' })
+}
+
+try {
+  // Log in.
+  await page.goto(link)
+  await page.getByRole('heading', { level: 1, name: 'Overview' }).waitFor()
+  assert.equal(new URL(page.url()).hash, '', 'the code stays in the address')
+  assert.equal(await page.evaluate(() => document.cookie), '', 'scripts can read the cookie')
+  const [cookie] = await context.cookies()
+  assert.equal(cookie.httpOnly && cookie.secure && cookie.sameSite, 'Strict')
+  const second = await open()
+  await second.page.goto(link)
+  await second.page.getByRole('alert').filter({ hasText: 'has been used' }).waitFor()
+  await second.browser.close()
+  done('logged in, by a link that works once')
+  await page.getByText('Nothing is wrong').waitFor(patience)
+  await usable('overview')
+
+  // Find the workload by keyboard alone.
+  await page.keyboard.press('/')
+  await page.keyboard.type(`${namespace} ${workload}`)
+  await page.getByRole('option', { selected: true }).filter({ hasText: 'Deployment' }).waitFor()
+  await page.keyboard.press('Enter')
+  await page.getByRole('heading', { level: 1, name: workload }).waitFor()
+  await page.getByText('Running', { exact: true }).first().waitFor(patience)
+  await reads('Requests by answer', 'answered')
+  await usable('workload')
+  done('found the workload; its traffic is on the graph')
+
+  // It breaks, and the page says so by itself.
+  kubectl('-n', namespace, 'patch', 'deployment', workload, '--type=json', '-p', JSON.stringify([
+    { op: 'add', path: '/spec/template/spec/containers/0/command', value: ['sh', '-c', command] },
+    { op: 'add', path: '/spec/strategy', value: { type: 'Recreate' } }]))
+  await page.getByRole('region', { name: 'Rollout of revision 2' }).waitFor()
+  await page.getByRole('row').filter({ hasText: 'CrashLoopBackOff' }).first().waitFor(patience)
+  done('saw the rollout fail')
+  await reads('Requests by answer', 'errors')
+  done('saw errors rise on the graph')
+
+  // Why: the log of a failing pod, in which markup is text.
+  await page.getByRole('row').filter({ hasText: 'CrashLoopBackOff' }).first().getByRole('link').click()
+  await page.getByRole('log').getByText(log).first().waitFor(patience)
+  assert.equal(await page.locator('main img, .log b').count(), 0, 'markup in a log or a message became elements')
+  await usable('pod')
+  done('read the log of a failing pod')
+
+  // The overview names it.
+  await page.getByRole('navigation').getByRole('link', { name: 'Overview' }).click()
+  const problem = page.getByRole('region', { name: 'Wrong now' }).getByRole('listitem').filter({ hasText: `${namespace}/${workload}` })
+  await problem.first().waitFor(patience)
+
+  // Roll back.
+  await page.getByRole('navigation').getByRole('link', { name: 'Workloads' }).click()
+  await page.getByRole('table', { name: 'Workloads' }).getByRole('link', { name: `${namespace}/${workload}` }).click()
+  await page.getByRole('button', { name: 'Roll back' }).first().click()
+  await page.getByRole('dialog').getByRole('button', { name: 'Roll back' }).click()
+  await page.getByText(`${workload} goes back to revision 1`).waitFor()
+  await page.locator('.page-head').getByText('Running', { exact: true }).waitFor(patience)
+  await reads('Requests by answer', 'answered')
+  done('rolled back; it runs')
+  await page.getByRole('navigation').getByRole('link', { name: 'Overview' }).click()
+  await page.getByText('Nothing is wrong').waitFor(patience)
+  done('nothing is wrong any more')
+  if (screenshots) await takePictures(page, { namespace, workload, folder: screenshots, kubectl })
+
+  // On a phone.
+  await page.setViewportSize({ width: 390, height: 844 })
+  await usable('overview on a phone')
+  await page.getByRole('button', { name: 'Menu' }).click()
+  await page.getByRole('navigation').getByRole('link', { name: 'Pods' }).click()
+  await page.getByRole('heading', { level: 1, name: 'Pods' }).waitFor()
+  await page.getByRole('table', { name: 'Pods' }).waitFor()
+  await usable('pods on a phone')
+
+  // Leave: another tab of the same session is out, too.
+  const tab = await context.newPage()
+  await tab.goto(new URL('/console/pods', link).href)
+  await tab.getByRole('heading', { level: 1, name: 'Pods' }).waitFor()
+  await page.getByLabel(/^Logged in as/).click()
+  await page.getByRole('button', { name: 'Log out' }).click()
+  await page.getByRole('heading', { name: 'Log in to Gantry' }).waitFor()
+  await tab.getByRole('heading', { name: 'Log in to Gantry' }).waitFor()
+  await usable('login')
+  done('logged out')
+  assert.deepEqual(wrong, [], 'the page had errors')
+} catch (e) {
+  await page.screenshot({ path: failure, fullPage: true }).catch(() => {})
+  console.error(`at ${page.url()}:`, e)
+  console.error('errors of the page:', wrong)
+  console.error(`a picture: ${failure}`)
+  process.exitCode = 1
+} finally {
+  await browser.close()
+}
