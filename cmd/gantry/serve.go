@@ -45,6 +45,7 @@ var components = []component{
 	{"store", startStore},
 	{"api", startAPI},
 	{"gateway kinds", startGatewayKinds},
+	{"figures", startFigures},
 	{"trust", startTrust},
 	{"network", startNetwork},
 	{"images", startImages},
@@ -55,9 +56,9 @@ var components = []component{
 	{"gateway", startGateway},
 	{"scaling", startScaling},
 	{"metrics", startMetrics},
-	{"monitor", startMonitor},
 	{"scanning", startScanning},
 	{"pipelines", startPipelines},
+	{"monitor", startMonitor},
 	{"docker", startDocker},
 	{"console", startConsole},
 	{"addresses", publishAddresses},
@@ -182,6 +183,7 @@ type server struct {
 	plan         network.Plan
 	unlockRanges func() error // other instances may choose address ranges again
 	api          *apiserver.Server
+	figures      figures
 	network      *network.Network
 	images       *image.Store
 	node         *node.Node
@@ -204,6 +206,7 @@ func serve(ctx context.Context, o serveOptions, out io.Writer) (err error) {
 	group, groupCtx := errgroup.WithContext(ctx)
 	stopCtx, stop := context.WithCancel(groupCtx)
 	in := &server{serveOptions: o, group: group, ctx: stopCtx}
+	in.figures.in = in
 	defer func() {
 		stop()
 		err = errors.Join(err, in.stop())

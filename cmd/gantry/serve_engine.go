@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/gantryhq/gantry/engine/apiserver"
 	"github.com/gantryhq/gantry/engine/controllers"
@@ -57,7 +58,8 @@ func startNetwork(ctx context.Context, in *server) (err error) {
 	in.network, err = network.Open(network.Config{
 		Client: in.api.ClientConfig("system:gantry:network"), DataDir: in.dataDir,
 		PodCIDR: in.plan.PodCIDR, ServiceCIDR: in.plan.ServiceCIDR,
-		Keeper: shim.New(filepath.Join(in.dataDir, "run"), nil), // asked only while it runs
+		Register: legacyregistry.RawMustRegister,
+		Keeper:   shim.New(filepath.Join(in.dataDir, "run"), nil), // asked only while it runs
 	})
 	if err != nil {
 		return err

@@ -62,6 +62,7 @@ func startRegistry(ctx context.Context, in *server) error {
 		if err != nil {
 			return err
 		}
+		in.figures.follow("registry", certificate)
 		secure := tls.NewListener(l.TLS, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: certificate})
 		in.serveAs("registry with TLS", secure, &http.Server{Handler: r, ConnContext: login.ConnContext})
 	}

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -35,6 +36,9 @@ type Config struct {
 
 	// Keeper holds the sockets of cluster DNS while this process is replaced; or nil.
 	Keeper Keeper
+
+	// Register takes the metrics of cluster DNS, or is nil.
+	Register func(...prometheus.Collector)
 }
 
 // Network is the pods' network of one instance.

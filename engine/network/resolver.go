@@ -43,7 +43,7 @@ func (n *Network) openDNS(ctx context.Context, cat *catalog.Catalog) (*dns.Serve
 	cfg := dns.Config{
 		Listen: netip.AddrPortFrom(n.plan.DNS(), port), Domain: n.cfg.ClusterDomain, Catalog: cat,
 		PodCIDR: n.plan.PodCIDR, ServiceCIDR: n.plan.ServiceCIDR,
-		NamespaceOf: n.leases.namespaceOf, ResolvConf: n.cfg.ResolvConf,
+		NamespaceOf: n.leases.namespaceOf, ResolvConf: n.cfg.ResolvConf, Register: n.cfg.Register,
 	}
 	kept := n.keptSockets(ctx)
 	defer closeFiles(kept)

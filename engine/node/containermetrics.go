@@ -132,6 +132,7 @@ var containerFigures = []struct {
 	{"container_memory_failures_total", "counter", `failure_type="pgfault",scope="container"`, plain(func(s *runtime.Stats) uint64 { return s.PageFaults })},
 	{"container_memory_failures_total", "counter", `failure_type="pgmajfault",scope="container"`, plain(func(s *runtime.Stats) uint64 { return s.MajorPageFaults })},
 	{"container_oom_events_total", "counter", "", plain(func(s *runtime.Stats) uint64 { return s.OOMKills })},
+	{"container_processes", "gauge", "", plain(func(s *runtime.Stats) uint64 { return s.Processes })},
 	{"container_threads", "gauge", "", plain(func(s *runtime.Stats) uint64 { return s.Pids })},
 	{"container_fs_reads_bytes_total", "counter", "", happened(func(s *runtime.Stats) uint64 { return s.ReadBytes })},
 	{"container_fs_writes_bytes_total", "counter", "", happened(func(s *runtime.Stats) uint64 { return s.WrittenBytes })},

@@ -92,6 +92,7 @@ func graceOf(pod *v1.Pod, spec *v1.Probe) time.Duration {
 
 // probed takes a probe's news.
 func (w *worker) probed(pod *v1.Pod, key probeKey, u probe.Update, grace time.Duration) {
+	w.n.probes.add(pod, key.container, key.kind, u.Failed)
 	w.tellProbe(pod, key, u)
 	if !u.Changed {
 		return

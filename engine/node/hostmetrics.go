@@ -31,7 +31,7 @@ func (n *Node) serveHostMetrics(w http.ResponseWriter, _ *http.Request) {
 		from func(*exposition) error
 	}{
 		{"cpu", hostCPU}, {"meminfo", hostMemory}, {"loadavg", hostLoad}, {"netdev", hostNetwork}, {"diskstats", hostDisks},
-		{"filesystem", hostFilesystems}, {"uname", hostName}, {"pressure", hostPressure}, {"filefd", hostFiles},
+		{"filesystem", hostFilesystems}, {"uname", hostName}, {"pressure", hostPressure}, {"filefd", hostFiles}, {"timex", hostTime},
 	} {
 		success := 1.0
 		if err := collect.from(b); err != nil {

@@ -44,6 +44,8 @@ type Node struct {
 	crew       crew         // who carry them out
 	volumes    *volume.Manager
 	prober     *probe.Prober
+	probes     probeCounts
+	measured   volume.Measured
 	hookClient *http.Client
 	heavy      *semaphore.Weighted // container creations
 	statusDue  chan struct{}       // the Node object may be out of date
@@ -255,6 +257,7 @@ func (n *Node) forget(w *worker) {
 	defer n.mu.Unlock()
 	if n.workers[w.uid] == w {
 		delete(n.workers, w.uid)
+		n.probes.forget(string(w.uid))
 	}
 }
 

@@ -25,6 +25,7 @@ func (n *Node) Handler() http.Handler {
 	mux.HandleFunc("GET /pods", n.servePods)
 	mux.HandleFunc("GET /stats/summary", n.serveSummary)
 	mux.HandleFunc("GET /metrics/resource", n.serveResourceMetrics)
+	mux.HandleFunc("GET /metrics", n.serveKubeletMetrics)
 	mux.HandleFunc("GET /metrics/cadvisor", n.serveContainerMetrics)
 	mux.HandleFunc("GET "+HostMetricsPath, n.serveHostMetrics)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", n.serveLogs)

@@ -34,9 +34,9 @@ var (
 
 // watched is what the service follows in the API.
 type watched struct {
-	factory  informers.SharedInformerFactory
-	monitors dynamicinformer.DynamicSharedInformerFactory
-	changed  chan struct{} // capacity 1
+	factory informers.SharedInformerFactory
+	custom  dynamicinformer.DynamicSharedInformerFactory // kinds without Go types
+	changed chan struct{}                                // capacity 1
 }
 
 func newWatched(cfg *rest.Config) (*watched, error) {
@@ -51,12 +51,12 @@ func newWatched(cfg *rest.Config) (*watched, error) {
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
 	w := &watched{
-		factory:  informers.NewSharedInformerFactory(client, 0),
-		monitors: dynamicinformer.NewDynamicSharedInformerFactory(custom, 0),
-		changed:  make(chan struct{}, 1),
+		factory: informers.NewSharedInformerFactory(client, 0),
+		custom:  dynamicinformer.NewDynamicSharedInformerFactory(custom, 0),
+		changed: make(chan struct{}, 1),
 	}
 	for _, resource := range []schema.GroupVersionResource{serviceMonitors, podMonitors} {
-		if err := w.touchOn(w.monitors.ForResource(resource).Informer()); err != nil {
+		if err := w.touchOn(w.custom.ForResource(resource).Informer()); err != nil {
 			return nil, err
 		}
 	}
@@ -108,7 +108,7 @@ func (s *Service) keepScraping(ctx context.Context, platform, workloads *scrape.
 		return err
 	}
 	w.factory.Start(ctx.Done())
-	w.monitors.Start(ctx.Done())
+	w.custom.Start(ctx.Done())
 	w.factory.WaitForCacheSync(ctx.Done())
 
 	group, ctx := errgroup.WithContext(ctx)

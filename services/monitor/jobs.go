@@ -91,6 +91,7 @@ func (s *Service) platformTargets(nodes []string) []*targetgroup.Group {
 	every := s.cfg.Interval
 	for _, node := range nodes {
 		at := func(path string) string { return fmt.Sprintf("/api/v1/nodes/%s/proxy%s", node, path) }
+		add(at("/metrics"), every, "kubelet", node, model.LabelSet{"node": model.LabelValue(node), "metrics_path": "/metrics"})
 		add(at("/metrics/cadvisor"), every, "kubelet", node, model.LabelSet{
 			"node": model.LabelValue(node), "metrics_path": "/metrics/cadvisor"})
 		if s.cfg.HostMetrics != "" {

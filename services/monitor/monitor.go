@@ -46,7 +46,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, metrics: prometheus.NewRegistry(), watched: w, objects: objects.New(w.factory)}
+	s := &Service{cfg: cfg, metrics: prometheus.NewRegistry(), watched: w, objects: objects.New(w.factory, w.custom)}
 	return s, nil
 }
 

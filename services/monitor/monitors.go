@@ -89,7 +89,7 @@ func (k *keeper) monitors() []monitorJob {
 		if ofServices {
 			gvr = serviceMonitors
 		}
-		for _, o := range k.watched.monitors.ForResource(gvr).Informer().GetStore().List() {
+		for _, o := range k.watched.custom.ForResource(gvr).Informer().GetStore().List() {
 			object := o.(*unstructured.Unstructured)
 			jobs, err := k.ofMonitor(object, ofServices)
 			if err != nil {

@@ -95,7 +95,7 @@ func (s *Service) Check(ctx context.Context, pod *corev1.Pod, image, digest stri
 			continue
 		}
 		err := s.decider.decide(ctx, p, at, image)
-		s.metrics.count(p, "start", err)
+		s.metrics.count(p, "start", pod.Namespace, image, err)
 		if err != nil && p.enforced() {
 			return err
 		}

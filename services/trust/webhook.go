@@ -121,7 +121,7 @@ func (s *Service) admit(ctx context.Context, p *policy, r *admissionv1.Admission
 		if err == nil {
 			err = s.decider.decide(ctx, p, digest, i.image)
 		}
-		s.metrics.count(p, "admission", err)
+		s.metrics.count(p, "admission", r.Namespace, i.image, err)
 		if err != nil {
 			dry := r.DryRun != nil && *r.DryRun
 			if p.enforced() {

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -44,6 +45,8 @@ type Config struct {
 	ResolvConf  string // upstream resolvers
 	// UDP and TCP are bound sockets of a predecessor, instead of Listen; or nil.
 	UDP, TCP *os.File
+	// Register takes the server's metrics, or is nil.
+	Register func(...prometheus.Collector)
 
 	upstreamPort string // "" is 53; for tests
 	tcpClients   int    // 0 is maxTCPClients; for tests
@@ -54,6 +57,7 @@ type Server struct {
 	cfg     Config
 	zone    string // with final dot, lower case
 	forward *forwarder
+	metrics *metrics
 	udp     net.PacketConn
 	tcp     net.Listener
 
@@ -70,6 +74,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.tcpQueue = tcp.(*net.TCPListener)
 	s.tcp = netutil.LimitListener(tcp, cmp.Or(cfg.tcpClients, maxTCPClients))
+	s.metrics = newMetrics(cfg.Register)
 	s.forward = newForwarder(cfg.ResolvConf, cmp.Or(cfg.upstreamPort, "53"), cfg.Listen.Addr())
 	return s, nil
 }
@@ -175,7 +180,9 @@ const (
 
 // ServeDNS implements dns.Handler.
 func (s *Server) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
+	began := time.Now()
 	resp := s.answer(req, clientAddr(w.RemoteAddr()))
+	s.metrics.count(s.zoneOf(req), resp.Rcode, time.Since(began))
 	resp.Id, resp.RecursionDesired = req.Id, req.RecursionDesired
 	resp.RecursionAvailable = true
 	size := dns.MaxMsgSize

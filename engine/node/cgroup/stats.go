@@ -45,6 +45,7 @@ func (t *Tree) statsV1(path string) (runtime.Stats, error) {
 	s.PageFaults, s.MajorPageFaults = detail["total_pgfault"], detail["total_pgmajfault"]
 	if pids := t.Dir("pids", path); pids != "" {
 		s.Pids, _ = readNumber(filepath.Join(pids, "pids.current"))
+		s.Processes = countLines(filepath.Join(pids, "cgroup.procs"))
 	}
 	if throttled, err := readTable(filepath.Join(t.Dir("cpu", path), "cpu.stat")); err == nil {
 		s.Periods, s.ThrottledPeriods, s.ThrottledNanos = throttled["nr_periods"], throttled["nr_throttled"], throttled["throttled_time"]
@@ -85,6 +86,7 @@ func (t *Tree) statsV2(path string) (runtime.Stats, error) {
 		s.OOMKills = events["oom_kill"]
 	}
 	readIO(filepath.Join(dir, "io.stat"), &s)
+	s.Processes = countLines(filepath.Join(dir, "cgroup.procs"))
 	s.Pids, err = readNumber(filepath.Join(dir, "pids.current"))
 	return s, err
 }
@@ -123,6 +125,15 @@ func readNumber(path string) (uint64, error) {
 		return 0, gone(err)
 	}
 	return strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+}
+
+// countLines counts the lines of a file; one that is gone has none.
+func countLines(path string) uint64 {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	return uint64(bytes.Count(b, []byte{'\n'}))
 }
 
 // readTable reads lines of a name and a number.

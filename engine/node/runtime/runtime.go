@@ -157,6 +157,7 @@ type Stats struct {
 	MemoryBytes      uint64
 	WorkingSetBytes  uint64 // usage less inactive file pages
 	Pids             uint64 // processes and threads
+	Processes        uint64
 	Periods          uint64 // in which the limit on processor time was enforced
 	ThrottledPeriods uint64
 	ThrottledNanos   uint64

@@ -145,24 +145,6 @@ func (m *Manager) DiskUsage(pod *v1.Pod) int64 {
 }
 
 func diskUsage(dir string) int64 {
-	var root unix.Stat_t
-	if unix.Lstat(dir, &root) != nil {
-		return 0
-	}
-	var sum int64
-	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		var st unix.Stat_t
-		if err != nil || unix.Lstat(path, &st) != nil {
-			return nil // it was removed meanwhile
-		}
-		if st.Dev != root.Dev {
-			if d.IsDir() {
-				return filepath.SkipDir
-			}
-			return nil
-		}
-		sum += st.Blocks * 512
-		return nil
-	})
-	return sum
+	bytes, _ := occupied(dir)
+	return int64(bytes)
 }

@@ -280,3 +280,27 @@ func TestWhatIsMountedUnderANameWithABlankIsNotDeleted(t *testing.T) {
 		t.Errorf("tearing the pod down deleted what was mounted in its volume: %v", err)
 	}
 }
+
+// The use of a directory is its own, and known soon after it was asked for the first time.
+func TestVolumesAreMeasured(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var m Measured
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		if u := m.Of(dir); !u.At.IsZero() {
+			if u.Used < 1<<20 || u.Used > 2<<20 || u.InodesUsed != 2 || u.Capacity <= u.Available {
+				t.Errorf("%+v", u)
+			}
+			break
+		}
+		if time.Since(begin) > 30*time.Second {
+			t.Fatal("not measured within half a minute")
+		}
+	}
+	m.Keep(nil)
+	if len(m.of) != 0 {
+		t.Error("not forgotten")
+	}
+}

@@ -165,7 +165,7 @@ func New(cfg Config) (*Server, error) {
 	s.metrics = newMetrics(cfg.Registry, len(s.lanes)+1)
 	s.access = newAccessLog(cfg.AccessLog, len(s.lanes)+1) // the last lane is for net/http
 	if cfg.Registry != nil {
-		cfg.Registry.MustRegister(s.upstreams)
+		cfg.Registry.MustRegister(s.upstreams, certificates{s.table.Load})
 	}
 	return s, nil
 }

@@ -297,6 +297,17 @@ func (p *Port) Certificates(serverName string) []*Certificate {
 	return certs
 }
 
+// EachCertificate visits the key pairs of all ports; one that is used twice is visited twice.
+func (t *Table) EachCertificate(visit func(*Certificate)) {
+	for _, p := range t.ports {
+		p.certs.each(func(_ string, certs []*Certificate) {
+			for _, c := range certs {
+				visit(c)
+			}
+		})
+	}
+}
+
 // Ports lists the ports in ascending order, those of the shared address first.
 func (t *Table) Ports() []*Port {
 	ports := make([]*Port, 0, len(t.ports))

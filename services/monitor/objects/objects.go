@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 )
@@ -35,9 +36,10 @@ type family struct {
 	of         func(object any, add func(value float64, labels ...string))
 }
 
-// New makes the exposition of a factory's informers, which it asks for; the caller starts them.
-func New(f informers.SharedInformerFactory) *Exposition {
-	return &Exposition{sources: []source{
+// New makes the exposition of two factories' informers, which it asks for; the caller starts them. Kinds that
+// the cluster lacks have no objects.
+func New(f informers.SharedInformerFactory, custom dynamicinformer.DynamicSharedInformerFactory) *Exposition {
+	e := &Exposition{sources: []source{
 		{f.Core().V1().Pods().Informer().GetStore(), pods},
 		{f.Core().V1().Nodes().Informer().GetStore(), nodes},
 		{f.Core().V1().Namespaces().Informer().GetStore(), namespaces},
@@ -52,7 +54,12 @@ func New(f informers.SharedInformerFactory) *Exposition {
 		{f.Batch().V1().Jobs().Informer().GetStore(), jobs},
 		{f.Batch().V1().CronJobs().Informer().GetStore(), cronJobs},
 		{f.Autoscaling().V2().HorizontalPodAutoscalers().Informer().GetStore(), autoscalers},
+		{custom.ForResource(Builds).Informer().GetStore(), builds},
 	}}
+	for i, kind := range routeKinds {
+		e.sources = append(e.sources, source{custom.ForResource(Routes[i]).Informer().GetStore(), objectives(kind)})
+	}
+	return e
 }
 
 // ServeHTTP answers in Prometheus' text format.

@@ -12,6 +12,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 )
@@ -34,7 +39,7 @@ func TestObjectsAreToldAsKubeStateMetricsTellsThem(t *testing.T) {
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{
 			Capacity: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")}}},
 	), 0)
-	e := New(factory)
+	e := New(factory, dynamicinformer.NewDynamicSharedInformerFactory(dynamicfake.NewSimpleDynamicClient(runtime.NewScheme()), 0))
 	stop := make(chan struct{})
 	defer close(stop)
 	factory.Start(stop)
@@ -70,5 +75,44 @@ func TestObjectsAreToldAsKubeStateMetricsTellsThem(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(text)
+	}
+}
+
+// What a Build and the annotations of a route become.
+func TestBuildsAndObjectives(t *testing.T) {
+	factory := informers.NewSharedInformerFactory(fake.NewClientset(), 0)
+	custom := dynamicinformer.NewDynamicSharedInformerFactory(dynamicfake.NewSimpleDynamicClient(runtime.NewScheme()), 0)
+	e := New(factory, custom)
+	put := func(r schema.GroupVersionResource, text string) {
+		o := &unstructured.Unstructured{}
+		if err := o.UnmarshalJSON([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if err := custom.ForResource(r).Informer().GetStore().Add(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(Builds, `{"apiVersion":"gantry.dev/v1alpha1","kind":"Build","metadata":{"namespace":"shop","name":"web-7"},"spec":{"pipeline":"web","number":7},
+		"status":{"phase":"Failed","reason":"TestFailed","durationSeconds":12,"completionTime":"2023-11-14T22:13:20Z"}}`)
+	put(Routes[0], `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"namespace":"shop","name":"web",
+		"annotations":{"gantry.dev/availability-objective":"99.5%","gantry.dev/latency-objective":"300ms"}}}`)
+	put(Routes[0], `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"namespace":"shop","name":"wrong",
+		"annotations":{"gantry.dev/availability-objective":"always","gantry.dev/latency-objective":"-1s"}}}`)
+	w := httptest.NewRecorder()
+	e.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{
+		`gantry_build_number{namespace="shop",pipeline="web",build="web-7"} 7`,
+		`gantry_build_status_phase{namespace="shop",pipeline="web",build="web-7",phase="Failed",reason="TestFailed"} 1`,
+		`gantry_build_duration_seconds{namespace="shop",pipeline="web",build="web-7"} 12`,
+		`gantry_build_completion_timestamp_seconds{namespace="shop",pipeline="web",build="web-7"} 1.7e+09`,
+		`gantry_route_availability_objective_ratio{route="HTTPRoute/shop/web"} 0.995`,
+		`gantry_route_latency_objective_seconds{route="HTTPRoute/shop/web"} 0.3`,
+	} {
+		if !slices.Contains(strings.Split(w.Body.String(), "\n"), want) {
+			t.Errorf("missing: %s in\n%s", want, w.Body)
+		}
+	}
+	if strings.Contains(w.Body.String(), "wrong") {
+		t.Error("a declaration that cannot be read was told")
 	}
 }
