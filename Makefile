@@ -7,6 +7,7 @@
 #   make bench-build     the shop's images from nothing, beside docker build where docker.io is installed, and after a change (BENCH_COLD=0: only the latter)
 #   make bench-gateway   the gateway's CPU per request, latency and memory beside nginx, HAProxy and Caddy
 #   make bench-flash     a flash sale: how fast capacity follows a hundredfold load, and a first request from zero
+#   make bench-alerts    healthy hours and forty kinds of fault in simulated time: which alerts were missed, which were false
 #   make bench-registry  push and pull beside the CNCF distribution registry, and 1,000 pulls of one image at once
 #   make differential     what the gateway forwards, beside Debian's nginx, which it fetches
 #   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
@@ -93,6 +94,10 @@ bench-gateway: build
 .PHONY: bench-flash
 bench-flash: build
 	$(GO) test -run '^$$' -bench Flash -benchtime 1x -timeout 30m ./test/flash
+
+.PHONY: bench-alerts
+bench-alerts:
+	$(GO) test -run '^$$' -bench Alerts -benchtime 1x -timeout 60m ./test/alerts
 
 .PHONY: bench-registry
 bench-registry:

@@ -54,6 +54,8 @@ func judge(from, to string) verdict {
 		return verdict{in(to, "internal", "api"), "internal serves both halves, so it belongs to neither"}
 	case in(from, "test/isolation"):
 		return verdict{in(to, "internal", "engine/node", "engine/shim"), "the isolation suite holds the container drivers themselves against each other, below all commands"}
+	case in(from, "test/alerts"):
+		return verdict{in(to, "internal", "api", "services/alerts", "services/monitor/objects"), "the alert suite evaluates the rules themselves, over the exposition of objects itself, in simulated time"}
 	case in(from, "test"):
 		return verdict{in(to, "internal", "api"), "tests drive the product from outside, by its commands and protocols"}
 	case in(to, "internal", "api"):
@@ -121,6 +123,8 @@ func TestTheLawItself(t *testing.T) {
 		{"cmd/gantry-init", "engine/shim/initd", true},
 		{"test/script", "engine/store", false},
 		{"test/isolation", "engine/node/runtime", true},
+		{"test/alerts", "services/alerts/defaults", true},
+		{"test/alerts", "services/monitor/api", false},
 		{"test/isolation/oci", "engine/store", false},
 	} {
 		if got := judge(c.from, c.to).allowed; got != c.allowed {
