@@ -38,8 +38,17 @@ type pace struct {
 	// delivered, when set, is told whenever what waited has been delivered.
 	delivered func()
 	// shortest is the moment that is waited for others after a single event. It
-	// doubles up to longest as long as they keep coming.
-	shortest, longest time.Duration
+	// doubles as long as they keep coming: up to longest, or up to crowded while pods
+	// are on their way. When the last of those has arrived, it is over.
+	shortest, longest, crowded time.Duration
+}
+
+// youth is how long a pod that has been made counts as on its way.
+const youth = 5 * time.Second
+
+// arriving tells whether a pod will matter soon: it is to run and is not ready.
+func arriving(pod *corev1.Pod) bool {
+	return pod != nil && pod.DeletionTimestamp == nil && !ready(pod) && !finished(pod)
 }
 
 // pacedPods is an informer of pods that delivers with a pace.
@@ -68,13 +77,15 @@ type pacer struct {
 	pace
 	to cache.ResourceEventHandler
 
-	mu      sync.Mutex // guards following, and keeps deliveries in order
-	waiting []podEvent // oldest first
-	of      map[types.UID]int
-	moment  time.Duration // to wait for others now
-	quiet   time.Time     // until when deliveries are held back
-	timer   *time.Timer   // nil when nothing waits
-	at      time.Time     // when timer is due
+	mu       sync.Mutex // guards following, and keeps deliveries in order
+	waiting  []podEvent // oldest first
+	of       map[types.UID]int
+	moment   time.Duration           // to wait for others now
+	pressing bool                    // something waits that does not merely go with others
+	quiet    time.Time               // until when deliveries are held back
+	timer    *time.Timer             // nil when nothing waits
+	at       time.Time               // when timer is due
+	coming   map[types.UID]time.Time // pods on their way, and until when they count as that
 }
 
 // podEvent is what happened to a pod: old is nil when it is new, cur when it is gone.
@@ -90,7 +101,7 @@ func newPacer(p pace, to cache.ResourceEventHandler) *pacer {
 			return !ok || p.only(pod)
 		}}
 	}
-	return &pacer{pace: p, to: to, of: map[types.UID]int{}, moment: p.shortest}
+	return &pacer{pace: p, to: to, of: map[types.UID]int{}, moment: p.shortest, coming: map[types.UID]time.Time{}}
 }
 
 // OnAdd implements ResourceEventHandler.
@@ -132,6 +143,7 @@ func (p *pacer) OnDelete(obj any) {
 func (p *pacer) take(uid types.UID, e podEvent) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.follow(uid, e)
 	h := p.haste(e.old, e.cur)
 	if h == now {
 		p.deliverOf(uid)
@@ -139,6 +151,7 @@ func (p *pacer) take(uid types.UID, e podEvent) {
 		return
 	}
 	p.keep(uid, e)
+	p.pressing = p.pressing || h != whenever
 	switch {
 	case h == whenever:
 		p.wait(p.longest)
@@ -149,6 +162,35 @@ func (p *pacer) take(uid types.UID, e podEvent) {
 	default:
 		p.wait(0)
 	}
+}
+
+// follow keeps account of pods on their way. When the last one has arrived, nothing is
+// held back for the sake of more.
+func (p *pacer) follow(uid types.UID, e podEvent) {
+	if e.old == nil && arriving(e.cur) {
+		p.coming[uid] = time.Now().Add(youth)
+	}
+	if _, known := p.coming[uid]; !known || arriving(e.cur) {
+		return
+	}
+	delete(p.coming, uid)
+	if soon := time.Now().Add(p.shortest); p.quiet.After(soon) && !p.busy() {
+		p.quiet = soon
+		if p.pressing {
+			p.wait(0)
+		}
+	}
+}
+
+// busy tells whether pods are on their way.
+func (p *pacer) busy() bool {
+	for uid, until := range p.coming {
+		if time.Now().Before(until) {
+			return true
+		}
+		delete(p.coming, uid)
+	}
+	return false
 }
 
 // wait lets what waits be delivered after d, or when deliveries are no longer
@@ -204,11 +246,16 @@ func (p *pacer) flush() {
 		p.timer.Stop()
 		p.timer = nil
 	}
+	most := p.longest
+	if p.busy() {
+		most = max(most, p.crowded)
+	}
 	if time.Since(p.quiet) > p.moment {
 		p.moment = p.shortest
 	} else {
-		p.moment = min(2*p.moment, p.longest)
+		p.moment = min(2*p.moment, most)
 	}
+	p.pressing = false
 	for _, e := range p.waiting {
 		p.deliver(e)
 	}

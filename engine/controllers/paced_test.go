@@ -3,6 +3,7 @@ package controllers
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,14 +38,24 @@ func text(obj any) string {
 	return p.Name + p.Status.Message
 }
 
-// state is a pod of that name in that state; the state says how soon it matters.
+// state is a pod of that name in that state, on its way nowhere; the state says how soon it matters.
 func state(name, message string) *corev1.Pod {
-	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)}, Status: corev1.PodStatus{Message: message}}
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)}, Status: corev1.PodStatus{Message: message, Phase: corev1.PodSucceeded}}
+}
+
+// arrival is a pod of that name that is on its way or has arrived.
+func arrival(name string, isReady bool) *corev1.Pod {
+	pod := state(name, "s")
+	pod.Status.Phase = corev1.PodRunning
+	if isReady {
+		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	}
+	return pod
 }
 
 func paced(only func(*corev1.Pod) bool) (*pacer, *told) {
 	h := &told{began: time.Now()}
-	return newPacer(pace{only: only, shortest: 10 * time.Millisecond, longest: 40 * time.Millisecond, haste: func(old, cur *corev1.Pod) haste {
+	return newPacer(pace{only: only, shortest: 10 * time.Millisecond, longest: 40 * time.Millisecond, crowded: 160 * time.Millisecond, haste: func(old, cur *corev1.Pod) haste {
 		if cur == nil {
 			cur = old
 		}
@@ -125,4 +136,49 @@ func TestPaceOfSomePods(t *testing.T) {
 			t.Errorf("told %q, want %q", h.lines, want)
 		}
 	})
+}
+
+// TestPaceOfACrowd shows that a controller hears ever more rarely of pods that arrive in a
+// crowd, and soon of the last.
+func TestPaceOfACrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, h := paced(ready)
+		names := strings.Fields("a b c d e f g h i j k")
+		for _, name := range names {
+			p.OnAdd(arrival(name, false), false)
+		}
+		time.Sleep(100 * time.Millisecond)
+		h.began = time.Now()
+		for _, name := range names {
+			p.OnUpdate(arrival(name, false), arrival(name, true))
+			time.Sleep(8 * time.Millisecond)
+		}
+		time.Sleep(youth)
+		want := []string{"0 +as", "10 +bs", "30 +cs", "30 +ds", "70 +es", "70 +fs", "70 +gs", "70 +hs", "70 +is", "90 +js", "90 +ks"}
+		if !slices.Equal(h.lines, want) {
+			t.Errorf("told %q, want %q", h.lines, want)
+		}
+	})
+}
+
+// TestPaceBesideStuckPods shows that one pod which does not become ready does not for ever
+// hold back what is told of others.
+func TestPaceBesideStuckPods(t *testing.T) {
+	longest := func(after time.Duration) (most time.Duration) {
+		synctest.Test(t, func(t *testing.T) {
+			p, _ := paced(nil)
+			p.OnAdd(arrival("stuck", false), false)
+			time.Sleep(after)
+			for i := range 100 {
+				p.OnAdd(state(fmt.Sprint(i), "s"), false)
+				time.Sleep(8 * time.Millisecond)
+				most = max(most, p.moment)
+			}
+			time.Sleep(time.Second)
+		})
+		return most
+	}
+	if young, old := longest(time.Second), longest(youth); young != 160*time.Millisecond || old != 40*time.Millisecond {
+		t.Errorf("deliveries are held back for %v beside a pod that is on its way and %v beside one that is stuck, want 160 ms and 40 ms", young, old)
+	}
 }

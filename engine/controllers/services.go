@@ -15,7 +15,7 @@ const (
 	endpointsPerSlice = 100
 	// Endpoints are for old clients only and are rewritten as a whole with
 	// each change, so several changes are put together.
-	endpointsBatch = 500 * time.Millisecond
+	endpointsBatch = time.Second
 )
 
 func newEndpointSlice(ctx context.Context, e *environment) (run, error) {
@@ -27,7 +27,7 @@ func newEndpointSlice(ctx context.Context, e *environment) (run, error) {
 	again := &sliceRetry{services: core.Services().Lister(), seen: map[string]uint64{}}
 	pods := pacedPods{core.Pods(), pace{
 		haste: sliceHaste, only: hasAddress, delivered: again.delivered,
-		shortest: 5 * time.Millisecond, longest: 50 * time.Millisecond,
+		shortest: 5 * time.Millisecond, longest: 50 * time.Millisecond, crowded: 200 * time.Millisecond,
 	}}
 	c := endpointslice.NewController(ctx, pods, retriedServices{core.Services(), again}, core.Nodes(), slices, endpointsPerSlice, client, 0)
 	if _, err := slices.Informer().AddEventHandler(again); err != nil {

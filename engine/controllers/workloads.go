@@ -49,7 +49,9 @@ func newReplicaSet(ctx context.Context, e *environment) (run, error) {
 	if err != nil {
 		return nil, err
 	}
-	pods := pacedPods{e.informers.Core().V1().Pods(), pace{haste: replicaSetHaste, shortest: 10 * time.Millisecond, longest: 80 * time.Millisecond}}
+	pods := pacedPods{e.informers.Core().V1().Pods(), pace{
+		haste: replicaSetHaste, shortest: 10 * time.Millisecond, longest: 80 * time.Millisecond, crowded: 160 * time.Millisecond,
+	}}
 	c := replicaset.NewReplicaSetController(ctx, e.informers.Apps().V1().ReplicaSets(), pods, client, replicaset.BurstReplicas)
 	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
 }
