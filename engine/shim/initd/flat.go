@@ -3,6 +3,7 @@ package initd
 import (
 	"slices"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +66,11 @@ type flat struct {
 	how   map[[2]uint64]uint64 // and struct open_how, by flags and resolve
 }
 
+// scratch keeps the memory in which recipes are made: one takes some hundred kilobytes.
+var scratch = sync.Pool{New: func() any {
+	return &flat{texts: map[string]uint64{}, how: map[[2]uint64]uint64{}, steps: make([]step, 0, 1024), data: make([]byte, 0, 32<<10)}
+}}
+
 // hold implements memory.
 func (f *flat) hold(b []byte) uintptr {
 	if len(b) == 0 {
@@ -83,10 +89,11 @@ func Flat(r *recipe.Recipe, directories []bool, home string) ([]byte, bool) {
 	if r.Enter || r.SecondStage != 0 || r.Hold || r.Process.Terminal || r.Process.AppArmor != "" || r.Process.SELinux != "" || len(r.Process.Args) == 0 {
 		return nil, false
 	}
-	f := &flat{
-		root: descriptor(r.RootFile), texts: make(map[string]uint64, 128), how: map[[2]uint64]uint64{},
-		steps: make([]step, 0, 512), data: make([]byte, 0, 16<<10),
-	}
+	f := scratch.Get().(*flat)
+	defer scratch.Put(f)
+	f.root, f.steps, f.data = descriptor(r.RootFile), f.steps[:0], f.data[:0]
+	clear(f.texts)
+	clear(f.how)
 	f.info = f.hold(make([]byte, max(unsafe.Sizeof(unix.Stat_t{}), unsafe.Sizeof(unix.Statfs_t{}))))
 	f.begin(r)
 	for i := range r.Mounts {
