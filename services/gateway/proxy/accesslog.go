@@ -32,7 +32,6 @@ type accessLog struct {
 
 	writing sync.Mutex // guards the following, and is taken before a lane's
 	to      io.Writer
-	spare   []byte
 }
 
 // logLane collects the lines of one event loop, or those of net/http.
@@ -40,6 +39,7 @@ type logLane struct {
 	mu    sync.Mutex
 	lines []byte
 	clock clockText
+	spare []byte   // the memory of lines that were written; guarded by accessLog.writing
 	_     [64]byte // other loops write beside it
 }
 
@@ -96,14 +96,17 @@ func (l *accessLog) Flush() {
 		a := &l.lanes[i]
 		a.mu.Lock()
 		lines := a.lines
-		a.lines = l.spare[:0]
-		a.mu.Unlock()
 		if len(lines) > 0 {
-			_, _ = l.to.Write(lines) // a log that cannot be written must not fail the requests it is about
+			a.lines = a.spare[:0]
 		}
-		l.spare = nil
+		a.mu.Unlock()
+		if len(lines) == 0 {
+			continue
+		}
+		_, _ = l.to.Write(lines) // a log that cannot be written must not fail the requests it is about
+		a.spare = nil
 		if cap(lines) <= 2*logBatch && len(lines) > cap(lines)/8 { // or it was a burst
-			l.spare = lines
+			a.spare = lines
 		}
 	}
 }

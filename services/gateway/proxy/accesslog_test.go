@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -64,5 +66,29 @@ func TestEveryLineIsWrittenOnceAndWhole(t *testing.T) {
 	}
 	if len(seen) != lanes*each {
 		t.Errorf("%d lines are in the log, want %d", len(seen), lanes*each)
+	}
+}
+
+// Also beside lanes in which nothing happens: memory that is not used again costs more than
+// the lines themselves.
+func TestTheLogUsesItsMemoryAgain(t *testing.T) {
+	l := newAccessLog(io.Discard, 3)
+	round := func() {
+		for range 4000 {
+			l.write(1, &logLine{start: time.Unix(1, 0), path: "/some/path", client: "192.0.2.1:1234"})
+		}
+		l.Flush()
+	}
+	round()
+	round()
+	round()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 20 {
+		round()
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 256<<10 { // the lines are about 12 MB
+		t.Errorf("%d bytes were allocated for lines that had room", n)
 	}
 }
