@@ -60,7 +60,7 @@ func newGatewayCommand(g *globals) *cobra.Command {
 			hurry, stopHurry := signal.NotifyContext(c.Context(), syscall.SIGINT)
 			defer stopHurry()
 			cfg.Hurry = hurry.Done()
-			footprint.Limit()
+			footprint.Limit(footprint.Steady)
 			go trimMemory(ctx)
 			return gateway.Run(ctx, cfg)
 		},
@@ -105,7 +105,7 @@ func trimMemory(ctx context.Context) {
 		return
 	case <-time.After(2 * time.Second):
 	}
-	if err := footprint.KeepSmall(ctx); err != nil {
+	if err := footprint.KeepSmall(ctx, footprint.Steady); err != nil {
 		slog.Warn("cannot give back memory", "err", err)
 	}
 }

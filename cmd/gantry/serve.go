@@ -222,8 +222,8 @@ func serve(ctx context.Context, o serveOptions, out io.Writer) (err error) {
 		slog.Debug("component started", "component", c.name, "after", time.Since(t).Round(time.Millisecond))
 	}
 	fmt.Fprintf(out, "gantry ready in %d ms\n", time.Since(began).Milliseconds())
-	footprint.Limit()
-	if err := footprint.KeepSmall(stopCtx); err != nil {
+	footprint.Limit(footprint.Bursts)
+	if err := footprint.KeepSmall(stopCtx, footprint.Bursts); err != nil {
 		slog.Warn("cannot give back memory", "err", err)
 	}
 	<-stopCtx.Done()

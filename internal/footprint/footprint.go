@@ -42,11 +42,17 @@ func Starting() {
 	}
 }
 
-// The collector runs when the heap has grown by allowance beyond what was in use
+// The collector runs when the heap has grown by an allowance beyond what was in use
 // after the last time, within the bounds of these percentages of that; the
 // allowance is smaller on a small machine.
 const (
-	allowance        = 192 << 20
+	// Bursts is the allowance of a process that has much to do at times.
+	Bursts = 192 << 20
+	// Steady is that of one which should be small also in a burst: what grows between two
+	// collections is left full of holes when many objects that came meanwhile stay. Where the
+	// collector takes more than tooBusy of the time, it is doubled until it does not.
+	Steady           = 12 << 20
+	tooBusy          = 0.2
 	shareOfMachine   = 32
 	leastPercent     = 50
 	mostPercent      = 400
@@ -54,7 +60,7 @@ const (
 )
 
 // percent is the growth, in percent of the live heap, to collect after.
-func percent(live, machine uint64) int {
+func percent(live, machine, allowance uint64) int {
 	if live == 0 {
 		return mostPercent
 	}
@@ -62,17 +68,33 @@ func percent(live, machine uint64) int {
 }
 
 // Limit ends what Starting began: from now on the heap may grow by the allowance
-// between collections.
-func Limit() { (&pacing{}).adjust() }
+// (Bursts or Steady, in bytes) between collections.
+func Limit(allowance uint64) { (&pacing{least: allowance, allowance: allowance}).adjust() }
 
 // pacing sets how far the heap may grow.
-type pacing struct{ percent int }
+type pacing struct {
+	least, allowance uint64
+	percent          int
+	collecting       float64 // seconds of processor time so far
+}
+
+// follow adapts the allowance to what the collector has taken of the processor time
+// that was used since the last call.
+func (p *pacing) follow(collecting float64, used time.Duration) {
+	share := (collecting - p.collecting) / max(used.Seconds(), idleShare)
+	switch p.collecting = collecting; {
+	case share > tooBusy:
+		p.allowance = min(2*p.allowance, Bursts)
+	case share < tooBusy/8:
+		p.allowance = max(p.allowance/2, p.least)
+	}
+}
 
 func (p *pacing) adjust() {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	want := percent(read(liveHeap), machineMemory())
+	want := percent(read(liveHeap), machineMemory(), p.allowance)
 	if want >= p.percent+percentTolerance || want <= p.percent-percentTolerance {
 		debug.SetGCPercent(want)
 		p.percent = want
@@ -83,7 +105,20 @@ func (p *pacing) adjust() {
 const (
 	liveHeap    = "/gc/heap/live:bytes"                // in use after the last collection
 	currentHeap = "/memory/classes/heap/objects:bytes" // and what has come since, used or not
+	// collectorTime is what the collector has used of the processors, in seconds, without
+	// what it had for nothing.
+	collectorTime = "/cpu/classes/gc/total:cpu-seconds"
+	collectorIdle = "/cpu/classes/gc/mark/idle:cpu-seconds"
 )
+
+func readSeconds(metric string) float64 {
+	sample := []metrics.Sample{{Name: metric}}
+	metrics.Read(sample)
+	if sample[0].Value.Kind() != metrics.KindFloat64 {
+		return 0
+	}
+	return sample[0].Value.Float64()
+}
 
 func read(metric string) uint64 {
 	sample := []metrics.Sample{{Name: metric}}
@@ -113,17 +148,19 @@ const (
 	// not have to wait for it ten times.
 	rest, pause = 3, 10
 	// worthwhile is by how much the heap must have grown since the last time, so
-	// that a collection pays.
-	worthwhile = 16 << 20
+	// that a collection pays: by this share of the allowance.
+	worthwhile = 12
 	// tidy is how many idle breaths lie between two times that pages of the
-	// executable are given back. The kernel maps sixteen for each that is touched,
-	// 30 MB within ten seconds of doing nothing; mapping those in use again takes
-	// about a millisecond.
-	tidy = 3
+	// executable are given back, and steadyTidy how many for a process that should always
+	// be small. The kernel maps sixteen for each that is touched, 30 MB within ten seconds
+	// of doing nothing; mapping those in use again takes about a millisecond.
+	tidy, steadyTidy = 3, 1
 )
 
 // watcher decides what to give back.
 type watcher struct {
+	allowance uint64
+
 	used  time.Duration // processor time at the last breath
 	calm  int           // idle breaths since the last work
 	since int           // breaths since memory was last given back
@@ -142,7 +179,14 @@ func (w *watcher) breathe(used, since time.Duration, heap uint64) (giveBack, tid
 	}
 	w.calm++
 	w.heap = min(w.heap, heap) // the collector has run meanwhile
-	return w.calm >= rest && w.since >= pause && heap > w.heap+worthwhile, w.calm%tidy == 0
+	return w.calm >= rest && w.since >= pause && heap > w.heap+w.allowance/worthwhile, w.calm%w.tidy() == 0
+}
+
+func (w *watcher) tidy() int {
+	if w.allowance <= Steady {
+		return steadyTidy
+	}
+	return tidy
 }
 
 // gaveBack notes that memory has been given back, at the expense of some
@@ -152,12 +196,12 @@ func (w *watcher) gaveBack(used time.Duration, heap uint64) {
 }
 
 // KeepSmall trims now and, until ctx ends, whenever the process is idle, and
-// keeps the allowance of the heap up with what is in use.
-func KeepSmall(ctx context.Context) error {
+// keeps the heap to the allowance (Bursts or Steady).
+func KeepSmall(ctx context.Context, allowance uint64) error {
 	if err := Trim(); err != nil {
 		return err
 	}
-	w, p, last := &watcher{used: processorTime(), heap: read(currentHeap), since: pause}, &pacing{}, time.Now()
+	w, p, last := &watcher{allowance: allowance, used: processorTime(), heap: read(currentHeap), since: pause}, &pacing{least: allowance, allowance: allowance}, time.Now()
 	p.adjust()
 	tick := time.NewTicker(breath)
 	defer tick.Stop()
@@ -167,7 +211,9 @@ func KeepSmall(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
+		before := w.used
 		giveBack, tidyUp := w.breathe(processorTime(), time.Since(last), read(currentHeap))
+		p.follow(readSeconds(collectorTime)-readSeconds(collectorIdle), w.used-before)
 		last = time.Now()
 		if giveBack {
 			debug.FreeOSMemory()

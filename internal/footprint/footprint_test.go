@@ -45,7 +45,7 @@ func TestOnlyReadOnlyPrivateMappingsOfTheFileAreGivenBack(t *testing.T) {
 func TestMemoryIsGivenBackAfterWork(t *testing.T) {
 	const mb = 1 << 20
 	const burst, idle = 900 * time.Millisecond, 40 * time.Millisecond
-	w := &watcher{heap: 40 * mb, since: pause}
+	w := &watcher{allowance: Bursts, heap: 40 * mb, since: pause}
 	for i, c := range []struct {
 		busy     time.Duration // processor time within each breath
 		breaths  int
@@ -90,9 +90,32 @@ func TestTheHeapMayGrowByTheAllowance(t *testing.T) {
 		{48 * mb, gb, 66},                 // a small machine has little to lend
 		{0, 24 * gb, mostPercent},         // not collected yet
 	} {
-		if got := percent(c.live, c.machine); got != c.want {
+		if got := percent(c.live, c.machine, Bursts); got != c.want {
 			t.Errorf("%d MB live on a machine of %d MB: grow by %d %%, want %d %%", c.live/mb, c.machine/mb, got, c.want)
 		}
+	}
+}
+
+// A process that should be small gets more room only as long as the collector has too much to do.
+func TestTheAllowanceFollowsTheCollector(t *testing.T) {
+	p := &pacing{least: Steady, allowance: Steady}
+	collecting := 0.0
+	for i, c := range []struct {
+		share float64
+		want  uint64
+	}{{0.1, Steady}, {0.3, 2 * Steady}, {0.3, 4 * Steady}, {0.1, 4 * Steady}, {0.01, 2 * Steady}, {0, Steady}, {0, Steady}} {
+		const used = 900 * time.Millisecond
+		collecting += c.share * used.Seconds()
+		if p.follow(collecting, used); p.allowance != c.want {
+			t.Errorf("step %d: %d MB, want %d MB", i, p.allowance>>20, c.want>>20)
+		}
+	}
+	for range 10 {
+		collecting++
+		p.follow(collecting, time.Second)
+	}
+	if p.allowance != Bursts {
+		t.Errorf("%d MB are more than any process may have", p.allowance>>20)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/pprof"
 	"strings"
 	"time"
 
@@ -32,7 +33,7 @@ type admin struct {
 }
 
 // startAdmin serves /metrics, /healthz, /readyz, /routes, /upstreams, /demand and /handover at a unix socket or
-// a local address. With an empty address it serves nowhere.
+// a local address, and at a socket also /heap, a profile of what is in memory. With an empty address it serves nowhere.
 func startAdmin(address string, registry *prometheus.Registry, dataPlane *proxy.Server, ready <-chan struct{}) (*admin, error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
@@ -50,6 +51,9 @@ func startAdmin(address string, registry *prometheus.Registry, dataPlane *proxy.
 	mux.HandleFunc("GET /demand", streamDemand(dataPlane.Upstreams()))
 	mux.HandleFunc("GET /routes", func(w http.ResponseWriter, _ *http.Request) { dataPlane.Table().Dump(w) })
 	mux.HandleFunc("GET /upstreams", func(w http.ResponseWriter, _ *http.Request) { dataPlane.DumpUpstreams(w) })
+	if strings.Contains(address, "/") { // which only the owner of the process can reach
+		mux.HandleFunc("GET /heap", func(w http.ResponseWriter, _ *http.Request) { _ = pprof.WriteHeapProfile(w) })
+	}
 	a := &admin{Server: http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}}
 	if address == "" {
 		return a, nil

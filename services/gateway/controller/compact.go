@@ -1,20 +1,31 @@
 package controller
 
-import (
-	"reflect"
-	"unique"
-)
+import "reflect"
 
 // Objects that were decoded one by one hold thousands of copies of the same words
 // ("Gateway", "Accepted", names of namespaces) and slices with room that nobody fills:
 // half of what a route takes. Cached objects are never changed, so they may share both.
 
-// maxShared bounds the scalars that pointers share.
+// maxShared bounds the words and scalars that are remembered. Most words are names that
+// nobody else has: to remember all of them would take more than sharing saves.
 const maxShared = 4096
 
 // compactor shares what objects have in common. It is for one goroutine.
 type compactor struct {
+	words  map[string]string
 	shared map[any]reflect.Value // by value: a pointer to it
+}
+
+// word returns the same text, if possible the same memory.
+func (c *compactor) word(text string) string {
+	if one, ok := c.words[text]; ok {
+		return one
+	}
+	if c.words == nil || len(c.words) >= maxShared {
+		c.words = map[string]string{}
+	}
+	c.words[text] = text
+	return text
 }
 
 // compact changes an object, to which it has a pointer and nobody else has one.
@@ -28,7 +39,7 @@ func (c *compactor) walk(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.String:
 		if v.Len() > 0 && v.CanSet() {
-			v.SetString(unique.Make(v.String()).Value())
+			v.SetString(c.word(v.String()))
 		}
 	case reflect.Pointer:
 		if !v.IsNil() && v.CanSet() {
@@ -54,7 +65,7 @@ func (c *compactor) walk(v reflect.Value) {
 		if k := v.Type(); k.Key().Kind() == reflect.String && k.Elem().Kind() == reflect.String {
 			for iter := v.MapRange(); iter.Next(); {
 				word := reflect.New(k.Elem()).Elem()
-				word.SetString(unique.Make(iter.Value().String()).Value())
+				word.SetString(c.word(iter.Value().String()))
 				v.SetMapIndex(iter.Key(), word)
 			}
 		}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -170,11 +172,18 @@ type routeObject[T any] interface {
 	DeepCopy() T
 }
 
+// statusWrites is how many statuses of routes are written at a time: an API that writes to disk
+// needs no longer for a few than for one.
+const statusWrites = 8
+
 // writeParents replaces this controller's parents in the status of routes of
 // one kind and leaves those of other controllers.
 func writeParents[T routeObject[T]](ctx context.Context, wanted map[translate.RouteName][]gatewayv1.RouteParentStatus, kind string, routes []T,
 	statusOf func(T) *gatewayv1.RouteStatus, writer func(namespace string) statusWriter[T],
-) (failed error) {
+) error {
+	var writing errgroup.Group
+	writing.SetLimit(statusWrites)
+	var failed errorList
 	for _, route := range routes {
 		present := statusOf(route).Parents
 		want := parents(present, wanted[translate.RouteName{Kind: kind, NamespacedName: nameOf(route)}])
@@ -186,10 +195,26 @@ func writeParents[T routeObject[T]](ctx context.Context, wanted map[translate.Ro
 		if want == nil {
 			statusOf(route).Parents = []gatewayv1.RouteParentStatus{} // the field is required
 		}
-		_, err := writer(route.GetNamespace()).UpdateStatus(ctx, route, metav1.UpdateOptions{})
-		failed = errors.Join(failed, wrap(kind, route, err))
+		writing.Go(func() error {
+			_, err := writer(route.GetNamespace()).UpdateStatus(ctx, route, metav1.UpdateOptions{})
+			failed.add(wrap(kind, route, err))
+			return nil
+		})
 	}
-	return failed
+	_ = writing.Wait() // whoever fails does not stop the others
+	return errors.Join(failed.list...)
+}
+
+// errorList collects errors from several goroutines.
+type errorList struct {
+	mu   sync.Mutex
+	list []error // guarded by mu
+}
+
+func (l *errorList) add(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, err)
 }
 
 // parents are those of other controllers, then ours.
