@@ -78,7 +78,10 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *
 		f.changed = func(o any) { c.routeChanged(kind, nameOf(o.(metav1.Object))) }
 		f.touched = func(o any) { c.routeTouched(kind, nameOf(o.(metav1.Object))) }
 	}
+	s.grants.changed = func(o any) { c.grantChanged(o.(metav1.Object).GetNamespace()) }
 	if own != nil {
+		s.accessPolicies.changed = func(any) { c.policyChanged() }
+		s.trafficPolicies.changed = func(any) { c.policyChanged() }
 		s.backendPolicies.changed = func(any) { c.servicesChanged() }
 	}
 	s.services.changed = func(o any) {
@@ -250,13 +253,31 @@ func (s *caches) objects() translate.Objects {
 	o.GRPCRoutes = all[*gatewayv1.GRPCRoute](s.grpcRoutes)
 	o.TLSRoutes = all[*gatewayv1.TLSRoute](s.tlsRoutes)
 	o.TCPRoutes = all[*gatewayv1.TCPRoute](s.tcpRoutes)
-	o.Grants = all[*gatewayv1.ReferenceGrant](s.grants)
+	s.addGrants(&o)
+	s.addPolicies(&o)
 	o.BackendTLS = all[*gatewayv1.BackendTLSPolicy](s.backendTLS)
 	o.Ingresses = all[*networkingv1.Ingress](s.ingresses)
 	o.IngressClasses = all[*networkingv1.IngressClass](s.ingressClasses)
+	return o
+}
+
+func (s *caches) addGrants(o *translate.Objects) { o.Grants = all[*gatewayv1.ReferenceGrant](s.grants) }
+
+func (s *caches) addPolicies(o *translate.Objects) {
 	if s.accessPolicies != nil {
 		o.AccessPolicies = all[*v1alpha1.AccessPolicy](s.accessPolicies)
 		o.TrafficPolicies = all[*v1alpha1.TrafficPolicy](s.trafficPolicies)
+	}
+}
+
+// changed is the part of the input that Update needs for a change.
+func (s *caches) changed(c translate.Change) translate.Objects {
+	o := s.lookUps()
+	if len(c.Grants) > 0 {
+		s.addGrants(&o)
+	}
+	if c.Policies {
+		s.addPolicies(&o)
 	}
 	return o
 }

@@ -183,37 +183,48 @@ func (c *Controller) everythingChanged() {
 	c.routes.set()
 }
 
-// routeChanged has one route translated anew.
-func (c *Controller) routeChanged(kind string, name types.NamespacedName) {
+// changed has something translated anew.
+func (c *Controller) changed(note func(*translate.Change)) {
 	c.mu.Lock()
-	if c.change.Routes == nil {
-		c.change.Routes = map[translate.RouteName]bool{}
-	}
-	c.change.Routes[translate.RouteName{Kind: kind, NamespacedName: name}] = true
+	note(&c.change)
 	c.mu.Unlock()
 	c.routes.set()
+}
+
+// routeChanged has one route translated anew.
+func (c *Controller) routeChanged(kind string, name types.NamespacedName) {
+	c.changed(func(change *translate.Change) {
+		add(&change.Routes, translate.RouteName{Kind: kind, NamespacedName: name})
+	})
 }
 
 // referenceChanged has those translated anew who refer to an object.
 func (c *Controller) referenceChanged(kind string, name types.NamespacedName) {
-	c.mu.Lock()
-	if c.change.References == nil {
-		c.change.References = map[translate.Reference]bool{}
-	}
-	c.change.References[translate.Reference{Kind: kind, NamespacedName: name}] = true
-	c.mu.Unlock()
-	c.routes.set()
+	c.changed(func(change *translate.Change) {
+		add(&change.References, translate.Reference{Kind: kind, NamespacedName: name})
+	})
 }
 
 // usersChanged has the routes to a Service translated anew.
 func (c *Controller) usersChanged(name types.NamespacedName) {
-	c.mu.Lock()
-	if c.change.Services == nil {
-		c.change.Services = map[types.NamespacedName]bool{}
+	c.changed(func(change *translate.Change) { add(&change.Services, name) })
+}
+
+// grantChanged has those translated anew who refer to objects of a namespace from elsewhere.
+func (c *Controller) grantChanged(namespace string) {
+	c.changed(func(change *translate.Change) { add(&change.Grants, namespace) })
+}
+
+// policyChanged has the policies read anew.
+func (c *Controller) policyChanged() {
+	c.changed(func(change *translate.Change) { change.Policies = true })
+}
+
+func add[K comparable](set *map[K]bool, key K) {
+	if *set == nil {
+		*set = map[K]bool{}
 	}
-	c.change.Services[name] = true
-	c.mu.Unlock()
-	c.routes.set()
+	(*set)[key] = true
 }
 
 // routeTouched has the status of a route looked at.
@@ -290,10 +301,10 @@ func (c *Controller) translate() *translate.Result {
 	change, all := c.change, c.all
 	c.change, c.all = translate.Change{}, false
 	c.mu.Unlock()
-	lookUps := c.caches.lookUps()
-	lookUps.Issuing = c.issuer.State
 	if !all {
-		if result, ok := c.translator.Update(lookUps, change); ok {
+		objects := c.caches.changed(change)
+		objects.Issuing = c.issuer.State
+		if result, ok := c.translator.Update(objects, change); ok {
 			return result
 		}
 	}
@@ -318,6 +329,7 @@ func (c *Controller) conclude(o *outcome) {
 	}
 	known.Gateways, known.ListenerSets = o.result.Gateways, o.result.ListenerSets
 	known.Ingresses, known.IngressProblems = o.result.Ingresses, o.result.IngressProblems
+	known.AdoptPolicies(o.result)
 	c.latest.where = o.where
 }
 

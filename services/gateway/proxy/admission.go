@@ -26,7 +26,7 @@ type admission struct {
 // admit asks the route's policies on the event loop. False leaves the request to
 // handler, where it may wait.
 func (x *ordinaryExchange) admit(r *eventloop.Request) bool {
-	rules := x.rule.Guard
+	rules := x.rule.Guard.Rules()
 	if rules == nil {
 		return true
 	}
@@ -151,7 +151,10 @@ const maxWaits = 2
 // admit asks the route's policies where the request may wait, answers it if it is
 // refused, and tells whether it goes on.
 func (h *handler) admit(w http.ResponseWriter, r *http.Request, x *exchange) bool {
-	s, rules := h.server, x.rule.Guard
+	s, rules := h.server, x.rule.Guard.Rules()
+	if rules == nil {
+		return true
+	}
 	fields := &requestFields{r}
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	a := &admission{rules: rules, request: guard.Request{

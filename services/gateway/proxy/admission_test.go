@@ -32,7 +32,7 @@ func with(name, value string) func(*http.Request) {
 func guarded(t *testing.T, rules *guard.Rules, edit ...func(*route.Rule)) *gateway {
 	g := newGateway(t)
 	rule := to("web")
-	rule.Guard = rules
+	rule.Guard = guard.NewPlace(rules)
 	for _, e := range edit {
 		e(rule)
 	}
@@ -278,10 +278,10 @@ func TestResponsesAreKeptAndCompressed(t *testing.T) {
 	t.Cleanup(server.Close)
 	g := newGateway(t)
 	rule := to("web")
-	rule.Guard = &guard.Rules{
+	rule.Guard = guard.NewPlace(&guard.Rules{
 		Compress: &guard.Compress{Algorithms: []string{"gzip"}, Types: []string{"text/*"}, MinSize: 100}, Cache: &guard.Cache{MaxObject: 1 << 20},
 		Limits: []*guard.Limit{{ID: "a", Name: "burst", Requests: 10, Window: time.Hour, Burst: 10}},
-	}
+	})
 	g.rule("shop.example.com", "/", rule)
 	g.apply()
 	g.endpoints("web", route.HTTP1, server)

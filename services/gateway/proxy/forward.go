@@ -37,10 +37,11 @@ func (s *Server) rewrite(p *httputil.ProxyRequest) {
 	s.forwarded(p)
 	x.admission.changeRequest(p.Out.Header)
 	for _, f := range []*route.Filters{&x.rule.Filters, &x.backend.Filters} {
-		change(p.Out.Header, &f.Request)
-		for _, h := range f.Request.Set {
-			if strings.EqualFold(h.Name, "Host") {
-				p.Out.Host = h.Value
+		if change(p.Out.Header, f.Request); f.Request != nil {
+			for _, h := range f.Request.Set {
+				if strings.EqualFold(h.Name, "Host") {
+					p.Out.Host = h.Value
+				}
 			}
 		}
 		if f.Rewrite == nil {
@@ -86,8 +87,8 @@ func (s *Server) trusts(peer netip.AddrPort) bool {
 
 func modifyResponse(r *http.Response) error {
 	x := exchangeOf(r.Request.Context())
-	change(r.Header, &x.backend.Filters.Response)
-	change(r.Header, &x.rule.Filters.Response)
+	change(r.Header, x.backend.Filters.Response)
+	change(r.Header, x.rule.Filters.Response)
 	x.admission.changeResponse(r.Header)
 	if x.rule.CORS != nil {
 		share(r, x.rule.CORS)
@@ -99,6 +100,9 @@ func modifyResponse(r *http.Response) error {
 }
 
 func change(h http.Header, c *route.HeaderChange) {
+	if c == nil {
+		return
+	}
 	for _, set := range c.Set {
 		h.Set(set.Name, set.Value)
 	}
@@ -145,7 +149,7 @@ func changePath(c *route.PathChange, path, escaped, prefix string) (newPath, new
 func (h *handler) redirect(w http.ResponseWriter, r *http.Request, x *exchange) {
 	d := x.rule.Redirect
 	if d.Location != "" {
-		change(w.Header(), &x.rule.Filters.Response)
+		change(w.Header(), x.rule.Filters.Response)
 		w.Header().Set("Location", d.Location)
 		w.WriteHeader(d.Status)
 		return
@@ -176,7 +180,7 @@ func (h *handler) redirect(w http.ResponseWriter, r *http.Request, x *exchange) 
 		target.Path, target.RawPath = changePath(d.Path, target.Path, target.EscapedPath(), x.prefix)
 	}
 	target.Scheme, target.Host = scheme, host
-	change(w.Header(), &x.rule.Filters.Response)
+	change(w.Header(), x.rule.Filters.Response)
 	w.Header().Set("Location", target.String())
 	w.WriteHeader(d.Status)
 }

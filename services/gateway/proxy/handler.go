@@ -132,7 +132,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 	case x.rule.Invalid != "":
 		problem(w, http.StatusInternalServerError, "the route is not valid; see its status")
 		return
-	case x.rule.Guard != nil && !h.admit(w, r, x):
+	case !h.admit(w, r, x):
 		return
 	case x.rule.CORS != nil && isPreflight(r):
 		preflight(w, r, x.rule.CORS)

@@ -163,7 +163,7 @@ func newSite(t *testing.T, c *clock) *site {
 	t.Cleanup(keeper.Close)
 	g := newGateway(t, func(cfg *Config) { cfg.Guards = keeper })
 	rule := to("web")
-	rule.Guard = &guard.Rules{Authentication: a}
+	rule.Guard = guard.NewPlace(&guard.Rules{Authentication: a})
 	g.rule("", "/", rule)
 	g.apply()
 	g.endpoints("web", route.HTTP1, backend(t, "web"))

@@ -187,7 +187,10 @@ func isOrdinary(r *route.Rule) bool {
 		return false
 	}
 	plain := func(f *route.Filters) bool {
-		for _, c := range []*route.HeaderChange{&f.Request, &f.Response} {
+		for _, c := range []*route.HeaderChange{f.Request, f.Response} {
+			if c == nil {
+				continue
+			}
 			for _, h := range append(append([]route.Header(nil), c.Set...), c.Add...) {
 				if governed(h.Name) {
 					return false
@@ -492,13 +495,16 @@ func (l *lane) exchange() *ordinaryExchange {
 	return x
 }
 
-func requestChange(f *route.Filters) *route.HeaderChange  { return &f.Request }
-func responseChange(f *route.Filters) *route.HeaderChange { return &f.Response }
+func requestChange(f *route.Filters) *route.HeaderChange  { return f.Request }
+func responseChange(f *route.Filters) *route.HeaderChange { return f.Response }
 
 // changes tells whether filters replace or remove a field.
 func changes(filters []*route.Filters, name []byte, which func(*route.Filters) *route.HeaderChange) bool {
 	for _, f := range filters {
 		c := which(f)
+		if c == nil {
+			continue
+		}
 		for i := range c.Set {
 			if strings.EqualFold(c.Set[i].Name, unsafeString(name)) {
 				return true

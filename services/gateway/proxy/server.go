@@ -174,6 +174,7 @@ func New(cfg Config) (*Server, error) {
 // drains those that are gone, and reports all bindings by the table's keys.
 func (s *Server) SetTable(t *route.Table) map[netip.AddrPort]Binding {
 	s.guards.Adopt(t.Guards())
+	t.Demand()
 	s.table.Store(t)
 	s.metrics.forget(t)
 	s.mu.Lock()

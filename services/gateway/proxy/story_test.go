@@ -78,8 +78,8 @@ func TestFiltersChangeRequestsAndResponses(t *testing.T) {
 	g := newGateway(t)
 	rule := to("web")
 	rule.Filters = route.Filters{
-		Request:  route.HeaderChange{Set: []route.Header{{Name: "X-Env", Value: "prod"}}, Add: []route.Header{{Name: "X-Via", Value: "g"}}, Remove: []string{"X-Debug"}},
-		Response: route.HeaderChange{Set: []route.Header{{Name: "Backend", Value: "hidden"}}},
+		Request:  &route.HeaderChange{Set: []route.Header{{Name: "X-Env", Value: "prod"}}, Add: []route.Header{{Name: "X-Via", Value: "g"}}, Remove: []string{"X-Debug"}},
+		Response: &route.HeaderChange{Set: []route.Header{{Name: "Backend", Value: "hidden"}}},
 		Rewrite:  &route.Rewrite{Host: "internal", Path: &route.PathChange{Value: "/new"}},
 	}
 	g.rule("", "/old", rule)

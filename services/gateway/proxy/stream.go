@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -133,7 +134,8 @@ func (s *Server) stream(p *port, c net.Conn, serverName string) {
 	s.metrics.inFlight[lane].Add(1)
 	defer s.metrics.inFlight[lane].Add(-1)
 	line := &logLine{start: start, client: c.RemoteAddr().String(), host: serverName, protocol: "TCP", route: rule.Route}
-	if line.status = 403; rule.Guard == nil || rule.Guard.AdmitConnection(clientOf(c)) {
+	line.status = http.StatusForbidden
+	if rules := rule.Guard.Rules(); rules == nil || rules.AdmitConnection(clientOf(c)) {
 		line.status, line.bytes = s.carry(c, rule, line)
 	}
 	line.took = time.Since(start)

@@ -150,7 +150,7 @@ func TestPoliciesKeepConnectionsOut(t *testing.T) {
 	for port, c := range cases {
 		g.cfg.Listen[port] = "127.0.0.1:0"
 		rule := to("db")
-		rule.Guard = c.guard
+		rule.Guard = guard.NewPlace(c.guard)
 		g.builder.AddRawStream(port, rule)
 	}
 	g.SetUpstreams([]route.Upstream{{Service: servicePort("db"), Endpoints: []netip.AddrPort{lines(t, "db", nil)}}}, nil)

@@ -59,7 +59,7 @@ func NewBuilder() *Builder { return (&Table{}).Edit() }
 func (t *Table) Edit() *Builder {
 	next := &Table{ports: maps.Clone(t.ports), guards: maps.Clone(t.guards), edit: &Edited{Added: map[string]bool{}}}
 	if next.ports == nil {
-		next = &Table{ports: map[netip.AddrPort]*Port{}, guards: map[*guard.Rules]bool{}}
+		next = &Table{ports: map[netip.AddrPort]*Port{}, guards: map[*guard.Place]*guard.Rules{}}
 	}
 	return &Builder{building: &building{table: next, owned: map[any]bool{}, hosts: map[*virtualHost]*edited{}}}
 }
@@ -118,14 +118,22 @@ func (b *Builder) ReplaceCertificate(c *Certificate) {
 	}
 }
 
+// SetGuard says what policies demand at a place, once the Table is in force; nil is
+// nothing. Without it that is what is demanded there already.
+func (b *Builder) SetGuard(p *guard.Place, r *guard.Rules) { b.table.guards[p] = r }
+
+func (b *Builder) noteGuard(rule *Rule) {
+	if _, known := b.table.guards[rule.Guard]; rule.Guard != nil && !known {
+		b.SetGuard(rule.Guard, rule.Guard.Rules())
+	}
+}
+
 // AddRule makes the listener answer requests for host that match with rule.
 // Between rules of the same precedence the one added first wins.
 func (b *Builder) AddRule(port uint16, tls bool, listenerHost string, host HostPattern, match Match, rule *Rule) {
 	v, e := b.host(b.listener(port, tls, listenerHost), host)
 	b.order.Index++
-	if rule.Guard != nil {
-		b.table.guards[rule.Guard] = true
-	}
+	b.noteGuard(rule)
 	if b.table.edit != nil {
 		b.table.edit.Added[rule.Route] = true
 	}
@@ -215,12 +223,14 @@ func (v *virtualHost) add(e entry, touched *edited) {
 // AddStream makes the listener send TLS connections for host to the backends of
 // rule. Of two rules for the same host the one added first stays.
 func (b *Builder) AddStream(port uint16, listenerHost string, host HostPattern, rule *Rule) {
+	b.noteGuard(rule)
 	b.listener(port, true, listenerHost).streams.get(host, func() *Rule { return rule })
 }
 
 // AddRawStream sends the connections of a raw port to the backends of rule. Of
 // two rules the one added first stays.
 func (b *Builder) AddRawStream(port uint16, rule *Rule) {
+	b.noteGuard(rule)
 	p := b.port(port, false)
 	p.Raw = true
 	if p.stream == nil {

@@ -24,7 +24,7 @@ func (t *Table) Dump(w io.Writer) {
 		}
 		fmt.Fprintf(w, "port %s %s\n", at, scheme)
 		if p.stream != nil {
-			p.stream.dump(w)
+			t.dumpRule(w, p.stream)
 		}
 		p.certs.each(func(host string, certs []*Certificate) {
 			for _, c := range certs {
@@ -35,17 +35,17 @@ func (t *Table) Dump(w io.Writer) {
 			fmt.Fprintf(w, "  listener %s%s\n", host, l.secure)
 			l.streams.each(func(host string, r *Rule) {
 				fmt.Fprintf(w, "    server name %s\n", host)
-				r.dump(w)
+				t.dumpRule(w, r)
 			})
 			l.hosts.each(func(host string, v *virtualHost) {
 				fmt.Fprintf(w, "    host %s\n", host)
-				v.dump(w)
+				t.dumpHost(w, v)
 			})
 		})
 	}
 }
 
-func (v *virtualHost) dump(w io.Writer) {
+func (t *Table) dumpHost(w io.Writer, v *virtualHost) {
 	var entries []entry
 	for _, path := range v.exact.names(strings.Compare) {
 		entries = append(entries, v.exact.get(path)...)
@@ -62,7 +62,7 @@ func (v *virtualHost) dump(w io.Writer) {
 	}
 	for _, e := range entries {
 		fmt.Fprintf(w, "      %s\n", e.match)
-		e.rule.dump(w)
+		t.dumpRule(w, e.rule)
 	}
 }
 
@@ -88,7 +88,7 @@ func (m ValueMatch) String() string {
 	return m.Name + "=" + m.Value
 }
 
-func (r *Rule) dump(w io.Writer) {
+func (t *Table) dumpRule(w io.Writer, r *Rule) {
 	const indent = "        "
 	fmt.Fprintf(w, "%s-> %s\n", indent, r.Route)
 	for _, t := range []struct {
@@ -102,8 +102,8 @@ func (r *Rule) dump(w io.Writer) {
 	if r.Invalid != "" {
 		fmt.Fprintf(w, "%sINVALID: %s\n", indent, r.Invalid)
 	}
-	if r.Guard != nil {
-		r.Guard.Dump(w, indent+"guard ")
+	if rules := t.guards[r.Guard]; rules != nil {
+		rules.Dump(w, indent+"guard ")
 	}
 	r.Filters.dump(w, indent)
 	if d := r.Redirect; d != nil && d.Location != "" {
@@ -155,6 +155,9 @@ func (f *Filters) dump(w io.Writer, indent string) {
 }
 
 func (h *HeaderChange) dump(w io.Writer, subject string) {
+	if h == nil {
+		return
+	}
 	for _, s := range h.Set {
 		fmt.Fprintf(w, "%s header set %s: %s\n", subject, s.Name, s.Value)
 	}

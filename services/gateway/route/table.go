@@ -34,8 +34,9 @@ import (
 // Table is the whole configuration of the data plane, except for endpoints,
 // which change much more often and are kept apart.
 type Table struct {
-	ports  map[netip.AddrPort]*Port
-	guards map[*guard.Rules]bool
+	ports map[netip.AddrPort]*Port
+	// guards are the places of the rules, with what policies demand there.
+	guards map[*guard.Place]*guard.Rules
 
 	edit *Edited // or nil
 }
@@ -138,8 +139,8 @@ type Rule struct {
 	Route string
 	// Name is the rule's own name within the route, or empty.
 	Name string
-	// Guard is what policies demand of its requests, or nil.
-	Guard    *guard.Rules
+	// Guard is where policies demand something of its requests, or nil.
+	Guard    *guard.Place
 	Filters  Filters
 	Redirect *Redirect
 	CORS     *CORS // or nil
@@ -186,20 +187,16 @@ type Backend struct {
 // Filters change a request on its way to the backend and the response on its
 // way back.
 type Filters struct {
-	Request  HeaderChange
-	Response HeaderChange
-	Rewrite  *Rewrite
+	Request, Response *HeaderChange // or nil, as for most rules
+	Rewrite           *Rewrite
 }
 
 // Any tells whether there is anything to change.
 func (f *Filters) Any() bool {
-	for _, c := range []*HeaderChange{&f.Request, &f.Response} {
-		if len(c.Set)+len(c.Add)+len(c.Remove) > 0 {
-			return true
-		}
-	}
-	return f.Rewrite != nil
+	return f.Request.any() || f.Response.any() || f.Rewrite != nil
 }
+
+func (c *HeaderChange) any() bool { return c != nil && len(c.Set)+len(c.Add)+len(c.Remove) > 0 }
 
 // HeaderChange edits headers: first Set, then Add, then Remove.
 type HeaderChange struct {
@@ -398,7 +395,25 @@ func (t *Table) Routes() map[string]bool {
 
 // Guards returns what policies demand of any rule, each once; in a Table that was
 // made of another one it may have some that were that one's.
-func (t *Table) Guards() []*guard.Rules { return slices.Collect(maps.Keys(t.guards)) }
+func (t *Table) Guards() []*guard.Rules {
+	all := map[*guard.Rules]bool{}
+	for _, r := range t.guards {
+		if r != nil {
+			all[r] = true
+		}
+	}
+	return slices.Collect(maps.Keys(all))
+}
+
+// Demand puts in force what policies demand of the Table's rules. Tables that were made
+// of one another share places, so this is for the latest.
+func (t *Table) Demand() {
+	for p, r := range t.guards {
+		if p.Rules() != r {
+			p.Demand(r)
+		}
+	}
+}
 
 func (t *Table) eachRule(visit func(*Rule)) {
 	for _, p := range t.ports {

@@ -403,6 +403,6 @@ func (w *wishes) readBackend() {
 		w.rule.Filters.Rewrite = &route.Rewrite{Host: host}
 	}
 	if prefix := w.take("x-forwarded-prefix"); prefix != "" {
-		w.rule.Filters.Request.Set = append(w.rule.Filters.Request.Set, route.Header{Name: "X-Forwarded-Prefix", Value: prefix})
+		w.rule.Filters.Request = &route.HeaderChange{Set: []route.Header{{Name: "X-Forwarded-Prefix", Value: prefix}}}
 	}
 }

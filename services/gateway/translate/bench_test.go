@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/gantryhq/gantry/api/v1alpha1"
 )
 
 // routes and services of the benchmarks.
@@ -74,6 +76,37 @@ func BenchmarkRotateOneOf1000Certificates(b *testing.B) {
 	measureUpdates(b, o, func(i int) (Objects, Change) {
 		version++
 		return o, Change{References: map[Reference]bool{{"Secret", nameOf(o.Ingresses[i%benchServices])}: true}}
+	})
+}
+
+// BenchmarkUpdateAPolicyOf10000Routes is what a change of a policy of their Gateway costs.
+func BenchmarkUpdateAPolicyOf10000Routes(b *testing.B) {
+	o := manyRoutes().withLookUps()
+	ref := gatewayv1.LocalPolicyTargetReferenceWithSectionName{}
+	ref.Group, ref.Kind, ref.Name = gatewayv1.GroupName, "Gateway", "default"
+	measureUpdates(b, o, func(i int) (Objects, Change) {
+		p := &v1alpha1.TrafficPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "gantry-system", Name: "limits"}}
+		p.Spec.TargetRefs = []gatewayv1.LocalPolicyTargetReferenceWithSectionName{ref}
+		p.Spec.RateLimits = []v1alpha1.RateLimit{{Name: "rate", Requests: int64(i + 1)}}
+		o.TrafficPolicies = []*v1alpha1.TrafficPolicy{p}
+		return o, Change{Policies: true}
+	})
+}
+
+// BenchmarkUpdateAGrantOf100Routes is what a change of a ReferenceGrant costs that 100 of
+// 10,000 routes need.
+func BenchmarkUpdateAGrantOf100Routes(b *testing.B) {
+	o := manyRoutes()
+	for _, r := range o.Routes[:100] {
+		r.Spec.Rules[0].BackendRefs[0].Namespace = new(gatewayv1.Namespace("store"))
+	}
+	o = o.withLookUps()
+	measureUpdates(b, o, func(i int) (Objects, Change) {
+		o.Grants = []*gatewayv1.ReferenceGrant{{ObjectMeta: metav1.ObjectMeta{Namespace: "store", Name: "to-shop"}, Spec: gatewayv1.ReferenceGrantSpec{
+			From: []gatewayv1.ReferenceGrantFrom{{Group: gatewayv1.GroupName, Kind: "HTTPRoute", Namespace: "shop"}},
+			To:   []gatewayv1.ReferenceGrantTo{{Kind: "Service"}},
+		}}}[i%2:]
+		return o, Change{Grants: map[string]bool{"store": true}}
 	})
 }
 

@@ -90,8 +90,8 @@ func compileFilters(specs []gatewayv1.HTTPRouteFilter) (f route.Filters, redirec
 	return f, redirect, nil
 }
 
-func headerChange(spec *gatewayv1.HTTPHeaderFilter) route.HeaderChange {
-	change := route.HeaderChange{Remove: spec.Remove}
+func headerChange(spec *gatewayv1.HTTPHeaderFilter) *route.HeaderChange {
+	change := &route.HeaderChange{Remove: spec.Remove}
 	for _, h := range spec.Set {
 		change.Set = append(change.Set, route.Header{Name: string(h.Name), Value: h.Value})
 	}

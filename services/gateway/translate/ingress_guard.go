@@ -87,24 +87,38 @@ func bytesOf(text string) (int64, bool) {
 	return n * unit, err == nil && n >= 0 && n <= 1<<62/unit
 }
 
-// guardIngresses makes policies of the annotations of Ingresses that keep requests out.
-// compiled are all policies of this run.
-func (t *translation) guardIngresses(access map[types.NamespacedName]*accessParts, traffic map[types.NamespacedName]*trafficParts) {
+// annotated is an Ingress whose annotations keep requests out, as policies.
+type annotated struct {
+	ingress types.NamespacedName
+	access  *v1alpha1.AccessPolicySpec  // or nil
+	traffic *v1alpha1.TrafficPolicySpec // or nil
+}
+
+func (t *translation) annotatedIngresses() (list []annotated) {
 	for _, i := range t.Ingresses {
 		if len(i.Annotations) == 0 || !t.ownsIngress(i) {
 			continue
 		}
-		w := readAnnotations(i)
-		at := target{"Ingress", i.Namespace, i.Name, annotationsSection}
+		if w := readAnnotations(i); w.access != nil || w.traffic != nil {
+			list = append(list, annotated{nameOf(i), w.access, w.traffic})
+		}
+	}
+	return list
+}
+
+// guardIngresses attaches the policies that annotations stand for, and adds them to all compiled ones.
+func (t *translation) guardIngresses(access map[types.NamespacedName]*accessParts, traffic map[types.NamespacedName]*trafficParts) {
+	for _, i := range t.policies.annotated {
+		at := target{"Ingress", i.ingress.Namespace, i.ingress.Name, annotationsSection}
 		// A name that no object can have.
-		meta := metav1.ObjectMeta{Namespace: i.Namespace, Name: "ingress/" + i.Name}
-		if w.access != nil {
-			parts := t.compileAccess(&v1alpha1.AccessPolicy{ObjectMeta: meta, Spec: *w.access})
+		meta := metav1.ObjectMeta{Namespace: i.ingress.Namespace, Name: "ingress/" + i.ingress.Name}
+		if i.access != nil {
+			parts := t.compileAccess(&v1alpha1.AccessPolicy{ObjectMeta: meta, Spec: *i.access})
 			access[types.NamespacedName{Namespace: meta.Namespace, Name: meta.Name}] = parts
 			t.policies.access[at] = parts
 		}
-		if w.traffic != nil {
-			parts := t.compileTraffic(&v1alpha1.TrafficPolicy{ObjectMeta: meta, Spec: *w.traffic})
+		if i.traffic != nil {
+			parts := t.compileTraffic(&v1alpha1.TrafficPolicy{ObjectMeta: meta, Spec: *i.traffic})
 			traffic[types.NamespacedName{Namespace: meta.Namespace, Name: meta.Name}] = parts
 			t.policies.traffic[at] = parts
 		}

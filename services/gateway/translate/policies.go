@@ -3,6 +3,7 @@ package translate
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -39,6 +40,9 @@ type inheritance struct {
 	traffic [levels]*trafficParts
 }
 
+// sparePlaces is how many places may come up between two whole translations.
+const sparePlaces = 1000
+
 // policyCache remembers what policies were compiled to between translations.
 type policyCache struct {
 	access  map[types.NamespacedName]*accessParts
@@ -46,23 +50,48 @@ type policyCache struct {
 	merged  map[inheritance]*guard.Rules
 }
 
+// lineage is what a rule may inherit policies from. Those who cannot have a policy of
+// their own, being a listener or a route that none is for, are left out, so that the rules of
+// a thousand routes share one.
+type lineage [levels]target
+
 // policies is the state of one run.
 type policies struct {
 	access  map[target]*accessParts
 	traffic map[target]*trafficParts
 	merged  map[inheritance]*guard.Rules // those in use
-	rules   map[protectedRule]*route.Rule
+	places  map[lineage]*guard.Place     // of the rules in the table
+	copies  map[protectedRule]*route.Rule
+	// annotated are the policies that annotations of Ingresses stand for.
+	annotated []annotated
+	// precise are the listeners that a policy is for, or was.
+	precise map[target]bool
+	// maxPlaces bounds the places that are remembered although nobody may refer to them.
+	maxPlaces int
 }
 
 type protectedRule struct {
 	rule  *route.Rule
-	guard *guard.Rules
+	place *guard.Place
 }
 
-// attachPolicies compiles the policies and finds out which of them apply where.
+// readPolicies compiles the policies and finds out which of them apply where.
+func (t *translation) readPolicies() {
+	p := &t.policies
+	p.places, p.copies, p.precise = map[lineage]*guard.Place{}, map[protectedRule]*route.Rule{}, map[target]bool{}
+	p.annotated = t.annotatedIngresses()
+	t.attachPolicies()
+	for at := range p.all() {
+		if at.kind == "Gateway" && at.section != "" {
+			p.precise[at] = true
+		}
+	}
+}
+
+// attachPolicies attaches the policies to their targets.
 func (t *translation) attachPolicies() {
 	p := &t.policies
-	p.merged, p.rules = map[inheritance]*guard.Rules{}, map[protectedRule]*route.Rule{}
+	p.merged = map[inheritance]*guard.Rules{}
 	access, traffic := map[types.NamespacedName]*accessParts{}, map[types.NamespacedName]*trafficParts{}
 	p.access = attach(t, "AccessPolicy", t.AccessPolicies, t.result.AccessPolicies,
 		func(o *v1alpha1.AccessPolicy) (refs, *accessParts, error) {
@@ -78,6 +107,26 @@ func (t *translation) attachPolicies() {
 		})
 	t.guardIngresses(access, traffic)
 	t.cache.access, t.cache.traffic = access, traffic
+	t.result.keySets = t.keySets()
+}
+
+// has says whether a policy applies to a target in particular.
+func (p *policies) has(at target) bool { return p.access[at] != nil || p.traffic[at] != nil }
+
+// all visits what policies apply to; some of it twice.
+func (p *policies) all() iter.Seq[target] {
+	return func(yield func(target) bool) {
+		for at := range p.access {
+			if !yield(at) {
+				return
+			}
+		}
+		for at := range p.traffic {
+			if !yield(at) {
+				return
+			}
+		}
+	}
 }
 
 type refs = []gatewayv1.LocalPolicyTargetReferenceWithSectionName
@@ -143,17 +192,21 @@ func (t *translation) target(namespace string, ref gatewayv1.LocalPolicyTargetRe
 		_, ours = t.result.Classes[string(g.Spec.GatewayClassName)]
 		return at, at.section == "" || slices.ContainsFunc(g.Spec.Listeners, func(l gatewayv1.Listener) bool { return string(l.Name) == at.section }), ours
 	case gatewayv1.GroupName + "/HTTPRoute":
-		r := named(t.Routes, at)
+		r := t.HTTPRoute(types.NamespacedName{Namespace: namespace, Name: at.name})
 		return at, r != nil && (at.section == "" || slices.ContainsFunc(r.Spec.Rules, func(r gatewayv1.HTTPRouteRule) bool {
 			return string(deref(r.Name, "")) == at.section
 		})), true
 	case gatewayv1.GroupName + "/GRPCRoute":
-		r := named(t.GRPCRoutes, at)
+		r := t.GRPCRoute(types.NamespacedName{Namespace: namespace, Name: at.name})
 		return at, r != nil && (at.section == "" || slices.ContainsFunc(r.Spec.Rules, func(r gatewayv1.GRPCRouteRule) bool {
 			return string(deref(r.Name, "")) == at.section
 		})), true
+	case gatewayv1.GroupName + "/TLSRoute":
+		return at, named(t.TLSRoutes, at) != nil && at.section == "", true
+	case gatewayv1.GroupName + "/TCPRoute":
+		return at, named(t.TCPRoutes, at) != nil && at.section == "", true
 	case "networking.k8s.io/Ingress":
-		i := named(t.Ingresses, at)
+		i := t.Ingress(types.NamespacedName{Namespace: namespace, Name: at.name})
 		return at, i != nil && at.section == "", i == nil || t.ownsIngress(i)
 	}
 	return at, false, true
@@ -169,33 +222,64 @@ func named[T metav1.Object](list []T, at target) (none T) {
 	return none
 }
 
-// protect returns the rule with what the policies on the way to it demand. l is the
-// listener that it is reached by, or nil for an Ingress, which belongs to no Gateway.
+// protect returns the rule with the place where policies say what they demand of it. l is
+// the listener that it is reached by, or nil for an Ingress, which belongs to no Gateway.
 func (t *translation) protect(l *listener, r *route.Rule) *route.Rule {
 	p := &t.policies
-	if len(p.access) == 0 && len(p.traffic) == 0 {
+	line := p.lineage(l, r)
+	place := p.places[line]
+	if place == nil {
+		place = &guard.Place{}
+		p.places[line] = place
+		t.builder.SetGuard(place, t.demanded(line))
+	}
+	switch r.Guard {
+	case nil:
+		r.Guard = place // nobody else has it yet
+		return r
+	case place:
 		return r
 	}
+	key := protectedRule{r, place}
+	if p.copies[key] == nil {
+		other := *r
+		other.Guard = place
+		p.copies[key] = &other
+	}
+	return p.copies[key]
+}
+
+func (p *policies) lineage(l *listener, r *route.Rule) (line lineage) {
 	kind, rest, _ := strings.Cut(r.Route, "/")
 	namespace, name, _ := strings.Cut(rest, "/")
-	places := [levels]target{
-		2: {"Namespace", namespace, namespace, ""},
-		3: {kind, namespace, name, ""},
-		4: {kind, namespace, name, r.Name},
+	line[2] = target{"Namespace", namespace, namespace, ""}
+	precise := func(level int, at target) {
+		if p.has(at) {
+			line[level] = at
+		}
 	}
 	if l != nil {
-		places[0] = target{"Gateway", l.gateway.Namespace, l.gateway.Name, ""}
-		places[1] = target{"Gateway", l.gateway.Namespace, l.gateway.Name, string(l.spec.Name)}
-	}
-	var from inheritance
-	for i, place := range places {
-		if place == (target{}) || i == 4 && r.Name == "" {
-			continue
+		line[0] = target{"Gateway", l.gateway.Namespace, l.gateway.Name, ""}
+		if at := (target{"Gateway", l.gateway.Namespace, l.gateway.Name, string(l.spec.Name)}); p.precise[at] {
+			line[1] = at
 		}
-		from.access[i], from.traffic[i] = p.access[place], p.traffic[place]
+	}
+	precise(3, target{kind, namespace, name, ""})
+	if r.Name != "" {
+		precise(4, target{kind, namespace, name, r.Name})
+	}
+	return line
+}
+
+// demanded is what the policies demand of those who inherit from line, or nil.
+func (t *translation) demanded(line lineage) *guard.Rules {
+	p := &t.policies
+	var from inheritance
+	for i, at := range line {
+		from.access[i], from.traffic[i] = p.access[at], p.traffic[at]
 	}
 	if from == (inheritance{}) {
-		return r
+		return nil
 	}
 	rules := p.merged[from]
 	if rules == nil {
@@ -204,13 +288,7 @@ func (t *translation) protect(l *listener, r *route.Rule) *route.Rule {
 		}
 		p.merged[from] = rules
 	}
-	key := protectedRule{r, rules}
-	if p.rules[key] == nil {
-		protected := *r
-		protected.Guard = rules
-		p.rules[key] = &protected
-	}
-	return p.rules[key]
+	return rules
 }
 
 // merge lets every field of a more specific policy take the place of the less
@@ -289,6 +367,11 @@ func (t *translation) keySets() map[types.NamespacedName][]*guard.KeySet {
 		}
 	}
 	return sets
+}
+
+// AdoptPolicies takes the statuses of policies from a later result.
+func (r *Result) AdoptPolicies(later *Result) {
+	r.AccessPolicies, r.TrafficPolicies, r.keySets = later.AccessPolicies, later.TrafficPolicies, later.keySets
 }
 
 // AccessPolicyStatus is the status of a policy at this moment: the keys of tokens may

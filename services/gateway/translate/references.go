@@ -94,6 +94,7 @@ type cachedAuthorities struct {
 // configMapAuthorities parses the certificates of a ConfigMap, all of which
 // must be readable.
 func (t *translation) configMapAuthorities(name types.NamespacedName) ([]*x509.Certificate, string, error) {
+	t.asked[Reference{authoritiesOf, name}] = true
 	m := t.ConfigMap(name)
 	if m == nil {
 		return nil, "", fmt.Errorf("ConfigMap %s with key %s does not exist", name, AuthoritiesEntry)
@@ -146,11 +147,22 @@ func (t *translation) authoritiesRef(g *gatewayv1.Gateway, ref gatewayv1.ObjectR
 	return name, certs, gatewayv1.ListenerReasonInvalidCACertificateRef, err
 }
 
+// readGrants takes all grants.
+func (t *translation) readGrants(list []*gatewayv1.ReferenceGrant) {
+	t.grants = map[string][]*gatewayv1.ReferenceGrant{}
+	for _, g := range list {
+		t.grants[g.Namespace] = append(t.grants[g.Namespace], g)
+	}
+}
+
 // granted says whether an object of a Gateway API kind may refer to a core
 // object: in its own namespace always, elsewhere by ReferenceGrant.
 func (t *translation) granted(fromKind, fromNamespace, toKind string, to types.NamespacedName) bool {
 	if fromNamespace == to.Namespace {
 		return true
+	}
+	if toKind != "Service" {
+		t.lent[to.Namespace] = true
 	}
 	return slices.ContainsFunc(t.grants[to.Namespace], func(g *gatewayv1.ReferenceGrant) bool {
 		return slices.ContainsFunc(g.Spec.From, func(f gatewayv1.ReferenceGrantFrom) bool {
@@ -184,6 +196,9 @@ func (t *translation) resolveBackend(r *anyRoute, ref gatewayv1.BackendObjectRef
 	if deref(ref.Group, "") != "" || deref(ref.Kind, "Service") != "Service" {
 		return &refusal{gatewayv1.RouteReasonInvalidKind, fmt.Sprintf("backend of kind %s: only Service is supported", deref(ref.Kind, ""))}
 	}
+	if name.Namespace != r.GetNamespace() {
+		t.refersAbroad(r, name.Namespace)
+	}
 	if !t.granted(r.kind, r.GetNamespace(), "Service", name) {
 		return &refusal{gatewayv1.RouteReasonRefNotPermitted,
 			fmt.Sprintf("Service %s: no ReferenceGrant in namespace %s allows %ss of namespace %s", name, name.Namespace, r.kind, r.GetNamespace())}
@@ -198,6 +213,14 @@ func (t *translation) resolveBackend(r *anyRoute, ref gatewayv1.BackendObjectRef
 		return nil
 	}
 	return supportedProtocol(name, port)
+}
+
+// refersAbroad notes that a grant in another namespace decides about a route.
+func (t *translation) refersAbroad(r *anyRoute, namespace string) {
+	if t.abroad[namespace] == nil {
+		t.abroad[namespace] = map[RouteName]bool{}
+	}
+	t.abroad[namespace][RouteName{r.kind, nameOf(r)}] = true
 }
 
 // servicePort finds a port of a Service that has endpoints.

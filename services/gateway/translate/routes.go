@@ -102,7 +102,7 @@ func (t *translation) route(r *anyRoute) {
 		parents = append(parents, gatewayv1.RouteParentStatus{
 			ParentRef:      ref,
 			ControllerName: ControllerName,
-			Conditions:     compiled.conditions(accepted, r.GetGeneration()),
+			Conditions:     t.conditions(compiled, accepted, r.GetGeneration()),
 		})
 	}
 	if parents != nil {
@@ -305,7 +305,10 @@ func hostsFor(l *listener, r *anyRoute) []string {
 }
 
 // conditions returns what the route says about one parent.
-func (c *compiledRoute) conditions(accepted metav1.Condition, generation int64) []metav1.Condition {
+func (t *translation) conditions(c *compiledRoute, accepted metav1.Condition, generation int64) []metav1.Condition {
+	if accepted.Status == metav1.ConditionTrue && c.refused == nil && len(c.mistakes)+len(c.invalid) == 0 {
+		return t.wellConditions(accepted, generation)
+	}
 	resolved := condition(string(gatewayv1.RouteConditionResolvedRefs), string(gatewayv1.RouteReasonResolvedRefs), true, generation, "")
 	if c.refused != nil {
 		resolved = condition(string(gatewayv1.RouteConditionResolvedRefs), string(c.refused.reason), false, generation, c.refused.message)
@@ -321,6 +324,22 @@ func (c *compiledRoute) conditions(accepted metav1.Condition, generation int64) 
 	}
 	return conditions
 }
+
+// wellConditions are those of a route with which nothing is wrong. Thousands have the same,
+// which nobody changes.
+func (t *translation) wellConditions(accepted metav1.Condition, generation int64) []metav1.Condition {
+	if t.well[generation] == nil {
+		if len(t.well) > maxShared {
+			clear(t.well)
+		}
+		t.well[generation] = []metav1.Condition{accepted,
+			condition(string(gatewayv1.RouteConditionResolvedRefs), string(gatewayv1.RouteReasonResolvedRefs), true, generation, "")}
+	}
+	return t.well[generation]
+}
+
+// maxShared bounds the conditions that routes share.
+const maxShared = 1000
 
 // addBackend resolves a weighted reference and notes what is wrong with it.
 func (t *translation) addBackend(c *compiledRoute, r *anyRoute, ref gatewayv1.BackendRef) route.Backend {

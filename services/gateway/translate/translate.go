@@ -60,7 +60,7 @@ type Objects struct {
 	Credential  func(types.NamespacedName) *corev1.Secret
 	Credentials func(namespace string) []*corev1.Secret
 
-	// HTTPRoute and GRPCRoute look up routes for Update; they may be nil for Translate.
+	// HTTPRoute and GRPCRoute look up routes; for Translate they may be nil.
 	HTTPRoute func(types.NamespacedName) *gatewayv1.HTTPRoute
 	GRPCRoute func(types.NamespacedName) *gatewayv1.GRPCRoute
 	// Ingress likewise.
@@ -131,6 +131,8 @@ type Translator struct {
 	// good are the routes as they were last without a mistake: what is served
 	// while somebody looks for a mistake in a later version.
 	good map[RouteName]metav1.Object
+	// well are the conditions of routes with which nothing is wrong, by generation.
+	well map[int64][]metav1.Condition
 	// asked are the objects that anything has ever referred to: what becomes of others
 	// changes nothing.
 	asked map[Reference]bool
@@ -144,6 +146,7 @@ func New() *Translator {
 		backendTLS:   map[string]*route.BackendTLS{},
 		good:         map[RouteName]metav1.Object{},
 		asked:        map[Reference]bool{},
+		well:         map[int64][]metav1.Condition{},
 	}
 }
 
@@ -164,6 +167,8 @@ type translation struct {
 	wishes    map[types.NamespacedName]Wish
 	placed    map[RouteName]*placed
 	users     map[types.NamespacedName]map[RouteName]bool // of a Service
+	abroad    map[string]map[RouteName]bool               // that refer to Services of a namespace which is not theirs
+	lent      map[string]bool                             // namespaces whose objects Gateways and ListenerSets of others refer to
 	fixed     map[types.NamespacedName]bool               // Services whose users Update cannot compile
 	ingresses map[RouteName]*networkingv1.Ingress         // ours, as they were compiled
 	// clientPairs are Secrets whose certificates the gateway itself shows to backends.
@@ -184,7 +189,6 @@ func (t *Translator) Translate(objects Objects) *Result {
 		byParent:   map[parentName][]*listener{},
 		addresses:  map[*gatewayv1.Gateway][]netip.Addr{},
 		clients:    map[*gatewayv1.Gateway]clientCertificate{},
-		grants:     map[string][]*gatewayv1.ReferenceGrant{},
 		attached:   map[*gatewayv1.ListenerSet]metav1.Condition{},
 		wishes:     map[types.NamespacedName]Wish{},
 		usedCerts:  map[types.NamespacedName]bool{},
@@ -193,20 +197,20 @@ func (t *Translator) Translate(objects Objects) *Result {
 		usedBackendTLS:  map[string]bool{},
 		placed:          map[RouteName]*placed{},
 		users:           map[types.NamespacedName]map[RouteName]bool{},
+		abroad:          map[string]map[RouteName]bool{},
+		lent:            map[string]bool{},
 		fixed:           map[types.NamespacedName]bool{},
 		ingresses:       map[RouteName]*networkingv1.Ingress{},
 		clientPairs:     map[types.NamespacedName]bool{},
 		result:          newResult(),
 	}
-	run.adopt(objects)
-	for _, g := range objects.Grants {
-		run.grants[g.Namespace] = append(run.grants[g.Namespace], g)
-	}
+	run.adopt(objects.withLookUps())
+	run.readGrants(objects.Grants)
 	run.classes()
 	run.assignAddresses()
 	run.gateways()
 	run.readBackendTLS()
-	run.attachPolicies()
+	run.readPolicies()
 	for _, r := range oldestFirst(run.routes()) {
 		run.route(r)
 	}
@@ -214,8 +218,7 @@ func (t *Translator) Translate(objects Objects) *Result {
 	for _, i := range oldestFirst(objects.Ingresses) {
 		run.ingress(i, run.ingressCertificates)
 	}
-	run.result.keySets = run.keySets()
-	t.cache.merged = run.policies.merged
+	t.cache.merged, run.policies.maxPlaces = run.policies.merged, 2*len(run.policies.places)+sparePlaces
 	run.gatewayStatuses()
 	run.listenerSetStatuses()
 	run.backendTLSStatuses()
@@ -225,6 +228,28 @@ func (t *Translator) Translate(objects Objects) *Result {
 	run.forget()
 	t.last = run
 	return run.finish()
+}
+
+// withLookUps finds routes in the lists if there is no other way to look them up.
+func (o Objects) withLookUps() Objects {
+	if o.HTTPRoute == nil {
+		o.HTTPRoute = lookUp(o.Routes)
+	}
+	if o.GRPCRoute == nil {
+		o.GRPCRoute = lookUp(o.GRPCRoutes)
+	}
+	if o.Ingress == nil {
+		o.Ingress = lookUp(o.Ingresses)
+	}
+	return o
+}
+
+func lookUp[T metav1.Object](list []T) func(types.NamespacedName) T {
+	byName := make(map[types.NamespacedName]T, len(list))
+	for _, o := range list {
+		byName[nameOf(o)] = o
+	}
+	return func(n types.NamespacedName) T { return byName[n] }
 }
 
 // finish builds the table and gives the result what Bind needs.

@@ -7,9 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/gantryhq/gantry/api/v1alpha1"
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
@@ -19,6 +17,10 @@ type Change struct {
 	Services map[types.NamespacedName]bool
 	// References are objects that matter only to whom refers to them.
 	References map[Reference]bool
+	// Grants are the namespaces of ReferenceGrants.
+	Grants map[string]bool
+	// Policies says that AccessPolicies or TrafficPolicies may differ.
+	Policies bool
 }
 
 // Reference names an object that is only looked up: a Secret, a ConfigMap, a Namespace,
@@ -27,6 +29,10 @@ type Reference struct {
 	Kind string
 	types.NamespacedName
 }
+
+// authoritiesOf is the kind that a ConfigMap is asked for as when it holds certificates of
+// authorities, beside its own.
+const authoritiesOf = "Authorities"
 
 // maxUpdate is for how many routes compiling everything anew is not slower.
 const maxUpdate = 1000
@@ -66,79 +72,129 @@ func (t *translation) use(name RouteName, stream bool, services []types.Namespac
 }
 
 // Update compiles the routes that a change concerns into a copy of the last
-// table that shares everything else with it. It returns false, and has done
-// nothing, where a change can concern more than that: then Translate is needed.
-// Only the look-ups of objects are used.
+// table that shares everything else with it. It returns false where a change can
+// concern more than that: then Translate is needed. Of the objects only the look-ups
+// are used, and the lists of what the change says may differ.
 func (t *Translator) Update(objects Objects, c Change) (*Result, bool) {
-	run := t.last
-	if run == nil {
+	if t.last == nil {
 		return nil, false
 	}
-	names := map[RouteName]bool{}
-	for name := range c.Routes {
-		names[name] = true
+	before := t.last.result
+	result, ok := t.last.update(objects, c)
+	if !ok {
+		t.last.result = before
 	}
-	for s := range c.Services {
-		if run.fixed[s] || run.secured.targeted[s] {
-			return nil, false
-		}
-		for name := range run.users[s] {
-			names[name] = true
-		}
+	return result, ok
+}
+
+func (t *translation) update(objects Objects, c Change) (*Result, bool) {
+	names, ok := t.concerned(c)
+	if !ok {
+		return nil, false
+	}
+	t.adopt(objects)
+	if len(c.Grants) > 0 {
+		t.readGrants(objects.Grants)
+	}
+	rotated, policies, ok := t.references(c.References)
+	if !ok {
+		return nil, false
+	}
+	if c.Policies {
+		t.AccessPolicies, t.TrafficPolicies = objects.AccessPolicies, objects.TrafficPolicies
+	}
+	before := t.result
+	t.result = before.successor()
+	clear(t.policies.copies) // of this run only
+	for name := range names {
+		policies = policies || t.hasPolicy(name) // whose status says whether the route exists
+	}
+	if policies = policies || c.Policies; policies && !t.reattach(names) {
+		return nil, false
 	}
 	if len(names) > maxUpdate {
 		return nil, false
 	}
-	run.adopt(objects)
-	clear(run.policies.rules) // of this run only
-	rotated, ok := run.rotated(c.References)
+	present, ingresses, ok := t.separate(names)
 	if !ok {
 		return nil, false
 	}
-	var present []*anyRoute
-	var ingresses []*networkingv1.Ingress
+	t.builder = before.Table.Edit()
+	for _, cert := range rotated {
+		t.builder.ReplaceCertificate(cert)
+	}
+	if policies {
+		t.demandAnew()
+	}
 	for name := range names {
 		if name.Kind == "Ingress" {
-			if !run.separableIngress(name) {
-				return nil, false
+			t.displaceIngress(name)
+			continue
+		}
+		t.displace(name)
+		t.result.Routes[name] = nil
+	}
+	for _, r := range oldestFirst(present) {
+		t.route(r)
+	}
+	for _, i := range oldestFirst(ingresses) {
+		t.ingress(i, t.knownCertificates)
+	}
+	t.gatewayStatuses()
+	t.listenerSetStatuses()
+	return t.finish(), true
+}
+
+// successor is a result in which everything is as it was that only a whole translation, or
+// a change of policies, decides.
+func (r *Result) successor() *Result {
+	next := newResult()
+	next.Partial, next.Classes, next.Wishes = true, r.Classes, r.Wishes
+	next.Ingresses, next.IngressProblems = slices.Clone(r.Ingresses), maps.Clone(r.IngressProblems)
+	next.AdoptPolicies(r)
+	return next
+}
+
+// concerned are the routes that a change names, directly or by what they refer to.
+func (t *translation) concerned(c Change) (names map[RouteName]bool, ok bool) {
+	names = map[RouteName]bool{}
+	maps.Copy(names, c.Routes)
+	for s := range c.Services {
+		if t.fixed[s] || t.secured.targeted[s] {
+			return nil, false
+		}
+		maps.Copy(names, t.users[s])
+	}
+	for namespace := range c.Grants {
+		if t.lent[namespace] {
+			return nil, false // a listener may refer to what is there
+		}
+		maps.Copy(names, t.abroad[namespace])
+	}
+	return names, true
+}
+
+// separate returns what there is of the named routes and Ingresses, if all of them can be
+// compiled without the others.
+func (t *translation) separate(names map[RouteName]bool) (present []*anyRoute, ingresses []*networkingv1.Ingress, ok bool) {
+	for name := range names {
+		if name.Kind == "Ingress" {
+			if !t.separableIngress(name) {
+				return nil, nil, false
 			}
-			if i := run.ourIngress(name); i != nil {
+			if i := t.ourIngress(name); i != nil {
 				ingresses = append(ingresses, i)
 			}
 			continue
 		}
-		if !run.separable(name) {
-			return nil, false
+		if !t.separable(name) {
+			return nil, nil, false
 		}
-		if r := run.lookUp(name); r != nil {
+		if r := t.lookUp(name); r != nil {
 			present = append(present, r)
 		}
 	}
-	before := run.result
-	run.result = newResult()
-	run.result.Partial, run.result.Classes, run.result.Wishes = true, before.Classes, before.Wishes
-	run.result.Ingresses, run.result.IngressProblems = slices.Clone(before.Ingresses), maps.Clone(before.IngressProblems)
-	run.builder = before.Table.Edit()
-	for _, cert := range rotated {
-		run.builder.ReplaceCertificate(cert)
-	}
-	for name := range names {
-		if name.Kind == "Ingress" {
-			run.displaceIngress(name)
-			continue
-		}
-		run.displace(name)
-		run.result.Routes[name] = nil
-	}
-	for _, r := range oldestFirst(present) {
-		run.route(r)
-	}
-	for _, i := range oldestFirst(ingresses) {
-		run.ingress(i, run.knownCertificates)
-	}
-	run.gatewayStatuses()
-	run.listenerSetStatuses()
-	return run.finish(), true
+	return present, ingresses, true
 }
 
 // adopt takes the look-ups of new objects, and remembers what is looked up.
@@ -177,24 +233,28 @@ func noting[T any](asked map[Reference]bool, kind string, lookUp func(types.Name
 	}
 }
 
-// rotated returns the certificates that take the place of others. It reports false where
-// a changed object means more than that to somebody.
-func (t *translation) rotated(changed map[Reference]bool) (certs []*route.Certificate, ok bool) {
+// references returns the certificates that take the place of others, and whether policies
+// must be read again. It reports false where a changed object means more than that to somebody.
+func (t *translation) references(changed map[Reference]bool) (certs []*route.Certificate, policies, ok bool) {
 	for r := range changed {
 		if !t.asked[r] && !(r.Kind == "Credential" && t.asked[allCredentials(r.Namespace)]) {
 			continue // nobody refers to it
 		}
-		if r.Kind != "Secret" || t.clientPairs[r.NamespacedName] {
-			return nil, false
+		switch {
+		case r.Kind == "Credential", r.Kind == "ConfigMap" && !t.asked[Reference{authoritiesOf, r.NamespacedName}]:
+			policies = true
+			continue
+		case r.Kind != "Secret" || t.clientPairs[r.NamespacedName]:
+			return nil, false, false
 		}
 		before, known := t.certificates[r.NamespacedName]
 		cert, err := t.certificate(r.NamespacedName)
 		if !known || before.err != nil || err != nil {
-			return nil, false // listeners, and who waits for a certificate, say so
+			return nil, false, false // listeners, and who waits for a certificate, say so
 		}
 		certs = append(certs, cert)
 	}
-	return certs, true
+	return certs, policies, true
 }
 
 func (t *translation) lookUp(name RouteName) *anyRoute {
@@ -215,9 +275,6 @@ func (t *translation) lookUp(name RouteName) *anyRoute {
 // that it does, or did, decides about another object.
 func (t *translation) separable(name RouteName) bool {
 	if name.Kind != "HTTPRoute" && name.Kind != "GRPCRoute" {
-		return false
-	}
-	if t.hasPolicy(name) { // whose status says whether the route exists
 		return false
 	}
 	var listeners []*listener
@@ -248,17 +305,6 @@ func (t *translation) separable(name RouteName) bool {
 		}
 		return false
 	})
-}
-
-// hasPolicy says whether a policy is for the route in particular.
-func (t *translation) hasPolicy(name RouteName) bool {
-	names := func(namespace string, refs refs) bool {
-		return namespace == name.Namespace && slices.ContainsFunc(refs, func(r gatewayv1.LocalPolicyTargetReferenceWithSectionName) bool {
-			return string(r.Kind) == name.Kind && string(r.Name) == name.Name
-		})
-	}
-	return slices.ContainsFunc(t.AccessPolicies, func(p *v1alpha1.AccessPolicy) bool { return names(p.Namespace, p.Spec.TargetRefs) }) ||
-		slices.ContainsFunc(t.TrafficPolicies, func(p *v1alpha1.TrafficPolicy) bool { return names(p.Namespace, p.Spec.TargetRefs) })
 }
 
 // displace takes a route out of the table and of what the listeners count.

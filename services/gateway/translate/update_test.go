@@ -127,10 +127,11 @@ func bound(r *Result) *Result {
 	return r
 }
 
-func dump(r *Result) string {
+func dump(r *Result) string { return tableOf(r) + string(statuses(r)) }
+
+func tableOf(r *Result) string {
 	var b bytes.Buffer
 	r.Table.Dump(&b)
-	b.Write(statuses(r))
 	return b.String()
 }
 
