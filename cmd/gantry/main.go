@@ -68,6 +68,8 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 		"look": {
 			newStatusCommand(g),
 			newStatsCommand(g),
+			newLogsCommand(g),
+			newTimelineCommand(g),
 			newConsoleCommand(g),
 			newDoctorCommand(g),
 			newVersionCommand(),

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/gantryhq/gantry/services/logs/archive"
 	"github.com/gantryhq/gantry/services/logs/crilog"
@@ -26,9 +25,11 @@ type collector struct {
 	dir     string // of the pods' directories
 	archive *archive.Archive
 	metrics *metrics
-	podOf   func(uid string) *corev1.Pod // nil when it is not known
-	hub     *search.Hub
-	log     *slog.Logger
+	owned   bool // the service has written the files, and removes those that are archived
+	// labelsOf are the labels of a container's log, and whether all of them are known.
+	labelsOf func(crilog.Pod, string) (labels.Labels, bool)
+	hub      *search.Hub
+	log      *slog.Logger
 
 	step    sync.Mutex // whoever reads on; taken before those of the archive and before mu
 	buf     []byte
@@ -50,9 +51,9 @@ const (
 	podPatience = 3 * time.Second
 )
 
-func newCollector(dir string, a *archive.Archive, m *metrics, hub *search.Hub, podOf func(string) *corev1.Pod, log *slog.Logger) *collector {
+func newCollector(dir string, owned bool, a *archive.Archive, m *metrics, hub *search.Hub, labelsOf func(crilog.Pod, string) (labels.Labels, bool), log *slog.Logger) *collector {
 	return &collector{
-		dir: dir, archive: a, metrics: m, hub: hub, podOf: podOf, log: log, buf: make([]byte, chunkBytes),
+		dir: dir, owned: owned, archive: a, metrics: m, hub: hub, labelsOf: labelsOf, log: log, buf: make([]byte, chunkBytes),
 		pods: map[string]time.Time{}, waiting: map[string]time.Time{}, sources: map[string]*source{},
 	}
 }
@@ -166,8 +167,8 @@ func (c *collector) discoverPod(now time.Time, name string, urgent bool) {
 	if !ok {
 		return
 	}
-	pod := c.podOf(p.UID)
-	if since, waits := c.waiting[name]; pod == nil && !urgent {
+	_, known := c.labelsOf(p, "")
+	if since, waits := c.waiting[name]; !known && !urgent {
 		if !waits {
 			c.waiting[name] = now
 			return
@@ -186,19 +187,20 @@ func (c *collector) discoverPod(now time.Time, name string, urgent bool) {
 	}
 	for _, e := range entries {
 		if e.IsDir() {
-			c.add(p, name+"/"+e.Name(), e.Name(), pod)
+			c.add(p, name+"/"+e.Name(), e.Name())
 		}
 	}
 }
 
-func (c *collector) add(p crilog.Pod, key, container string, pod *corev1.Pod) {
+func (c *collector) add(p crilog.Pod, key, container string) {
+	l, _ := c.labelsOf(p, container)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.sources[key] != nil {
 		return
 	}
 	c.sources[key] = &source{
-		key: key, dir: filepath.Join(c.dir, key), pod: p, container: container, labels: labelsOf(p, container, pod),
+		key: key, dir: filepath.Join(c.dir, key), pod: p, container: container, labels: l,
 		counts: c.metrics.of(p, container),
 	}
 }
@@ -208,8 +210,8 @@ func (c *collector) relabel() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range c.sources {
-		if pod := c.podOf(s.pod.UID); pod != nil {
-			s.labels = labelsOf(s.pod, s.container, pod)
+		if l, known := c.labelsOf(s.pod, s.container); known {
+			s.labels = l
 		}
 	}
 }
@@ -431,6 +433,7 @@ func (c *collector) open(s *source, files []crilog.File, offset int64) error {
 		}
 		offset = min(offset, info.Size())
 		at := archive.Position{Run: f.Run, Head: head, Offset: offset}
+		defer c.removeBefore(s.dir, f)
 		return c.archive.Append(s.key, s.labels, at, nil, func() {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -446,6 +449,23 @@ func (c *collector) open(s *source, files []crilog.File, offset int64) error {
 	return errEmpty
 }
 
+// removeBefore removes the service's own files before one, which are archived.
+func (c *collector) removeBefore(dir string, f crilog.File) {
+	if !c.owned {
+		return
+	}
+	files, err := crilog.Files(dir)
+	if err != nil {
+		return // it is tried again with the next file
+	}
+	for _, old := range files {
+		if old == f {
+			return
+		}
+		_ = os.Remove(old.Path) // tried again with the next file
+	}
+}
+
 // remove forgets a log that is no more, all of which is archived.
 func (c *collector) remove(s *source) {
 	c.archive.Forget(func(source string) bool { return source == s.key })
@@ -456,6 +476,22 @@ func (c *collector) remove(s *source) {
 		s.file.Close()
 	}
 	c.metrics.forget(s.pod, s.container)
+}
+
+// has tells whether the source is being read.
+func (c *collector) has(source string) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.sources[source] != nil
+}
+
+// namespaces adds those whose logs there are.
+func (c *collector) namespaces(to map[string]bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, s := range c.sources {
+		to[s.pod.Namespace] = true
+	}
 }
 
 // tails returns what is not archived of the logs that fit. Nothing may be archived meanwhile.

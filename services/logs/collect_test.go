@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/gantryhq/gantry/services/logs/archive"
+	"github.com/gantryhq/gantry/services/logs/crilog"
 	"github.com/gantryhq/gantry/services/logs/logql"
 	"github.com/gantryhq/gantry/services/logs/search"
 )
@@ -25,6 +26,7 @@ type place struct {
 	pods string
 	at   time.Time // of the next line
 	*Service
+	collect *collector
 }
 
 func newPlace(t testing.TB) *place {
@@ -44,7 +46,10 @@ func (p *place) restart() {
 	pod := &corev1.Pod{}
 	pod.Labels = map[string]string{"app": "web", "app.kubernetes.io/part-of": "shop"}
 	pod.Spec.NodeName = "here"
-	p.collect = newCollector(p.pods, a, p.metrics, &p.hub, func(string) *corev1.Pod { return pod }, slog.New(slog.DiscardHandler))
+	p.collect = newCollector(p.pods, false, a, p.metrics, &p.hub, func(at crilog.Pod, container string) (labels.Labels, bool) {
+		return labelsOf(at, container, pod), true
+	}, slog.New(slog.DiscardHandler))
+	p.collectors = []*collector{p.collect}
 }
 
 // write appends lines to a file below the pods' directory.
@@ -122,7 +127,9 @@ func TestLinesOfAPodThatIsGone(t *testing.T) {
 
 func TestLogsThatNobodyHasSeenAreDrained(t *testing.T) {
 	p := newPlace(t)
-	p.collect.podOf = func(string) *corev1.Pod { return nil }
+	p.collect.labelsOf = func(at crilog.Pod, container string) (labels.Labels, bool) {
+		return labelsOf(at, container, nil), false
+	}
 	p.write("jobs_short_uid-2/main/0.log", "done")
 	p.collect.drain(filepath.Join(p.pods, "jobs_short_uid-2"))
 	os.RemoveAll(filepath.Join(p.pods, "jobs_short_uid-2"))

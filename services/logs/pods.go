@@ -19,6 +19,9 @@ func byUID(o any) ([]string, error) {
 	if !ok {
 		return nil, nil
 	}
+	if mirrored := pod.Annotations[mirrorAnnotation]; mirrored != "" {
+		return []string{string(pod.UID), mirrored}, nil
+	}
 	return []string{string(pod.UID)}, nil
 }
 
@@ -31,7 +34,7 @@ func slim(o any) (any, error) {
 	s := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion, Labels: pod.Labels,
-			OwnerReferences: pod.OwnerReferences, CreationTimestamp: pod.CreationTimestamp,
+			OwnerReferences: pod.OwnerReferences, CreationTimestamp: pod.CreationTimestamp, DeletionTimestamp: pod.DeletionTimestamp,
 		},
 		Spec:   corev1.PodSpec{NodeName: pod.Spec.NodeName},
 		Status: corev1.PodStatus{Phase: pod.Status.Phase},
@@ -120,13 +123,11 @@ func workload(pod *corev1.Pod) string {
 	return owner.Name
 }
 
-// podLookup finds a pod by its UID, or nil.
-func podLookup(indexer cache.Indexer) func(uid string) *corev1.Pod {
-	return func(uid string) *corev1.Pod {
-		found, err := indexer.ByIndex(uidIndex, uid)
-		if err != nil || len(found) == 0 {
-			return nil
-		}
-		return found[0].(*corev1.Pod)
+// podByUID finds a pod, or returns nil.
+func podByUID(indexer cache.Indexer, uid string) *corev1.Pod {
+	found, err := indexer.ByIndex(uidIndex, uid)
+	if err != nil || len(found) == 0 {
+		return nil
 	}
+	return found[0].(*corev1.Pod)
 }

@@ -8,21 +8,24 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/gantryhq/gantry/internal/apiclient"
 	"github.com/gantryhq/gantry/services/logs/archive"
+	"github.com/gantryhq/gantry/services/logs/crilog"
 	"github.com/gantryhq/gantry/services/logs/loki"
 	"github.com/gantryhq/gantry/services/logs/search"
+	"github.com/gantryhq/gantry/services/logs/timeline"
 )
 
 // Prefix is the path under which Loki's HTTP API is served.
@@ -35,14 +38,17 @@ const TimelinePrefix = "/timeline/"
 type Service struct {
 	cfg     Config
 	archive *archive.Archive
-	collect *collector
-	metrics *metrics
-	access  *access
-	hub     search.Hub
-	api     http.Handler
-	factory informers.SharedInformerFactory
-	pods    cache.SharedIndexInformer
-	changed atomic.Bool // pods have, since labels were looked up
+	// collectors read the node's files, and those of the spool.
+	collectors []*collector
+	spool      *spool
+	recorder   *timeline.Recorder
+	metrics    *metrics
+	access     *access
+	hub        search.Hub
+	api        http.Handler
+	factory    informers.SharedInformerFactory
+	pods       cache.SharedIndexInformer
+	changed    atomic.Bool // pods have, since labels were looked up
 }
 
 // New opens the archive. Nothing is read before Run.
@@ -68,9 +74,56 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("follow pods: %w", err), a.Close())
 	}
-	s.collect = newCollector(cfg.PodLogs, a, s.metrics, &s.hub, podLookup(s.pods.GetIndexer()), cfg.Log)
-	s.api = loki.New(loki.Config{Source: s, Hub: &s.hub, Rights: s.rights, Queries: s.metrics.queries})
+	s.spool = newSpool(filepath.Join(cfg.Dir, "spool"))
+	s.collectors = []*collector{newCollector(s.spool.dir, true, a, s.metrics, &s.hub, s.labelsOf, cfg.Log)}
+	if cfg.PodLogs != "" {
+		s.collectors = append(s.collectors, newCollector(cfg.PodLogs, false, a, s.metrics, &s.hub, s.labelsOf, cfg.Log))
+	}
+	if err := s.prepareTimeline(client); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
 	return s, nil
+}
+
+// prepareTimeline makes the recorder of changes and the handlers of both APIs.
+func (s *Service) prepareTimeline(client kubernetes.Interface) error {
+	builds, err := apiclient.New(s.cfg.Client)
+	if err != nil {
+		return err
+	}
+	s.recorder, err = timeline.NewRecorder(timeline.Config{
+		Factory: s.factory, Builds: builds, Workload: workload, Source: s, Log: s.cfg.Log,
+		Write: func(namespace string, at time.Time, line []byte) error {
+			return s.spool.write(crilog.Pod{Namespace: namespace, Name: timelinePod, UID: timelinePod}, "events", 0, at, false, line)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	alerts := &timeline.Alerts{Client: client.CoreV1().RESTClient(), Workload: func(namespace, pod string) string {
+		o, ok, _ := s.pods.GetStore().GetByKey(namespace + "/" + pod)
+		if found, isPod := o.(*corev1.Pod); ok && isPod {
+			return workload(found)
+		}
+		return ""
+	}}
+	mux := http.NewServeMux()
+	mux.Handle(Prefix, loki.New(loki.Config{Source: s, Hub: &s.hub, Rights: s.rights, Queries: s.metrics.queries}))
+	mux.Handle(TimelinePrefix, &timeline.Server{Source: s, Alerts: alerts, Rights: s.rights})
+	s.api = mux
+	return nil
+}
+
+// timelinePod names the logs of changes, which have a namespace and no pod. No pod's UID is this.
+const timelinePod = "timeline"
+
+// labelsOf are the labels of a container's log, and whether its pod is known.
+func (s *Service) labelsOf(p crilog.Pod, container string) (labels.Labels, bool) {
+	if p.UID == timelinePod {
+		return labels.FromStrings(labelNamespace, p.Namespace, timeline.SourceLabel, timeline.SourceValue), true
+	}
+	pod := podByUID(s.pods.GetIndexer(), p.UID)
+	return labelsOf(p, container, pod), pod != nil
 }
 
 func newClient(cfg *rest.Config) (kubernetes.Interface, error) {
@@ -95,7 +148,11 @@ func (s *Service) Metrics() http.Handler {
 
 // Drain returns when what is in the log files below a path of Config.PodLogs is in the archive. Whoever
 // removes log files calls it before.
-func (s *Service) Drain(path string) { s.collect.drain(path) }
+func (s *Service) Drain(path string) {
+	for _, c := range s.collectors {
+		c.drain(path)
+	}
+}
 
 // trimInterval is how often it is looked whether lines are too old or too many, and how long what is in the
 // archive may be lost by a power cut.
@@ -106,9 +163,15 @@ func (s *Service) Run(ctx context.Context) error {
 	s.factory.Start(ctx.Done())
 	defer s.factory.Shutdown()
 	group, ctx := errgroup.WithContext(ctx)
+	cache.WaitForCacheSync(ctx.Done(), s.pods.HasSynced)
+	for _, c := range s.collectors {
+		group.Go(func() error {
+			c.run(ctx)
+			return nil
+		})
+	}
 	group.Go(func() error {
-		cache.WaitForCacheSync(ctx.Done(), s.pods.HasSynced)
-		s.collect.run(ctx)
+		s.recorder.Run(ctx)
 		return nil
 	})
 	group.Go(func() error { return s.keepTidy(ctx) })
@@ -118,9 +181,16 @@ func (s *Service) Run(ctx context.Context) error {
 
 // keepTidy saves and trims the archive until ctx ends.
 func (s *Service) keepTidy(ctx context.Context) error {
-	for {
+	for first := true; ; first = false {
+		if !first { // all collectors have looked at all files
+			s.archive.Forget(func(source string) bool {
+				return !slices.ContainsFunc(s.collectors, func(c *collector) bool { return c.has(source) })
+			})
+		}
 		if s.changed.Swap(false) {
-			s.collect.relabel()
+			for _, c := range s.collectors {
+				c.relabel()
+			}
 		}
 		err := s.archive.Sync()
 		if err == nil {
@@ -141,7 +211,12 @@ func (s *Service) keepTidy(ctx context.Context) error {
 func (s *Service) Units(from, to int64, fits func(labels.Labels) bool) ([]search.Unit, error) {
 	var tails []*tail
 	var err error
-	chunks := s.archive.Select(from, to, fits, func() { tails, err = s.collect.tails(fits) })
+	chunks := s.archive.Select(from, to, fits, func() {
+		for _, c := range s.collectors {
+			some, someErr := c.tails(fits)
+			tails, err = append(tails, some...), errors.Join(err, someErr)
+		}
+	})
 	units := make([]search.Unit, 0, len(chunks)+len(tails))
 	for i := range chunks {
 		c := &chunks[i]
@@ -165,11 +240,8 @@ func (s *Service) Units(from, to int64, fits func(labels.Labels) bool) ([]search
 func (s *Service) namespaces() []string {
 	found := map[string]bool{}
 	s.archive.Select(0, -1, func(l labels.Labels) bool { found[l.Get(labelNamespace)] = true; return false }, func() {
-		s.collect.mu.RLock()
-		defer s.collect.mu.RUnlock()
-		for key := range s.collect.sources {
-			ns, _, _ := strings.Cut(key, "_")
-			found[ns] = true
+		for _, c := range s.collectors {
+			c.namespaces(found)
 		}
 	})
 	return slices.Collect(maps.Keys(found))
