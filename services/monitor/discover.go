@@ -78,7 +78,8 @@ func (w *watched) touch() {
 	}
 }
 
-// found are the targets that discovery knows, by source: one group for each pod and each EndpointSlice.
+// found are the targets that discovery knows, by source: one group for each
+// pod and each EndpointSlice that gates let through.
 type found map[string]*targetgroup.Group
 
 // take notes what discovery says; a group without targets is gone.
@@ -99,11 +100,13 @@ func (s *Service) keepScraping(ctx context.Context, platform, workloads *scrape.
 	pods, slicesOf := w.factory.Core().V1().Pods().Informer(), w.factory.Discovery().V1().EndpointSlices().Informer()
 	services := w.factory.Core().V1().Services().Informer()
 	nodes := w.factory.Core().V1().Nodes().Informer()
-	podTargets := kubernetes.NewPod(s.cfg.Log, pods, nil, nil, nil, nil, false, false, false, events)
+	podGate := &gate{SharedIndexInformer: pods, wanted: asksForScrape}
+	podTargets := kubernetes.NewPod(s.cfg.Log, podGate, nil, nil, nil, nil, false, false, false, events)
 	if err := slicesOf.AddIndexers(cache.Indexers{"service": bySliceService}); err != nil {
 		return err
 	}
-	sliceTargets := kubernetes.NewEndpointSlice(s.cfg.Log, slicesOf, services, pods, nil, nil, nil, nil, false, false, false, events)
+	sliceGate := &gate{SharedIndexInformer: slicesOf, wanted: asksForService(services.GetStore())}
+	sliceTargets := kubernetes.NewEndpointSlice(s.cfg.Log, sliceGate, services, pods, nil, nil, nil, nil, false, false, false, events)
 	if err := w.touchOn(nodes); err != nil {
 		return err
 	}
@@ -122,7 +125,7 @@ func (s *Service) keepScraping(ctx context.Context, platform, workloads *scrape.
 		group.Go(func() error { <-ctx.Done(); manager.Stop(); return nil })
 	}
 	group.Go(func() error {
-		k := &keeper{Service: s, pods: found{}, slices: found{}, toPlatform: toPlatform, toWorkloads: toWorkloads}
+		k := &keeper{Service: s, pods: found{}, slices: found{}, podGate: podGate, sliceGate: sliceGate, toPlatform: toPlatform, toWorkloads: toWorkloads}
 		return k.run(ctx, platform, workloads, fromPods, fromSlices)
 	})
 	return group.Wait()
@@ -132,6 +135,7 @@ func (s *Service) keepScraping(ctx context.Context, platform, workloads *scrape.
 type keeper struct {
 	*Service
 	pods, slices            found
+	podGate, sliceGate      *gate
 	toPlatform, toWorkloads chan targetSets
 	nodes                   []string
 	jobs                    []job
@@ -188,6 +192,9 @@ func (k *keeper) sync(ctx context.Context, workloads *scrape.Manager) error {
 			return nil
 		}
 	}
+	custom := k.watched.custom
+	k.sliceGate.set(len(custom.ForResource(serviceMonitors).Informer().GetStore().ListKeys()) > 0)
+	k.podGate.set(len(custom.ForResource(podMonitors).Informer().GetStore().ListKeys()) > 0)
 	wanted := k.monitors()
 	jobs := make([]job, 0, len(wanted))
 	sets := targetSets{}
