@@ -174,7 +174,7 @@ func (s *Store) open() (err error) {
 	}
 	s.content = s.db.ContentStore()
 	s.snaps = s.db.Snapshotter(snapshotterName)
-	s.images = metadata.NewImageStore(s.db)
+	s.images = newRecords(metadata.NewImageStore(s.db))
 	s.leases = metadata.NewLeaseManager(s.db)
 	s.applier = apply.NewFileSystemApplier(s.content)
 	if err := errors.Join(s.dropStaleLeases(ctx), s.dropUnfinishedRoots(), s.spare.load(), s.makePlaces()); err != nil {
