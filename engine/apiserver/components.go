@@ -50,6 +50,7 @@ var componentAccess = map[schema.GroupVersion]map[string]access{
 	corev1.SchemeGroupVersion: {
 		"pods": untrackedWrites, "pods/status": untrackedWrites, "pods/binding": untrackedWrites,
 		"nodes": untrackedWrites, "nodes/status": untrackedWrites, "endpoints": untrackedWrites, "events": untrackedWrites,
+		"configmaps": reads, "serviceaccounts/token": untrackedWrites,
 	},
 	appsv1.SchemeGroupVersion: {
 		"replicasets": untrackedWrites, "replicasets/status": untrackedWrites, "deployments": reads, "deployments/status": untrackedWrites,
