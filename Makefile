@@ -23,6 +23,7 @@
 #   make crash    kill -9 a hundred times under load, reboots, power cuts (GANTRY_KILLS, GANTRY_SEED, GANTRY_RUNTIME)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make console  build the console's pages with Node (needed only after changing services/console/web)
+#   make bench-console   how long the console's pages take until they can be used, with 200 pods and 50 routes
 #   make screenshots  tell the console's story with the shop under load, and take the pictures in docs/console
 #   make fmt      format and vet
 #   make install  copy bin/gantry to /usr/local/bin, with a systemd unit
@@ -155,6 +156,12 @@ crash: build
 .PHONY: console
 console:
 	$(GO) generate ./services/console
+
+# How long the console's pages take with 200 pods and 50 routes.
+.PHONY: bench-console
+bench-console: SETUP = test
+bench-console: build bin/kubectl
+	PATH="$(CURDIR)/bin:$$PATH" $(GO) test -run '^$$' -bench Pages -benchtime 1x -timeout 20m ./test/console
 
 # The browser's story of the console with the example shop, which takes minutes to build.
 .PHONY: screenshots

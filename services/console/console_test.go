@@ -365,7 +365,7 @@ func TestTheBundleIsBuiltFromTheSources(t *testing.T) {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && d.Name() == "node_modules":
+		case d.IsDir() && rel == "node_modules":
 			return filepath.SkipDir
 		case d.IsDir() || rel == "sources.sha256" || rel == ".gitignore":
 			return nil

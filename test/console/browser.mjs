@@ -1,8 +1,6 @@
 // A Chromium that talks to nobody but the pages it is shown, and what is looked for in every page.
 
-import { createRequire } from 'node:module'
-
-const { chromium } = createRequire(new URL('../../services/console/web/package.json', import.meta.url))('playwright-core')
+import { chromium } from 'playwright-core'
 
 const quiet = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 

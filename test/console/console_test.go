@@ -23,11 +23,8 @@ import (
 	"github.com/gantryhq/gantry/test/instance"
 )
 
-const (
-	web = "../../services/console/web"
-	// storyLimit is far more than a story takes.
-	storyLimit = 5 * time.Minute
-)
+// storyLimit is far more than a story takes.
+const storyLimit = 5 * time.Minute
 
 func TestStory(t *testing.T) {
 	testenv.NeedContainers(t)
@@ -43,7 +40,7 @@ func TestStory(t *testing.T) {
 	kubectl(t, in, "", "rollout", "status", "-n", "lab", "deployment/front", "--timeout=60s")
 	visit(t, in, "front.lab.localhost")
 	t.Run("browser", func(t *testing.T) {
-		play(t, in, story{Namespace: "lab", Workload: "front", Log: "FATAL: <b>no</b> database <img src=x onerror=alert(1)>",
+		play(t, in, story{Namespace: "lab", Workload: "front", Shell: true, Log: "FATAL: <b>no</b> database <img src=x onerror=alert(1)>",
 			Command: `echo 'FATAL: <b>no</b> database <img src=x onerror=alert(1)>'; echo '<img src=x onerror=alert(2)>' > /dev/termination-log; exit 3`})
 	})
 	t.Run("rights", func(t *testing.T) { viewersOnlyView(t, in) })
@@ -61,15 +58,28 @@ func TestShop(t *testing.T) {
 	play(t, in, story{Namespace: "shop", Workload: "storefront", Log: "FATAL: no catalogue", Command: `echo 'FATAL: no catalogue'; exit 3`, Screenshots: os.Getenv("GANTRY_SCREENSHOTS")})
 }
 
-// needBrowser asks for Chromium, Node and Playwright, of which npm installs the last.
-func needBrowser(t *testing.T) {
+// The parts of the pages that decide something, in Node.
+func TestLogic(t *testing.T) {
+	needPackages(t)
+	if out, err := exec.Command("node", "--test", "logic.test.mjs").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func needBrowser(t testing.TB) {
 	testenv.NeedProgram(t, "chromium", "chromium")
+	needPackages(t)
+}
+
+// needPackages asks for Node and has npm install what the tests need.
+func needPackages(t testing.TB) {
+	t.Helper()
 	testenv.NeedProgram(t, "node", "nodejs")
-	if _, err := os.Stat(filepath.Join(web, "node_modules", "playwright-core")); err == nil {
+	if _, err := os.Stat("node_modules/.package-lock.json"); err == nil {
 		return
 	}
 	testenv.NeedProgram(t, "npm", "npm")
-	if out, err := exec.Command("npm", "--prefix", web, "ci", "--no-audit", "--no-fund", "--loglevel=error").CombinedOutput(); err != nil {
+	if out, err := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error").CombinedOutput(); err != nil {
 		t.Fatalf("install Playwright: %v\n%s", err, out)
 	}
 }
@@ -81,16 +91,13 @@ type story struct {
 	Workload    string `json:"workload"`
 	Command     string `json:"command"` // what breaks the workload, for a shell
 	Log         string `json:"log"`     // which the log then has
+	Shell       bool   `json:"shell"`   // whether its image has one
 	Screenshots string `json:"screenshots,omitempty"`
 	Failure     string `json:"failure"` // a picture of the page when the story fails
 }
 
 func play(t *testing.T, in *instance.Instance, s story) {
-	var link struct{ URL string }
-	if err := json.Unmarshal([]byte(in.Run(t, "console", "-o", "json")), &link); err != nil {
-		t.Fatal(err)
-	}
-	s.Link, s.Failure = link.URL, filepath.Join(t.TempDir(), "failure.png")
+	s.Link, s.Failure = consoleLink(t, in), filepath.Join(t.TempDir(), "failure.png")
 	if keep := os.Getenv("GANTRY_FAILURES"); keep != "" {
 		s.Failure = filepath.Join(keep, "console.png")
 	}
@@ -107,6 +114,15 @@ func play(t *testing.T, in *instance.Instance, s story) {
 	if err != nil {
 		t.Fatalf("the story ended: %v", err)
 	}
+}
+
+func consoleLink(t testing.TB, in *instance.Instance) string {
+	t.Helper()
+	var link struct{ URL string }
+	if err := json.Unmarshal([]byte(in.Run(t, "console", "-o", "json")), &link); err != nil {
+		t.Fatal(err)
+	}
+	return link.URL
 }
 
 // visit asks the gateway for a page of a host again and again until the test ends.
@@ -136,7 +152,7 @@ func visit(t *testing.T, in *instance.Instance, host string) {
 	}()
 }
 
-func kubectl(t *testing.T, in *instance.Instance, input string, args ...string) string {
+func kubectl(t testing.TB, in *instance.Instance, input string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("kubectl", append([]string{"--kubeconfig", in.Kubeconfig()}, args...)...)
 	cmd.Stdin = strings.NewReader(input)

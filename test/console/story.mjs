@@ -5,7 +5,7 @@ import { execFileSync } from 'node:child_process'
 import { hardships, open } from './browser.mjs'
 import { takePictures } from './pictures.mjs'
 
-const { link, namespace, workload, command, log, screenshots, failure } = JSON.parse(process.argv[2])
+const { link, namespace, workload, command, log, shell, screenshots, failure } = JSON.parse(process.argv[2])
 const { browser, context, page, wrong } = await open()
 const patience = { timeout: 60_000 }
 page.setDefaultTimeout(20_000)
@@ -91,6 +91,20 @@ try {
   await page.getByText('Nothing is wrong').waitFor(patience)
   done('nothing is wrong any more')
   if (screenshots) await takePictures(page, { namespace, workload, folder: screenshots, kubectl })
+
+  // A shell in a pod.
+  await page.getByRole('navigation').getByRole('link', { name: 'Pods' }).click()
+  await page.getByRole('table', { name: 'Pods' }).getByRole('link', { name: new RegExp(`^${namespace}/${workload}-`) }).first().click()
+  if (shell) {
+    await page.getByRole('button', { name: 'Shell' }).click()
+    await page.getByRole('region', { name: 'Shell' }).locator('.xterm-rows').getByText(/[#$] /).waitFor(patience)
+    await page.keyboard.type('echo $((6*7))\n')
+    await page.getByRole('region', { name: 'Shell' }).locator('.xterm-rows').getByText('42', { exact: true }).waitFor()
+    await page.getByRole('button', { name: 'Close the shell' }).click()
+    done('ran a command in a shell')
+  }
+  await page.getByRole('navigation').getByRole('link', { name: 'Overview' }).click()
+  await page.getByRole('heading', { level: 1, name: 'Overview' }).waitFor()
 
   // On a phone.
   await page.setViewportSize({ width: 390, height: 844 })

@@ -15,6 +15,7 @@ import { Confirm } from '../ui/dialog'
 import { Events } from '../ui/events'
 import { Icon } from '../ui/icons'
 import { LogView } from '../ui/logview'
+import { Lazy } from '../ui/lazy'
 
 export default function PodPage({ params: { namespace, name } }: PageProps) {
   const { pods, byUID } = usePods(namespace)
@@ -32,7 +33,8 @@ function Shown({ pod, gone, owner }: { pod: Pod; gone: boolean; owner?: { kind: 
   const { namespace = '', name } = pod.metadata
   const s = podSays(pod)
   const [asking, setAsking] = useState(false)
-  const may = useMay('delete', '', 'pods', namespace)
+  const [shell, setShell] = useState(false)
+  const may = useMay('delete', '', 'pods', namespace), mayExec = useMay('create', '', 'pods', namespace, 'exec')
   const containers = [...(pod.spec.initContainers ?? []), ...pod.spec.containers]
   const statuses = [...(pod.status.initContainerStatuses ?? []), ...(pod.status.containerStatuses ?? [])]
   const where = `namespace=${quote(namespace)},pod=${quote(name)}`
@@ -42,8 +44,10 @@ function Shown({ pod, gone, owner }: { pod: Pod; gone: boolean; owner?: { kind: 
   return <>
     <PageHead title={name} says={<><Status health={gone ? 'idle' : s.health}>{gone ? 'Gone' : s.says}</Status>{s.why && <span class="faint"> {s.why}</span>}</>}
       above={<><Link to={pathTo('namespaces', namespace)}>{namespace}</Link>{owner && <> · {owner.kind === 'ReplicaSet' ? owner.name : <Link to={pathTo('workloads', namespace, kindInPath(owner.kind), owner.name)}>{owner.name}</Link>}</>} · Pod</>}>
+      <button type="button" disabled={!mayExec || gone || over} aria-pressed={shell} onClick={() => setShell(!shell)}><Icon name="shell" />Shell</button>
       <button type="button" class="danger" disabled={!may || gone} onClick={() => setAsking(true)}><Icon name="restart" />Replace</button>
     </PageHead>
+    {shell && <Lazy load={() => import('../ui/shell')} props={{ namespace, pod: name, containers: pod.spec.containers.map(c => c.name), onClose: () => setShell(false) }} />}
     <Panel title="Containers">
       <ul class="rows containers">{containers.map(c => <ContainerRow key={c.name} c={c} s={statuses.find(x => x.name === c.name)} cpu={of(cpu, c.name)} memory={of(memory, c.name)} />)}</ul>
     </Panel>

@@ -49,11 +49,19 @@ export function onGrid(found: { line: Line; series: Series[] }[], start: number,
     }
     lines.push({ name: typeof line.name === 'function' ? line.name(s.metric) : line.name, tone: line.tone, limit: line.limit, values, last: values.at(-1) ?? values.at(-2) ?? null })
   }
+  // What is younger than the span has a shorter one, of some minutes at least.
+  const first = Math.min(...lines.filter(l => !l.limit).map(l => l.values.findIndex(v => v !== null)).filter(i => i >= 0), times.length)
+  const cut = Math.max(0, Math.min(first - Math.ceil(leastSpan / step / 5), times.length - 1 - Math.ceil(leastSpan / step)))
+  if (cut > 0) {
+    times.splice(0, cut)
+    for (const l of lines) l.values.splice(0, cut)
+  }
   const top = (l: Drawn) => l.limit ? Infinity : l.values.reduce<number>((a, v) => a + (v ?? 0), 0)
   return { times, lines: lines.length > most ? lines.sort((a, b) => top(b) - top(a)).slice(0, most) : lines }
 }
 
 const palette = 6
+const leastSpan = 300 // seconds
 
 function css(name: string): string { return getComputedStyle(document.documentElement).getPropertyValue(name).trim() }
 

@@ -49,7 +49,7 @@ function Dialog() {
   const all = useEverything()
   const found = useMemo(() => {
     if (!typed.trim()) return all.filter(f => f.group === 'Page')
-    const rated = all.map(f => ({ f, score: fits(f.title, typed) || fits(`${f.detail ?? ''}/${f.title} ${f.group}`, typed) / 2 })).filter(r => r.score > 0)
+    const rated = all.map(f => ({ f, score: fits(f.title, typed) || fits(f.detail ? `${f.detail}/${f.title}` : f.title, typed) / 2 || fits(`${f.detail ?? ''}/${f.title} ${f.group}`, typed) / 4 })).filter(r => r.score > 0)
     return rated.sort((a, b) => b.score - a.score).slice(0, most).map(r => r.f)
   }, [all, typed])
   const chosen = Math.min(at, found.length - 1)
