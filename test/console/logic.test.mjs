@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { load } from './load.mjs'
 
-const [format, workloads, health, logs, router, prom, { onGrid }, palette] = await Promise.all(
-  ['format.ts', 'workloads.ts', 'health.ts', 'logs.ts', 'router.tsx', 'prom.ts', 'ui/chart.tsx', 'ui/palette.tsx'].map(load))
+const [format, workloads, health, logs, router, prom, { onGrid }, palette, timeline] = await Promise.all(
+  ['format.ts', 'workloads.ts', 'health.ts', 'logs.ts', 'router.tsx', 'prom.ts', 'ui/chart.tsx', 'ui/palette.tsx', 'timeline.ts'].map(load))
 
 test('quantities', () => {
   for (const [text, want] of [['250m', 0.25], ['1', 1], ['1.5', 1.5], ['128Mi', 2 ** 27], ['1e3', 1000], ['2k', 2000], ['100n', 1e-7], ['3E', 3e18], ['1Ei', 2 ** 60]])
@@ -119,4 +119,12 @@ test('search', () => {
   assert.equal(palette.fits('shop/cart', 'cart xyz'), 0)
   assert.ok(palette.fits('cart', 'cart') > palette.fits('shop/cart', 'cart'))
   assert.ok(palette.fits('shop-cart', 'cart') > palette.fits('discarted', 'cart'))
+})
+
+test('entries of the time line lead to pages', () => {
+  const entry = more => ({ time: '2026-01-01T00:00:00Z', kind: 'deploy', severity: 'info', namespace: 'shop', workload: 'cart', object: 'deployment/cart', message: 'cart:v2', ...more })
+  assert.equal(timeline.pageOf(entry()), '/workloads/shop/deployment/cart')
+  assert.equal(timeline.pageOf(entry({ object: 'pod/cart-1' })), '/pods/shop/cart-1')
+  assert.equal(timeline.pageOf(entry({ object: 'configmap/x', workload: 'a/b' })), '/workloads?namespace=shop&text=a%2Fb')
+  assert.deepEqual([timeline.toChange(entry({ kind: 'rollback' })).kind, timeline.toChange(entry({ kind: 'config' })).kind], ['deploy', 'other'])
 })

@@ -44,8 +44,9 @@ export function problems(o: { pods: Pod[]; sets: ReplicaSet[]; workloads: Worklo
       what: slow ? 'Not ready' : s.says, detail: s.why ?? ready?.message, since, to: pathTo('pods', namespace, name),
     })
   }
+  const told = new Set([...found.values()].map(p => p.object))
   for (const w of o.workloads) {
-    if (w.health !== 'bad' || w.says === 'Degraded' || w.says === 'Not ready') continue // its pods say it
+    if (w.health !== 'bad' || w.says === 'Degraded' || w.says === 'Not ready' || told.has(`${w.namespace}/${w.name}`)) continue // its pods say it
     add({
       key: `${w.namespace}/${w.kind}/${w.name}`, severity: 'critical', object: `${w.namespace}/${w.name}`, what: w.says === 'Stuck' ? 'Rollout is stuck' : `${w.kind} failed`,
       detail: w.why, since: time(w.metadata.creationTimestamp), to: pathTo('workloads', w.namespace, kindInPath(w.kind), w.name),
@@ -66,7 +67,7 @@ export function problems(o: { pods: Pod[]; sets: ReplicaSet[]; workloads: Worklo
     .sort((a, b) => a.severity.localeCompare(b.severity) || b.since - a.since)
 }
 
-export interface Change { key: string; at: number; object: string; what: string; to: string; kind: 'deploy' | 'scale' | 'other' }
+export interface Change { key: string; at: number; object: string; what: string; to: string; kind: 'deploy' | 'scale' | 'other'; by?: string; bad?: boolean }
 
 /** The newest changes first: revisions of Deployments, and what controllers scaled. */
 export function changes(o: { sets: ReplicaSet[]; events: Event[] }, most = 50): Change[] {

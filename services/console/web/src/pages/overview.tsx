@@ -6,12 +6,13 @@ import { useNow } from '../store'
 import { useKind, useNamespace } from '../kube/paths'
 import type { Claim, Event, Node } from '../kube/types'
 import { usePods, useWorkloads } from '../lists'
-import { changes, problems, type Change, type Problem } from '../health'
+import { problems, type Problem } from '../health'
+import { useChanges } from '../timeline'
+import { ChangeList } from '../ui/changes'
 import { literal, quote, useValue } from '../prom'
 import { bytes, cores, count, percent, plural, quantity } from '../format'
 import { Age, Empty, loading, Meter, Name, PageHead, Panel, Status, Trouble } from '../ui/parts'
 import { Chart, type Mark } from '../ui/chart'
-import { Icon } from '../ui/icons'
 
 export default function Overview() {
   return <OverviewOf namespace={useNamespace()} />
@@ -23,7 +24,7 @@ export function OverviewOf({ namespace }: { namespace: string }) {
   const now = useNow(5)
   const wrong = useMemo(() => problems({ pods: pods.items, sets: sets.items, workloads: workloads.items, nodes: nodes.items, claims: claims.items }, now),
     [pods.items, sets.items, workloads.items, nodes.items, claims.items, now])
-  const changed = useMemo(() => changes({ sets: sets.items, events: events.items }), [sets.items, events.items])
+  const changed = useChanges(namespace, 'deploy,rollback,scale,config,build', { sets: sets.items, events: events.items })
   const marks = useMemo<Mark[]>(() => changed.filter(c => c.kind === 'deploy').map(c => ({ at: c.at, label: c.object })), [changed])
   const busy = loading(pods) || workloads.loading
   const where = namespace ? `namespace=${quote(namespace)}` : '', routes = routesOf(namespace)
@@ -39,7 +40,7 @@ export function OverviewOf({ namespace }: { namespace: string }) {
         {wrong.length > 12 && <Link to="/pods" class="more">All pods</Link>}
       </Panel>
       <Panel title="Recent changes">
-        {changed.length ? <ul class="rows">{changed.slice(0, 8).map(c => <ChangeRow key={c.key} c={c} />)}</ul>
+        {changed.length ? <ChangeList changes={changed} />
           : busy ? null : <Empty icon="deploy" title="Nothing was deployed yet">Start with <code>gantry up PATH</code>: a Compose file or a folder of manifests.</Empty>}
       </Panel>
     </div>
@@ -72,10 +73,6 @@ function Row({ p }: { p: Problem }) {
   return <li><Status health={p.severity === 'critical' ? 'bad' : 'busy'}><span class="hidden">{p.severity}</span></Status>
     <div><Name object={p.object} to={p.to} /> <b class={p.severity}>{p.what}</b>{p.detail && <p class="faint line">{p.detail}</p>}</div>
     <span class="faint"><Age at={p.since} /></span></li>
-}
-
-function ChangeRow({ c }: { c: Change }) {
-  return <li><Icon name={c.kind === 'scale' ? 'scale' : 'deploy'} /><div><Name object={c.object} to={c.to} /><p class="faint line">{c.what}</p></div><span class="faint"><Age at={c.at} /></span></li>
 }
 
 function Figures({ nodes, where, routes, running, total, workloads }: { nodes: Node[]; where: string; routes: string; running: number; total: number; workloads: number }) {

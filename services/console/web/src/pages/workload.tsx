@@ -4,7 +4,7 @@ import { useMemo, useState } from 'preact/hooks'
 import { Link, pathTo, withQuery } from '../router'
 import { pathOf, useKind } from '../kube/paths'
 import { useList } from '../kube/watch'
-import type { Deployment, Pod, ReplicaSet, Service } from '../kube/types'
+import type { Deployment, Event, Pod, ReplicaSet, Service } from '../kube/types'
 import { usePods, useWorkloads } from '../lists'
 import { controllerOf, images, kindOfPath, ownerOf, revisionOf, revisionsOf, selects, type Workload } from '../workloads'
 import { restart, rollBack, scale, useMay, type ControllerRevision, type Revision } from '../actions'
@@ -14,6 +14,8 @@ import { has, type PageProps } from '../pages'
 import { Age, Empty, Meter, PageHead, Panel, Status, Trouble } from '../ui/parts'
 import { Chart, type Mark } from '../ui/chart'
 import { Confirm } from '../ui/dialog'
+import { useChanges } from '../timeline'
+import { ChangeList } from '../ui/changes'
 import { Events } from '../ui/events'
 import { Icon } from '../ui/icons'
 import { PodTable } from './pods'
@@ -40,6 +42,8 @@ function Shown({ w }: { w: Workload }) {
   const may = useMay('patch', 'apps', resource, namespace), mayScale = useMay('patch', 'apps', resource, namespace, 'scale')
   const rolls = ['Deployment', 'StatefulSet', 'DaemonSet'].includes(w.kind), scales = ['Deployment', 'StatefulSet'].includes(w.kind)
   const former = revisions.filter(r => !r.current)
+  const events = useKind<Event>('events', namespace)
+  const changed = useChanges(namespace, '', { sets: sets.items, events: events.items }, name)
   const marks = useMemo<Mark[]>(() => revisions.map(r => ({ at: Date.parse(r.at), label: `revision ${r.number}` })), [revisions])
   const close = () => setAsk(null)
   return <>
@@ -60,6 +64,7 @@ function Shown({ w }: { w: Workload }) {
           <div><b>{r.number}</b> {r.current && <span class="faint">current</span>}<p class="faint line" title={r.images.join('\n')}>{r.images.map(shortImage).join(', ')}</p></div>
           <span class="facts"><Age at={r.at} />{!r.current && <button type="button" disabled={!may} onClick={() => setAsk({ is: 'back', to: r })}>Roll back</button>}</span></li>)}</ul> : <Empty title="None yet" />}
       </Panel>}
+      {changed.length > 0 && <Panel title="Time line"><ChangeList changes={changed} /></Panel>}
       <Events namespace={namespace} on={[mine, name, w.kind]} about={o => (o.kind === w.kind && o.name === name) || (o.kind === 'Pod' && mine.some(p => p.metadata.name === o.name)) || (o.kind === 'ReplicaSet' && w.kind === 'Deployment' && o.name.startsWith(name + '-') && sets.items.some(s => s.metadata.name === o.name && controllerOf(s)?.name === name))} />
     </div>
     {ask?.is === 'restart' && <Confirm title={`Restart ${name}?`} deed="Restart" onClose={close} act={async () => { await restart(w); return `${name} restarts` }}>
