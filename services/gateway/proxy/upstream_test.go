@@ -151,6 +151,9 @@ func TestStatusesThatAreListedAreTriedAgain(t *testing.T) {
 		if m := g.metric("gantry_gateway_retries_total"); m != 3 {
 			t.Errorf("%v retries are counted, want 3", m)
 		}
+		if m := g.metric("gantry_gateway_upstream_requests_total"); m != 6 {
+			t.Errorf("%v requests to endpoints are counted, want 6: each attempt once", m)
+		}
 	})
 }
 

@@ -13,17 +13,36 @@ import (
 
 // counts are kept by the pools themselves: their series end with them.
 type counts struct {
+	answers                    [len(classNames)]atomic.Uint64
+	failures                   [outcomes]atomic.Uint64 // that of Answered stays 0
 	retries                    [outcomes]atomic.Uint64
 	overBudget                 atomic.Uint64
 	ejections                  [rows]atomic.Uint64
 	checksPassed, checksFailed atomic.Uint64
 }
 
+// add counts an attempt.
+func (c *counts) add(o Outcome, status int) {
+	switch class := status / 100; {
+	case o != Answered:
+		c.failures[o].Add(1)
+	case class < len(classNames):
+		c.answers[class].Add(1)
+	default:
+		c.answers[0].Add(1)
+	}
+}
+
+// classNames are the classes of status codes; the first is for what is none.
+var classNames = [...]string{"unknown", "1xx", "2xx", "3xx", "4xx", "5xx"}
+
 var (
 	endpointsDesc = prometheus.NewDesc("gantry_gateway_upstream_endpoints",
 		"Endpoints of a Service port, by state: available, ejected or unhealthy.", []string{"service", "state"}, nil)
 	inFlightDesc = prometheus.NewDesc("gantry_gateway_upstream_in_flight",
 		"Requests that are with the endpoints of a Service port.", []string{"service"}, nil)
+	requestsDesc = prometheus.NewDesc("gantry_gateway_upstream_requests_total",
+		"Requests that endpoints of a Service port were given, each attempt for itself, by what came of them: 1xx to 5xx, connect, reset or timeout.", []string{"service", "result"}, nil)
 	retriesDesc = prometheus.NewDesc("gantry_gateway_retries_total",
 		"Further attempts, by what came of the one before: connect, reset, timeout or status.", []string{"service", "reason"}, nil)
 	overBudgetDesc = prometheus.NewDesc("gantry_gateway_retries_over_budget_total",
@@ -36,7 +55,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (all *Pools) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{endpointsDesc, inFlightDesc, retriesDesc, overBudgetDesc, ejectionsDesc, checksDesc} {
+	for _, d := range []*prometheus.Desc{endpointsDesc, inFlightDesc, requestsDesc, retriesDesc, overBudgetDesc, ejectionsDesc, checksDesc} {
 		to <- d
 	}
 }
@@ -61,6 +80,12 @@ func (all *Pools) Collect(to chan<- prometheus.Metric) {
 			}
 		}
 		gauge(inFlightDesc, inFlight)
+		for class := range p.counts.answers {
+			counter(requestsDesc, p.counts.answers[class].Load(), classNames[class])
+		}
+		for o := range p.counts.failures {
+			counter(requestsDesc, p.counts.failures[o].Load(), outcomeNames[o])
+		}
 		for o := range p.counts.retries {
 			counter(retriesDesc, p.counts.retries[o].Load(), outcomeNames[o])
 		}

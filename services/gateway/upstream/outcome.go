@@ -43,6 +43,7 @@ const (
 
 // Report tells what came of a request at an endpoint. status matters only for Answered.
 func (p *Pool) Report(e *Endpoint, o Outcome, status int) {
+	p.counts.add(o, status)
 	if o == Answered && status < http.StatusInternalServerError && !e.troubled.Load() {
 		return
 	}
