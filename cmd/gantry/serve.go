@@ -60,6 +60,7 @@ var components = []component{
 	{"pipelines", startPipelines},
 	{"monitor", startMonitor},
 	{"docker", startDocker},
+	{"audit", startAudit},
 	{"console", startConsole},
 	{"addresses", publishAddresses},
 	{"backups", startBackups},

@@ -40,8 +40,12 @@ func startAPI(ctx context.Context, in *server) (err error) {
 	if in.plan, err = network.MakePlan(in.dataDir, in.podCIDR, in.serviceCIDR); err != nil {
 		return err
 	}
+	audit, err := openAuditLog(in)
+	if err != nil {
+		return err
+	}
 	in.api, err = apiserver.New(ctx, apiserver.Config{
-		Store: in.store, DataDir: in.dataDir, Listen: in.apiListen, Home: console.Prefix,
+		Store: in.store, DataDir: in.dataDir, Listen: in.apiListen, Audit: audit, Home: console.Prefix,
 		AdvertiseAddress: in.plan.Gateway(), ServiceCIDR: in.plan.ServiceCIDR,
 		DialNode: func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", in.nodeSocket())

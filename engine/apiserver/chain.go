@@ -32,6 +32,7 @@ type chain struct {
 	authorizer authorizer.Authorizer
 	// inFlight lets Serve wait for requests that are being answered.
 	inFlight *utilwaitgroup.SafeWaitGroup
+	audit    *auditLog // or nil
 	// longRunning tells which requests may take any time.
 	longRunning request.LongRunningRequestCheck
 }
@@ -41,6 +42,9 @@ func (c *chain) network(h http.Handler, who authenticator.Request) http.Handler 
 	h = apifilters.WithAuthorization(h, c.authorizer, c.serializer)
 	h = filters.WithMaxInFlightLimit(h, maxReads, maxWrites, c.longRunning)
 	h = impersonation.WithImpersonation(h, c.authorizer, c.serializer)
+	if c.audit != nil {
+		h = apifilters.WithAudit(h, c.audit.sink, c.audit.rules, c.longRunning)
+	}
 	h = apifilters.WithAuthentication(h, who, apifilters.Unauthorized(c.serializer), authenticator.Audiences{tokenIssuer}, nil)
 	h = apifilters.WithWarningRecorder(h)
 	h = filters.WithTimeoutForNonLongRunningRequests(h, c.longRunning)
@@ -54,6 +58,9 @@ func (c *chain) network(h http.Handler, who authenticator.Request) http.Handler 
 func (c *chain) inProcess(h http.Handler) http.Handler {
 	h = apifilters.WithAuthorization(h, c.authorizer, c.serializer)
 	h = impersonation.WithImpersonation(h, c.authorizer, c.serializer)
+	if c.audit != nil {
+		h = apifilters.WithAudit(h, c.audit.sink, onlyAccounts{c.audit.rules}, c.longRunning)
+	}
 	h = apifilters.WithAuthentication(h, inprocAuthenticator, apifilters.Unauthorized(c.serializer), nil, nil)
 	h = apifilters.WithWarningRecorder(h)
 	return c.outer(h)

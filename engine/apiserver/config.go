@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -41,6 +42,9 @@ type Config struct {
 	// DialNode connects to the node agent's kubelet-style HTTP API (plain HTTP). When nil, logs,
 	// exec, attach and port-forward are refused.
 	DialNode func(ctx context.Context) (net.Conn, error)
+	// Audit gets a line of JSON for each change, and for what opens containers or reads Secrets; nil
+	// records nothing. A line is one Write.
+	Audit io.Writer
 	// Logger is where the server reports; nil means slog.Default().
 	Logger *slog.Logger
 }

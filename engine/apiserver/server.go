@@ -104,7 +104,7 @@ func (s *Server) assemble(ctx context.Context) error {
 	codecs := newSerializer()
 	may, rules, roles := newAuthorizer(s.cfg.Store)
 	s.may, s.grants = may, newDecisions(may, roles)
-	s.chain = &chain{serializer: codecs, authorizer: may, inFlight: new(utilwaitgroup.SafeWaitGroup), longRunning: s.longRunning}
+	s.chain = &chain{serializer: codecs, authorizer: may, inFlight: new(utilwaitgroup.SafeWaitGroup), longRunning: s.longRunning, audit: newAuditLog(s.cfg.Audit)}
 	if s.client, err = kubernetes.NewForConfig(s.ownConfig()); err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
-	"github.com/gantryhq/gantry/services/gateway/logfile"
+	"github.com/gantryhq/gantry/internal/logfile"
 	"github.com/gantryhq/gantry/services/gateway/proxy"
 	"github.com/gantryhq/gantry/services/gateway/translate"
 )

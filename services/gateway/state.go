@@ -12,9 +12,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gantryhq/gantry/internal/atomicfile"
+	"github.com/gantryhq/gantry/internal/logfile"
 	"github.com/gantryhq/gantry/services/gateway/audit"
 	"github.com/gantryhq/gantry/services/gateway/guard"
-	"github.com/gantryhq/gantry/services/gateway/logfile"
 )
 
 // saveQuotas is how often quotas are written down, if they have changed: what was

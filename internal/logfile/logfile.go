@@ -4,7 +4,7 @@
 // It guarantees: a write is never split between two files; a file that is full or
 // old is renamed with the time of that moment, so that nothing is lost when two
 // processes write to one name; what cannot be rotated is written on. A File may be
-// used concurrently. Imported by services/gateway only.
+// used concurrently. Rotated names the files that are left of a log, for its readers.
 package logfile
 
 import (
@@ -117,13 +117,16 @@ func (f *File) prune() {
 }
 
 // Rotated lists the files that were rotated, oldest first.
-func (f *File) Rotated() ([]string, error) {
-	entries, err := os.ReadDir(filepath.Dir(f.path))
+func (f *File) Rotated() ([]string, error) { return Rotated(f.path) }
+
+// Rotated lists the files that were rotated of the log at path, oldest first.
+func Rotated(path string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Dir(path))
 	var names []string
 	for _, e := range entries {
-		if at, ok := strings.CutPrefix(e.Name(), filepath.Base(f.path)+"."); ok {
+		if at, ok := strings.CutPrefix(e.Name(), filepath.Base(path)+"."); ok {
 			if _, err := time.Parse("20060102T150405.000000Z", at); err == nil {
-				names = append(names, filepath.Join(filepath.Dir(f.path), e.Name()))
+				names = append(names, filepath.Join(filepath.Dir(path), e.Name()))
 			}
 		}
 	}
