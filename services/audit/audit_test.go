@@ -65,7 +65,9 @@ func TestEvents(t *testing.T) {
 		t.Fatalf("the log was not rotated: %v", files)
 	}
 	h := New(Config{API: path, Gateway: path + ".none"})
-	at := func(n int) string { return url.QueryEscape(begin.Add(time.Duration(n) * time.Second).Format(time.RFC3339)) }
+	at := func(n int) string {
+		return url.QueryEscape(begin.Add(time.Duration(n) * time.Second).Format(time.RFC3339))
+	}
 	for query, want := range map[string]string{
 		"":                                    "n5 n3 n2 n1 n0",
 		"limit=2":                             "n5 n3",

@@ -128,3 +128,51 @@ test('entries of the time line lead to pages', () => {
   assert.equal(timeline.pageOf(entry({ object: 'configmap/x', workload: 'a/b' })), '/workloads?namespace=shop&text=a%2Fb')
   assert.deepEqual([timeline.toChange(entry({ kind: 'rollback' })).kind, timeline.toChange(entry({ kind: 'config' })).kind], ['deploy', 'other'])
 })
+
+test('the map joins what the gateway and the kernel count', async () => {
+  const map = await load('map.ts')
+  const workload = name => ({ kind: 'Deployment', namespace: 'shop', name, health: 'ok', ready: 1, desired: 1, template: { metadata: { labels: { app: name } } } })
+  const service = name => ({ metadata: { namespace: 'shop', name }, spec: { selector: { app: name } } })
+  const flow = (from, to, value, namespace = 'shop') => ({ metric: { source_namespace: from && 'shop', source_kind: from && 'Deployment', source_workload: from, destination_namespace: to && namespace, destination_service: to }, value })
+  const told = {
+    gateway: [{ metric: { service: 'shop/web:80', result: '2xx' }, value: 9 }, { metric: { service: 'shop/web:80', result: '5xx' }, value: 1 }, { metric: { service: 'nonsense', result: '2xx' }, value: 1 }],
+    bytes: [flow('web', 'cart', 2048), flow('cart', '', 100), flow('web', 'gone', 50), flow('web', 'web', 7)], connections: [flow('web', 'cart', 2)], refused: [flow('web', 'cart', 0.5)],
+  }
+  const graph = map.graphOf(told, ['web', 'cart', 'idle'].map(workload), ['web', 'cart'].map(service))
+  const edges = Object.fromEntries(graph.edges.map(e => [`${e.from} > ${e.to}`, [e.requests, e.unit, e.failed, e.bytes]]))
+  assert.deepEqual(edges, {
+    'gateway > shop/Deployment/web': [10, 'requests', 1, null], 'shop/Deployment/web > shop/Deployment/cart': [2, 'connections', 0.5, 2048],
+    'shop/Deployment/cart > outside': [null, 'connections', 0, 100], 'shop/Deployment/web > shop/Service/gone': [null, 'connections', 0, 50],
+  })
+  assert.deepEqual(graph.quiet.map(n => n.title), ['idle'])
+  const x = Object.fromEntries(graph.nodes.map(n => [n.title, n.x]))
+  assert.ok(x.Gateway < x.web && x.web < x.cart && x.cart < x.Outside, 'requests do not go from left to right')
+})
+
+test('the map places any graph, in the same way each time, without two nodes at one place', async () => {
+  const { place } = await load('map.ts')
+  const make = () => Array.from({ length: 40 }, (_, i) => ({ id: `n${i}`, x: 0, y: 0 }))
+  const edges = Array.from({ length: 90 }, (_, i) => ({ from: `n${i * 7 % 40}`, to: `n${(i * 13 + 5) % 40}` })) // with circles
+  const [a, b] = [make(), make()]
+  const { width, height } = place(a, edges)
+  place(b, edges)
+  assert.deepEqual(a, b)
+  assert.equal(new Set(a.map(n => `${n.x} ${n.y}`)).size, 40)
+  for (const n of a) assert.ok(n.x >= 0 && n.y >= 0 && n.x < width && n.y < height, `${n.id} is outside`)
+})
+
+test('routes of all kinds', async () => {
+  const gateway = await load('gateway.ts')
+  const route = gateway.ofGatewayRoute('HTTPRoute', { metadata: { namespace: 'shop', name: 'web' }, spec: { hostnames: ['a'], parentRefs: [{ name: 'default', namespace: 'gantry-system' }], rules: [{ backendRefs: [{ name: 'web', port: 80, weight: 9 }, { kind: 'Other', name: 'x' }] }] }, status: { parents: [{ conditions: [{ type: 'ResolvedRefs', status: 'False', message: 'no web' }] }] } })
+  assert.deepEqual([route.label, route.accepted, route.why, route.backends.map(b => b.name)], ['HTTPRoute/shop/web', false, 'no web', ['web']])
+  const policy = (kind, name, namespace = 'shop') => ({ metadata: { namespace, name: kind + name }, spec: { targetRefs: [{ kind, name }] } })
+  const found = gateway.policiesOf(route, [policy('HTTPRoute', 'web'), policy('HTTPRoute', 'other'), policy('HTTPRoute', 'web', 'blog'), policy('Namespace', 'shop'), policy('Gateway', 'default', 'gantry-system'), policy('Gateway', 'default', 'blog'), policy('Service', 'web')])
+  assert.deepEqual(found.map(p => `${p.metadata.namespace}/${p.metadata.name}`), ['shop/HTTPRouteweb', 'shop/Namespaceshop', 'gantry-system/Gatewaydefault', 'shop/Serviceweb'])
+})
+
+test('links and searches are made of text safely', async () => {
+  const { ownLink } = await load('alerting.ts'), { selector } = await load('loki.ts')
+  assert.equal(ownLink('/console/logs?namespace=a'), '/logs?namespace=a')
+  for (const text of ['javascript:alert(1)', 'https://evil.test/console/', '//evil.test', '/console/x\\y', undefined]) assert.equal(ownLink(text), undefined, text)
+  assert.equal(selector({ namespace: 'shop', app: '', pod: 'a"b', container: '', level: 'error', text: 'a.b  "c' }), '{namespace="shop", pod="a\\"b"} |~ "(?i)a\\\\.b" |~ "(?i)\\"c" | detected_level="error"')
+})

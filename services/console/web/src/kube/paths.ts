@@ -13,6 +13,8 @@ const groups = {
   jobs: '/apis/batch/v1', cronjobs: '/apis/batch/v1',
   httproutes: '/apis/gateway.networking.k8s.io/v1', gateways: '/apis/gateway.networking.k8s.io/v1',
   grpcroutes: '/apis/gateway.networking.k8s.io/v1', ingresses: '/apis/networking.k8s.io/v1',
+  tlsroutes: '/apis/gateway.networking.k8s.io/v1', tcproutes: '/apis/gateway.networking.k8s.io/v1',
+  accesspolicies: '/apis/gantry.dev/v1alpha1', trafficpolicies: '/apis/gantry.dev/v1alpha1', backendpolicies: '/apis/gantry.dev/v1alpha1', trustpolicies: '/apis/gantry.dev/v1alpha1',
   pipelines: '/apis/gantry.dev/v1alpha1', builds: '/apis/gantry.dev/v1alpha1', scalepolicies: '/apis/gantry.dev/v1alpha1', tenants: '/apis/gantry.dev/v1alpha1',
 } as const
 export type Plural = keyof typeof groups

@@ -1,0 +1,1 @@
+var e=e=>[`Succeeded`,`Failed`,`Cancelled`].includes(e.status?.phase??``),t=e=>({Succeeded:`ok`,Failed:`bad`,Cancelled:`idle`})[e.status?.phase??``]??`busy`,n=[`Fetching`,`Building`,`Testing`,`Deploying`];export{t as n,n as r,e as t};

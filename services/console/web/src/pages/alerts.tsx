@@ -1,0 +1,42 @@
+// What is wrong and was told to somebody: alerts and silences.
+
+import { useMemo, useState } from 'preact/hooks'
+import { Link, pathTo } from '../router'
+import { useNamespace } from '../kube/paths'
+import { usePolled } from '../prom'
+import { alerts, endSilence, healthOf, matched, severityRank, silences, stateOf, type Alert, type Silence } from '../alerting'
+import { plural } from '../format'
+import { Age, Empty, PageHead, Panel, Status } from '../ui/parts'
+import { Table, type Column } from '../ui/table'
+import { Confirm } from '../ui/dialog'
+
+const columns: Column<Alert>[] = [
+  { key: 'summary', title: 'Alert', cell: a => <><Link to={pathTo('alerts', a.fingerprint)} class="name">{a.annotations.summary || a.labels.alertname}</Link><br /><span class="faint">{a.annotations.object || a.labels.namespace || ''}</span></>, by: a => a.annotations.summary ?? a.labels.alertname },
+  { key: 'severity', title: 'Severity', cell: a => <Status health={healthOf(a)}>{stateOf(a)}</Status>, by: a => (a.status.state === 'suppressed' ? 10 : 0) + severityRank(a) },
+  { key: 'name', title: 'Rule', cell: a => <span class="faint">{a.labels.alertname}</span>, by: a => a.labels.alertname, wide: true },
+  { key: 'since', title: 'Since', cell: a => <Age at={a.startsAt} />, by: a => -Date.parse(a.startsAt), right: true },
+]
+
+export default function AlertsPage() {
+  const namespace = useNamespace(), polled = usePolled(signal => alerts(signal), 5, [])
+  const rows = useMemo(() => (polled.value ?? []).filter(a => !namespace || !a.labels.namespace || a.labels.namespace === namespace), [polled.value, namespace])
+  const loud = rows.filter(a => a.status.state !== 'suppressed'), critical = loud.filter(a => a.labels.severity === 'critical').length
+  return <>
+    <PageHead title="Alerts" says={!polled.value ? undefined : loud.length ? <Status health={critical ? 'bad' : 'busy'}>{critical ? `${plural(critical, 'alert is', 'alerts are')} critical` : plural(loud.length, 'alert')}{rows.length > loud.length && `, ${rows.length - loud.length} silenced or part of others`}</Status> : <Status health="ok">Nothing fires</Status>} />
+    {polled.error && <Panel><Empty icon="alerts" title={/forbidden/i.test(polled.error) ? 'You may not see alerts' : 'Alerts cannot be read'}>{polled.error}</Empty></Panel>}
+    {!polled.error && <Table label="Alerts" rows={rows} columns={columns} id={a => a.fingerprint} sort="severity" text={a => Object.values(a.labels).join(' ') + ' ' + (a.annotations.summary ?? '')} loading={polled.value === null}
+      empty={<Empty icon="check" title="Nothing fires">Rules are evaluated all the time; what they find appears here and is sent to whom you named.</Empty>} />}
+    <Silences />
+  </>
+}
+
+function Silences() {
+  const [ending, end] = useState<Silence | null>(null), [turn, again] = useState(0)
+  const polled = usePolled(signal => silences(signal), 10, [turn]), live = (polled.value ?? []).filter(s => s.status.state !== 'expired')
+  if (!live.length) return null
+  return <Panel title="Silences" aside={<span class="faint">{live.length}</span>}>
+    <ul class="rows">{live.map(s => <li key={s.id}><Status health="idle">{s.status.state}</Status><span><span class="mono anywhere">{s.matchers.map(matched).join(' ')}</span><br /><span class="faint">{s.comment} · {s.createdBy} · until {new Date(s.endsAt).toLocaleString([], { dateStyle: 'short', timeStyle: 'short' })}</span></span>
+      <button type="button" onClick={() => end(s)}>End</button></li>)}</ul>
+    {ending && <Confirm title="End this silence" deed="End it" onClose={() => end(null)} act={async () => { await endSilence(ending.id); again(turn + 1); return 'The silence is over.' }}>What still fires is sent again.</Confirm>}
+  </Panel>
+}
