@@ -2,6 +2,10 @@ package node
 
 import (
 	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -12,7 +16,8 @@ const (
 	// spreadMargin is for those who hear of it by themselves, like the gateway.
 	spreadMargin = 10 * time.Millisecond
 	// busyMax and busyMargin are for a pod to which processes of the host have
-	// connections: those who use it are seen to leave.
+	// connections: those who use it are seen to leave. Where many wait for a processor,
+	// they hear of it later.
 	busyMax    = time.Second
 	busyMargin = 50 * time.Millisecond
 	// drainMax bounds how long requests that are under way then may take, as does
@@ -43,7 +48,7 @@ func (w *worker) drain(begun time.Time, grace time.Duration, exit <-chan struct{
 	used := w.clients(ip) > 0
 	most, margin := spreadMax, spreadMargin
 	if used {
-		most, margin = busyMax, busyMargin
+		most, margin = busyMax, busyMargin*time.Duration(perProcessor())
 	}
 	until := func(t time.Time) time.Duration { return max(time.Until(t), 0) }
 	spread := begun.Add(most)
@@ -63,6 +68,26 @@ func (w *worker) drain(begun time.Time, grace time.Duration, exit <-chan struct{
 			return
 		}
 	}
+}
+
+// perProcessor is how many tasks there are for each processor, at least 1.
+func perProcessor() int {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 1
+	}
+	return runnableOf(string(text), runtime.NumCPU())
+}
+
+// runnableOf reads the fourth field of proc_loadavg(5): runnable tasks and all.
+func runnableOf(loadavg string, processors int) int {
+	fields := strings.Fields(loadavg)
+	if len(fields) < 4 {
+		return 1
+	}
+	runnable, _, _ := strings.Cut(fields[3], "/")
+	n, _ := strconv.Atoi(runnable)
+	return max(1, n/max(1, processors))
 }
 
 // drainedAddress is the pod's own address, if it has one.

@@ -103,3 +103,13 @@ func TestADeletionThatBecomesUrgentEndsTheWait(t *testing.T) {
 		}
 	})
 }
+
+func TestWhereManyWaitForAProcessorMoreTimeIsLeft(t *testing.T) {
+	for text, want := range map[string]int{
+		"0.50 0.40 0.30 1/812 4711": 1, "9.00 8.00 7.00 9/812 4711": 4, "40.1 30.2 20.3 50/900 4711": 25, "": 1, "a b c d": 1,
+	} {
+		if got := runnableOf(text, 2); got != want {
+			t.Errorf("%q: %d tasks for each processor, want %d", text, got, want)
+		}
+	}
+}

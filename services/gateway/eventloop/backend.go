@@ -33,6 +33,7 @@ type backendConn struct {
 	deaf     bool // it takes no more of the request
 	late     bool // the request is sent after the events of this batch
 	deadline int64
+	before   int64  // bytes that were sent before this request
 	in       []byte // an incomplete head
 	body     body
 }
@@ -75,9 +76,7 @@ func (l *loop) connect(to *Backend, c *client) {
 	}
 	u := l.unusedOf(to)
 	for b := l.take(u); b != nil; b = l.take(u) {
-		// A request that must not be sent twice is not sent at all on a connection
-		// that the backend has just closed.
-		if !c.exchange.Repeatable() && b.gone() {
+		if l.now >= b.deadline { // on a busy machine nobody may have looked at it for long
 			b.state = waiting
 			b.close()
 			continue
@@ -97,9 +96,16 @@ func (l *loop) connect(to *Backend, c *client) {
 }
 
 // ask sends the request over a connection that was parked. It reports false when
-// nothing was sent: then the connection is closed, and another one will do.
+// nothing was sent: then the connection is closed, and another one will do. A request that
+// must not be sent twice is not sent at all where the backend has just closed.
 func (b *backendConn) ask() bool {
 	c := b.client
+	if !c.exchange.Repeatable() && b.gone() {
+		b.client, c.backend = nil, nil
+		b.close()
+		return false
+	}
+	b.before = b.wrote
 	sent, ok := b.send(c.held)
 	switch {
 	case ok:
@@ -401,6 +407,7 @@ func (b *backendConn) failed() {
 	c := b.client
 	fresh := b.state == connecting || b.late // nothing was sent
 	answered := b.state == answering || len(b.in) > 0
+	unread := !answered && !fresh && b.unread()
 	b.client, c.backend = nil, nil
 	b.close()
 	switch {
@@ -410,9 +417,22 @@ func (b *backendConn) failed() {
 		c.attempt(NotConnected)
 	case !answered && c.repeatable():
 		c.attempt(Broken)
+	case unread && !c.streamed && c.body.done:
+		c.attempt(NotConnected)
 	default:
 		c.fail(Broken)
 	}
+}
+
+// unread tells whether the connection was reset and the kernel of the other side had acknowledged
+// nothing of the request: the backend had closed when it arrived, and nobody will ever read it.
+func (b *backendConn) unread() bool {
+	if b.dead {
+		return false
+	}
+	info, err := unix.GetsockoptTCPInfo(b.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	const syn = 1 // counts as a byte
+	return err == nil && info.State == unix.BPF_TCP_CLOSE && info.Bytes_acked > 0 && info.Bytes_acked <= uint64(b.before)+syn
 }
 
 // close closes the connection; its client, if any, is not told.

@@ -23,6 +23,7 @@ type socket struct {
 	closing bool
 	broken  bool // reset, or closed in both directions
 	dead    bool
+	wrote   int64  // bytes that the kernel took
 	out     []byte // what the kernel did not take yet
 }
 
@@ -109,6 +110,7 @@ func (s *socket) send(p []byte) (sent int, ok bool) {
 			return sent, false
 		default:
 			sent += int(n)
+			s.wrote += int64(n)
 		}
 	}
 	return sent, true
