@@ -21,6 +21,7 @@
 package guard
 
 import (
+	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -164,12 +165,23 @@ func (r *Rules) Admit(q *Request, p *Pass) Verdict {
 	return Admitted
 }
 
-// AdmitConnection decides about a connection into which the gateway does not look.
-// Only the client's address can be checked: where more is demanded than that,
-// nobody gets through.
-func (r *Rules) AdmitConnection(client netip.Addr) bool {
-	return r.Broken == "" && r.Authentication == nil && r.Authorization == nil &&
-		(r.Addresses == nil || r.Addresses.allows(client))
+// AdmitConnection decides about a connection into which the gateway does not look: 0, or
+// the status that a request would be refused with. Only the client's address can be checked:
+// where more is demanded than that, nobody gets through. Limits count a connection as a
+// request, but for those by header or claim, of which it has none.
+func (r *Rules) AdmitConnection(q *Request) (status int) {
+	if r.Broken != "" || r.Authentication != nil || r.Authorization != nil || r.Addresses != nil && !r.Addresses.allows(q.Client) {
+		return http.StatusForbidden
+	}
+	for _, l := range r.Limits {
+		if l.By == ByHeader || l.By == ByClaim {
+			continue
+		}
+		if _, ok := l.counters.take(l, l.key(q, nil), q.Now); !ok {
+			return http.StatusTooManyRequests
+		}
+	}
+	return 0
 }
 
 func (p *Pass) refuse(r *Refusal) Verdict {

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/gantryhq/gantry/services/gateway/guard"
 	"github.com/gantryhq/gantry/services/gateway/proxyproto"
 	"github.com/gantryhq/gantry/services/gateway/route"
 	"github.com/gantryhq/gantry/services/gateway/upstream"
@@ -134,8 +134,10 @@ func (s *Server) stream(p *port, c net.Conn, serverName string) {
 	s.metrics.inFlight[lane].Add(1)
 	defer s.metrics.inFlight[lane].Add(-1)
 	line := &logLine{start: start, client: c.RemoteAddr().String(), host: serverName, protocol: "TCP", route: rule.Route}
-	line.status = http.StatusForbidden
-	if rules := rule.Guard.Rules(); rules == nil || rules.AdmitConnection(clientOf(c)) {
+	if rules := rule.Guard.Rules(); rules != nil {
+		line.status = rules.AdmitConnection(&guard.Request{Client: clientOf(c), Host: serverName, Namespace: namespaceOf(rule.Route), Now: s.guards.At(start)})
+	}
+	if line.status == 0 {
 		line.status, line.bytes = s.carry(c, rule, line)
 	}
 	line.took = time.Since(start)

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gantryhq/gantry/services/gateway/eventloop"
 	"github.com/gantryhq/gantry/services/gateway/guard"
@@ -145,6 +146,7 @@ func TestPoliciesKeepConnectionsOut(t *testing.T) {
 		5001: {&guard.Rules{Addresses: &guard.Addresses{Allow: here}}, true},
 		5002: {&guard.Rules{Addresses: &guard.Addresses{Deny: here}}, false},
 		5003: {&guard.Rules{Authorization: &guard.Authorization{}}, false},
+		5005: {&guard.Rules{Limits: []*guard.Limit{{ID: "one", Name: "one", Requests: 1, Window: time.Hour, Burst: 1}}}, true},
 		5004: {&guard.Rules{Broken: "AccessPolicy/test/broken"}, false},
 	}
 	for port, c := range cases {
@@ -155,7 +157,7 @@ func TestPoliciesKeepConnectionsOut(t *testing.T) {
 	}
 	g.SetUpstreams([]route.Upstream{{Service: servicePort("db"), Endpoints: []netip.AddrPort{lines(t, "db", nil)}}}, nil)
 	bound := g.apply()
-	for port, c := range cases {
+	served := func(port uint16) bool {
 		conn, err := net.Dial("tcp", bound[port].Address.String())
 		if err != nil {
 			t.Fatal(err)
@@ -164,9 +166,15 @@ func TestPoliciesKeepConnectionsOut(t *testing.T) {
 		conn.(*net.TCPConn).CloseWrite()
 		answer, _ := io.ReadAll(conn) // a refused connection may be reset
 		conn.Close()
-		if served := string(answer) == "db one\nbye\n"; served != c.served {
-			t.Errorf("port %d: %q", port, answer)
+		return string(answer) == "db one\nbye\n"
+	}
+	for port, c := range cases {
+		if got := served(port); got != c.served {
+			t.Errorf("port %d: served %v", port, got)
 		}
+	}
+	if served(5005) {
+		t.Error("a limit of one connection let a second one through")
 	}
 }
 

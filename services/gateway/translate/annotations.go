@@ -3,7 +3,6 @@ package translate
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/http"
 	neturl "net/url"
 	"regexp"
@@ -52,14 +51,6 @@ type canary struct {
 	alwaysPattern, neverCookie *regexp.Regexp
 }
 
-// unmapped are annotations that change nothing that clients or backends see here.
-var unmapped = []string{
-	"proxy-buffering", "proxy-buffer-size", "proxy-buffers-number", "proxy-busy-buffers-size", "proxy-max-temp-file-size",
-	"proxy-request-buffering", "client-body-buffer-size", "proxy-http-version", "service-upstream", "enable-access-log",
-	"enable-rewrite-log", "enable-opentelemetry", "enable-opentracing", "preserve-trailing-slash", "http2-push-preload",
-	"ssl-redirect", "ssl-prefer-server-ciphers", "connection-proxy-header", "enable-global-auth",
-}
-
 // protecting are annotations, or beginnings of their names, that keep somebody out. What
 // asks for them is refused rather than served without.
 var protecting = []string{"auth-", "satisfy", "enable-modsecurity", "modsecurity-", "enable-owasp-"}
@@ -88,12 +79,7 @@ func readAnnotations(i *networkingv1.Ingress) *wishes {
 	w.readCanary()
 	w.readBackend()
 	w.readGuard()
-	for _, name := range unmapped {
-		delete(w.values, name)
-	}
-	for _, name := range slices.Sorted(maps.Keys(w.values)) {
-		w.unknown(name, w.values[name])
-	}
+	w.readRest()
 	return w
 }
 
@@ -316,10 +302,6 @@ func hashKeys(text string) (keys []route.HashKey, err error) {
 
 func (w *wishes) readAffinity() {
 	kind := w.take("affinity")
-	w.take("affinity-mode") // sessions stay where they are, whatever is added
-	w.take("affinity-canary-behavior")
-	w.take("session-cookie-change-on-failure") // they always move when their endpoint fails
-	w.take("session-cookie-conditional-samesite-none")
 	s := &route.Session{
 		Name:     cmp.Or(w.take("session-cookie-name"), "INGRESSCOOKIE"),
 		Path:     w.take("session-cookie-path"),

@@ -48,17 +48,17 @@ func (w *wishes) readGuard() {
 			traffic.MaxRequestBody = resource.NewQuantity(n, resource.BinarySI)
 		}
 	}
+	w.readAccessLog(traffic)
 	if access.Addresses != nil || access.Authentication != nil {
 		w.access = access
 	}
-	if len(traffic.RateLimits) > 0 || traffic.MaxRequestBody != nil {
+	if len(traffic.RateLimits) > 0 || traffic.MaxRequestBody != nil || traffic.AccessLog != nil {
 		w.traffic = traffic
 	}
 }
 
 func (w *wishes) readBasic(access *v1alpha1.AccessPolicySpec) {
 	kind, secret := w.take("auth-type"), w.take("auth-secret")
-	w.take("auth-realm")
 	form := cmp.Or(w.take("auth-secret-type"), "auth-file")
 	switch {
 	case kind == "":
