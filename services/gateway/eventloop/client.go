@@ -339,8 +339,13 @@ func (c *client) repeatable() bool {
 	return !c.streamed && c.body.done && c.exchange.Repeatable()
 }
 
-// pump sends the body of the request on.
+// pump sends the body of the request on, or reads what is left of one that was answered
+// without a backend.
 func (c *client) pump() {
+	if c.state == inExchange && c.status != 0 && c.backend == nil {
+		c.discardBody()
+		return
+	}
 	for c.state == inExchange && !c.body.done && c.readable {
 		b := c.backend
 		if b == nil || b.state == connecting || b.late || len(b.out) > 0 || b.deaf {
@@ -370,6 +375,41 @@ func (c *client) pump() {
 			b.stopped()
 			return
 		}
+	}
+}
+
+// smallBody is what is read of a request that has been refused, so that its connection can
+// go on.
+const smallBody = 64 << 10
+
+// small tells whether the client will have sent all of the request soon.
+func (c *client) small() bool {
+	return c.body.done || !c.body.chunked && !c.body.untilEnd && c.body.left <= smallBody
+}
+
+func (c *client) discardBody() {
+	for !c.body.done && c.readable {
+		n, result := c.readPlain(c.loop.buf)
+		switch result {
+		case gotNothing:
+			return
+		case gotEnd, gotError:
+			c.abandon()
+			return
+		}
+		got := c.loop.buf[:n]
+		used, err := c.body.scan(got)
+		if err != nil {
+			c.abandon()
+			return
+		}
+		if used < n {
+			c.keep(got[used:])
+			c.fresh = true
+		}
+	}
+	if c.body.done {
+		c.finish()
 	}
 }
 
@@ -419,14 +459,17 @@ func (c *client) endExchange() {
 }
 
 // fail answers an exchange for which no backend answered. The connection goes on if no
-// backend was asked and all of the request is here: who sends a wrong credential, or too
-// much, need not connect anew.
+// backend was asked and there is little left of the request to come: who sends a wrong
+// credential, or too much, need not connect anew.
 func (c *client) fail(f Failure) {
 	c.dropBackend()
 	asked := f != NoBackend && f != Crowded && f != Waited
-	// The answer has a body, which one to HEAD must not have: it ends with the connection.
-	last := asked || c.last || !c.body.done || c.isHead || c.port.closing()
+	last := asked || c.last || !c.small() || c.port.closing()
 	c.loop.text = c.exchange.AppendFailure(c.loop.text[:0], f, last)
+	if c.isHead { // whose answer has no body
+		head, _, _ := bytes.Cut(c.loop.text, []byte("\r\n\r\n"))
+		c.loop.text = c.loop.text[:len(head)+4]
+	}
 	if last {
 		c.answerLast(c.loop.text)
 		return
@@ -435,8 +478,12 @@ func (c *client) fail(f Failure) {
 		c.abandon()
 		return
 	}
-	c.status = statusOf(c.loop.text)
-	c.finish()
+	if c.status = statusOf(c.loop.text); c.body.done {
+		c.finish()
+		return
+	}
+	c.progress()
+	c.discardBody()
 }
 
 // refuse answers a request that cannot be understood.

@@ -162,6 +162,9 @@ func (l *Limit) amount() string { return fmt.Sprintf("%d requests per %s", l.Req
 // seconds rounds up, so that a client which waits for them is not too early.
 func seconds(d time.Duration) int64 { return int64(math.Ceil(max(d, 0).Seconds())) }
 
+// Stands tells whether there is a limit that the client is told about.
+func (p *Pass) Stands() bool { return p.standing.limit != nil }
+
 // AppendStanding appends the RateLimit fields of
 // draft-ietf-httpapi-ratelimit-headers-10 for the tightest limit, or nothing.
 func (p *Pass) AppendStanding(b []byte) []byte {

@@ -102,6 +102,9 @@ func (a *admission) appendRequest(b []byte) []byte {
 	return append(b, a.pass.Identity.Header...)
 }
 
+// changesResponse tells whether clients are told something, or kept from something.
+func (a *admission) changesResponse() bool { return a != nil && (a.hardens() || a.pass.Stands()) }
+
 // dropsResponse tells whether a field of the response stays here.
 func (a *admission) dropsResponse(name []byte) bool {
 	return a != nil && a.rules.Harden != nil && a.rules.Harden.Drops(name)

@@ -209,11 +209,24 @@ func TestAConnectionGoesOnAfterARefusal(t *testing.T) {
 			t.Fatalf("answer %d is %d, and the last: %v; want %d", i, r.StatusCode, r.Close, want)
 		}
 	}
-	// One whose body has not arrived ends the connection: what follows would be taken for a request.
-	io.WriteString(c, "POST / HTTP/1.1\r\nHost: shop.example.com\r\nContent-Length: 100\r\n\r\n")
-	if r, err := http.ReadResponse(in, nil); err != nil || r.StatusCode != 401 || !r.Close {
-		t.Errorf("a request without its body is answered with %+v, %v", r, err)
+	answer := func(what, method string, status int, last bool) {
+		t.Helper()
+		r, err := http.ReadResponse(in, &http.Request{Method: method})
+		if err != nil || r.StatusCode != status || r.Close != last {
+			t.Fatalf("%s is answered with %+v, %v", what, r, err)
+		}
+		io.Copy(io.Discard, r.Body)
 	}
+	io.WriteString(c, "HEAD / HTTP/1.1\r\nHost: shop.example.com\r\n\r\n")
+	answer("a HEAD", "HEAD", 401, false)
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: shop.example.com\r\nContent-Length: 5\r\n\r\n")
+	answer("a request whose small body is still to come", "POST", 401, false)
+	io.WriteString(c, "he")
+	io.WriteString(c, "lloGET / HTTP/1.1\r\nHost: shop.example.com\r\nX-API-Key: sesame\r\n\r\n")
+	answer("what follows", "GET", 200, false)
+	// To wait for a large one would be to take it.
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: shop.example.com\r\nContent-Length: 100000\r\n\r\n")
+	answer("a request whose large body is still to come", "POST", 401, true)
 }
 
 func TestTheAuditLogSaysWhoDidWhat(t *testing.T) {

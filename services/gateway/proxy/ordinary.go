@@ -383,7 +383,7 @@ func (x *ordinaryExchange) appendForwarded(b []byte, h *http1.Head) []byte {
 
 // PassesResponse implements eventloop.Exchange.
 func (x *ordinaryExchange) PassesResponse() bool {
-	return !x.info.filtered && x.admission == nil && x.course == nil && !x.attempts.Judges()
+	return !x.info.filtered && !x.admission.changesResponse() && x.course == nil && !x.attempts.Judges()
 }
 
 // AppendResponse implements eventloop.Exchange.
