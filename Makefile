@@ -19,7 +19,8 @@
 #   make conformance-gateway      Gateway API's own conformance suite
 #   make conformance-cosign       signatures and attestations both ways with the real cosign, which it builds
 #   make conformance-oci          the OCI distribution-spec's own conformance suite, whose program SUITE=path names
-#   make storm    pushes, deletes, collects and verifies images of the registry at once, for minutes (GANTRY_STORM)
+#   make storm    pushes, deletes, collects and verifies images of the registry at once, for minutes (GANTRY_STORM), and kills it meanwhile
+#   make registry-s3              the registry's tests with its content in a bucket of a real S3 server, which it builds
 #   make crash    kill -9 a hundred times under load, reboots, power cuts (GANTRY_KILLS, GANTRY_SEED, GANTRY_RUNTIME)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make console  build the console's pages with Node (needed only after changing services/console/web)
@@ -144,7 +145,13 @@ conformance-oci:
 
 .PHONY: storm
 storm:
-	GANTRY_STORM=$${GANTRY_STORM:-5m} $(GO) test -run TestCollectionDuringAPushStorm -count 1 -timeout 60m -v ./services/registry
+	GANTRY_STORM=$${GANTRY_STORM:-5m} $(GO) test -run 'TestCollectionDuringAPushStorm' -count 1 -timeout 60m -v ./services/registry
+	GANTRY_KILLS=$${GANTRY_KILLS:-100} $(GO) test -run TestKillsDuringCollections -count 1 -timeout 60m -v ./services/registry
+
+.PHONY: registry-s3
+registry-s3:
+	@script/peers versitygw
+	GANTRY_S3_SERVER="$(CURDIR)/bin/versitygw" $(GO) test -run 'WithABucket' -count 1 -v ./services/registry
 
 .PHONY: crash
 crash: build

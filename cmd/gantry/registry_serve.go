@@ -24,14 +24,15 @@ import (
 // newServeRegistryCommand is a command of pods on a cluster; here `gantry serve` does its
 // work itself.
 func newServeRegistryCommand(g *globals) *cobra.Command {
-	var listen, storage string
+	var listen, dir, bucket string
 	var certificate registryTLS
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run only the registry, for the cluster that --kubeconfig names",
 		Long: "Serves the registry whose files are under --storage, with TLS; everybody logs in, and the cluster's RBAC\n" +
 			"decides. `gantry serve` does this by itself; on a cluster this is the command of a pod,\n" +
-			"with one replica and a volume.",
+			"with one replica and a volume, or with --bucket and credentials of it in AWS_ACCESS_KEY_ID and\n" +
+			"AWS_SECRET_ACCESS_KEY from a Secret.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := errors.Join(certificate.check(), checkAddress("listen", listen)); err != nil {
@@ -42,17 +43,18 @@ func newServeRegistryCommand(g *globals) *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return ignoreEnd(ctx, serveRegistry(ctx, g, storage, listen, certificate))
+			return ignoreEnd(ctx, serveRegistry(ctx, g, registry.Config{DataDir: dir, Storage: bucket}, listen, certificate))
 		},
 	}
 	c.Flags().StringVar(&listen, "listen", ":5000", "address of the registry")
-	c.Flags().StringVar(&storage, "storage", defaultDataDir, "directory of its files")
+	c.Flags().StringVar(&dir, "storage", defaultDataDir, "directory of its files")
+	c.Flags().StringVar(&bucket, "bucket", "", "S3 bucket for its content instead, such as s3://images/registry?endpoint=https://minio:9000")
 	c.Flags().StringVar(&certificate.cert, "tls-cert", "", "its certificate, PEM")
 	c.Flags().StringVar(&certificate.key, "tls-key", "", "the certificate's key, PEM")
 	return c
 }
 
-func serveRegistry(ctx context.Context, g *globals, storage, listen string, certificate registryTLS) error {
+func serveRegistry(ctx context.Context, g *globals, kept registry.Config, listen string, certificate registryTLS) error {
 	cfg, err := g.config()
 	if err != nil {
 		return err
@@ -65,7 +67,8 @@ func serveRegistry(ctx context.Context, g *globals, storage, listen string, cert
 	if err != nil {
 		return err
 	}
-	r, err := registry.New(registry.Config{DataDir: storage, Login: login.New(cluster), Policies: policies, Register: legacyregistry.RawMustRegister})
+	kept.Login, kept.Policies, kept.Register = login.New(cluster), policies, legacyregistry.RawMustRegister
+	r, err := registry.New(kept)
 	if err != nil {
 		return err
 	}

@@ -74,6 +74,7 @@ type serveOptions struct {
 	gatewayTLS     string
 	gatewayFlags   []string // further flags of `gantry gateway`
 	registryListen string
+	registryBucket string
 	registryTLS    registryTLS
 	dockerListen   string
 	nodeName       string
@@ -121,6 +122,7 @@ func newServeCommand(g *globals) *cobra.Command {
 	f.StringVar(&addressPool, "gateway-address-pool", "", "network of this machine's addresses, of which each further Gateway gets one of its own")
 	f.StringSliceVar(&proxyProtocol, "gateway-proxy-protocol-from", nil, "network of load balancers whose connections to the gateway begin with the PROXY protocol")
 	f.StringVar(&o.registryListen, "registry-listen", "127.0.0.1:5000", "address of the image registry; one that is not loopback has TLS and a login")
+	f.StringVar(&o.registryBucket, "registry-bucket", "", "S3 bucket for the images of the registry, such as s3://images/registry?endpoint=https://minio:9000 (default the data directory)")
 	f.StringVar(&o.registryTLS.cert, "registry-tls-cert", "", "certificate of the image registry, PEM (default one of the instance's own authority)")
 	f.StringVar(&o.registryTLS.key, "registry-tls-key", "", "key of the image registry's certificate, PEM")
 	f.StringVar(&o.dockerListen, "docker-listen", "", "address of the Docker API for remote clients with an administrator's certificate, such as :2376 (default none)")

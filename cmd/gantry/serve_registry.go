@@ -43,7 +43,7 @@ func startRegistry(ctx context.Context, in *server) error {
 	if err != nil {
 		return err
 	}
-	r, err := registry.New(registry.Config{DataDir: in.dataDir, Login: login.New(cluster), Policies: policies, Pushed: in.imagePushed, Register: legacyregistry.RawMustRegister})
+	r, err := registry.New(registry.Config{DataDir: in.dataDir, Storage: in.registryBucket, Login: login.New(cluster), Policies: policies, Pushed: in.imagePushed, Register: legacyregistry.RawMustRegister})
 	if err != nil {
 		return err
 	}

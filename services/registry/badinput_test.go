@@ -157,9 +157,9 @@ func leftovers(t *testing.T, data string) (files []string) {
 
 func eventually(t *testing.T, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+	for deadline := time.Now().Add(time.Minute); !ok(); {
 		if time.Now().After(deadline) {
-			t.Fatal("not within ten seconds")
+			t.Fatal("not within a minute")
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

@@ -33,9 +33,12 @@ func TestMain(m *testing.M) {
 	if dir == "" {
 		os.Exit(m.Run())
 	}
-	r, err := New(Config{DataDir: dir})
+	r, err := New(Config{DataDir: dir, Storage: testBucket(dir)})
 	if err != nil {
 		panic(err)
+	}
+	if os.Getenv(collectEnv) != "" {
+		go collectAlways(r)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -382,7 +385,7 @@ func median(of []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-func number(b *testing.B, name string, otherwise int) int {
+func number(b testing.TB, name string, otherwise int) int {
 	text := os.Getenv(name)
 	if text == "" {
 		return otherwise
@@ -392,7 +395,7 @@ func number(b *testing.B, name string, otherwise int) int {
 	return n
 }
 
-func ok(b *testing.B, err error) {
+func ok(b testing.TB, err error) {
 	b.Helper()
 	if err != nil {
 		b.Fatal(err)

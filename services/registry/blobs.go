@@ -121,15 +121,14 @@ func (c *call) mount(text, from string) (done bool, err error) {
 	} else if from, err = c.find(d); err != nil || from == "" {
 		return false, err
 	}
-	f, err := c.store.Blob(from, d)
-	if err != nil {
+	size, err := c.store.BlobSize(from, d)
+	if errors.Is(err, storage.ErrBlobUnknown) {
 		return false, nil // then the client sends it
 	}
-	info, err := f.Stat()
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err != nil {
 		return false, err
 	}
-	err = c.charged(d, info.Size(), func() error { return c.store.Mount(from, c.name, d) })
+	err = c.charged(d, size, func() error { return c.store.Mount(from, c.name, d) })
 	if errors.Is(err, storage.ErrBlobUnknown) {
 		return false, nil // it was collected just now
 	}
@@ -144,10 +143,14 @@ func (c *call) mount(text, from string) (done bool, err error) {
 func (c *call) find(d digest.Digest) (string, error) {
 	found := ""
 	err := c.store.Repositories(func(name string) error {
-		if found == "" && c.store.HasBlob(name, d) && c.caller.May(c.req.Context(), Pull, name) == nil {
+		if found != "" {
+			return nil
+		}
+		here, err := c.store.HasBlob(name, d)
+		if here && c.caller.May(c.req.Context(), Pull, name) == nil {
 			found = name
 		}
-		return nil
+		return err
 	})
 	return found, err
 }

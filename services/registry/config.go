@@ -14,6 +14,10 @@ import (
 type Config struct {
 	DataDir string // files are kept under DataDir/registry
 
+	// Storage is where content is: "" for files under DataDir/registry, or a bucket as
+	// [storage.NewBucket] reads it. Then only uploads in progress are under DataDir.
+	Storage string
+
 	// Login tells who sends a request; nil lets everybody do everything, which is
 	// right only on a loopback address.
 	Login Login

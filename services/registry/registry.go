@@ -58,8 +58,14 @@ func New(cfg Config) (*Registry, error) {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open registry: %w", err)
 	}
+	var bucket *storage.Bucket
 	var err error
-	if r.store, err = storage.Open(r.dir); err != nil {
+	if cfg.Storage != "" {
+		if bucket, err = storage.NewBucket(cfg.Storage); err != nil {
+			return nil, fmt.Errorf("open registry: %w", err)
+		}
+	}
+	if r.store, err = storage.Open(r.dir, bucket); err != nil {
 		return nil, fmt.Errorf("open registry %s: %w", r.dir, err)
 	}
 	r.usage.store = r.store
@@ -121,6 +127,9 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request, at route) err
 	caller, err := r.login.Login(req)
 	if err != nil {
 		return err
+	}
+	if err := r.store.Ready(); err != nil {
+		return &refusal{status: http.StatusServiceUnavailable, code: "UNAVAILABLE", message: err.Error()}
 	}
 	c := call{Registry: r, w: w, req: req, caller: caller, route: at}
 	if at.name != "" {

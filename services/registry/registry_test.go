@@ -374,6 +374,7 @@ func serve(t *testing.T, cfg Config) served {
 	if cfg.MinFreeBytes == 0 {
 		cfg.MinFreeBytes = 1
 	}
+	cfg.Storage = testBucket(cfg.DataDir)
 	r, err := New(cfg)
 	must(t, err)
 	srv := httptest.NewServer(r)
@@ -400,9 +401,12 @@ func randomImage(t *testing.T, layers int64) v1.Image {
 	return img
 }
 
-// files counts the blobs on disk.
+// files counts the blobs that are kept.
 func files(t *testing.T, data string) (n int) {
 	t.Helper()
+	if address := testBucket(data); address != "" {
+		return objects(t, address)
+	}
 	must(t, filepath.WalkDir(filepath.Join(data, "registry"), func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Name() == "data" && strings.Contains(path, "/blobs/") {
 			n++

@@ -73,8 +73,8 @@ func (c *call) ensureManifest() error {
 		if err != nil {
 			return err
 		}
-		if c.store.HasManifest(c.name, d) {
-			return nil
+		if here, err := c.store.HasManifest(c.name, d); here || err != nil {
+			return err
 		}
 	} else {
 		if err := storage.CheckTag(c.reference); err != nil {
@@ -128,7 +128,10 @@ func (c *call) fetchManifest(ctx context.Context, byDigest bool) error {
 	if !byDigest {
 		opt.Tags = []string{c.reference}
 	}
-	known := c.store.HasManifest(c.name, m.Digest)
+	known, err := c.store.HasManifest(c.name, m.Digest)
+	if err != nil {
+		return err
+	}
 	err = c.charged(m.Digest, int64(len(m.Raw)), func() error { return c.store.PutManifest(c.name, m, opt) })
 	if err == nil && !known {
 		c.tell(m, opt.Tags)
@@ -138,8 +141,8 @@ func (c *call) fetchManifest(ctx context.Context, byDigest bool) error {
 
 // ensureBlob gets a blob from the upstream when it is not here.
 func (c *call) ensureBlob(d digest.Digest) error {
-	if c.store.HasBlob(c.name, d) {
-		return nil
+	if here, err := c.store.HasBlob(c.name, d); here || err != nil {
+		return err
 	}
 	return c.flight(c.req.Context(), "blob "+c.name+" "+d.String(), fetchTimeout, func(ctx context.Context) error {
 		return c.fetchBlob(ctx, d)

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"path"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -41,6 +41,9 @@ const sweepBatch = 64
 func (s *Store) Collect(ctx context.Context, opt CollectOptions) (Collected, error) {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
+	if err := errors.Join(s.Ready(), s.owned()); err != nil {
+		return Collected{}, err
+	}
 	s.setSpared(map[digest.Digest]struct{}{})
 	defer s.setSpared(nil)
 	c := collection{s: s, opt: opt, linked: map[digest.Digest]struct{}{}}
@@ -54,7 +57,7 @@ func (s *Store) Collect(ctx context.Context, opt CollectOptions) (Collected, err
 		return nil
 	})
 	if err == nil {
-		err = s.dirs.sync() // no link may come back whose blob is gone
+		err = s.files.sync() // no link may come back whose blob is gone
 	}
 	if err == nil {
 		err = c.sweep(ctx)
@@ -93,14 +96,14 @@ func (c *collection) repository(name string) error {
 	if err != nil {
 		return err
 	}
-	note := func(d digest.Digest, _ string) error {
+	note := func(d digest.Digest, _ time.Time) error {
 		c.linked[d] = struct{}{}
 		return nil
 	}
-	if err := digestsBelow(c.s.layersDir(name), note); err != nil {
+	if err := c.s.digestsBelow(layersDir(name), note); err != nil {
 		return err
 	}
-	if err := digestsBelow(c.s.revisionsDir(name), note); err != nil {
+	if err := c.s.digestsBelow(revisionsDir(name), note); err != nil {
 		return err
 	}
 	return c.s.removeEmpty(name)
@@ -122,7 +125,7 @@ func (c *collection) unlink(name string, known map[digest.Digest]edges) error {
 		c.done.Manifests++
 	}
 	for _, d := range plan.blobs {
-		if err := c.s.removeLink(c.s.layerLink(name, d)); err != nil {
+		if err := c.s.files.remove(layerLink(name, d)); err != nil {
 			return fmt.Errorf("remove blob %s: %w", d, err)
 		}
 	}
@@ -144,19 +147,11 @@ func (r removal) empty() bool { return len(r.manifests)+len(r.blobs) == 0 }
 func (c *collection) unneeded(name string, known map[digest.Digest]edges) (removal, error) {
 	var plan removal
 	present := map[digest.Digest]time.Time{}
-	err := digestsBelow(c.s.revisionsDir(name), func(d digest.Digest, link string) error {
-		info, err := os.Stat(link)
-		if notExist(err) {
-			return nil // deleted just now
+	err := c.s.digestsBelow(revisionsDir(name), func(d digest.Digest, pushed time.Time) (err error) {
+		present[d] = pushed
+		if _, ok := known[d]; !ok {
+			known[d], err = c.s.edges(name, d)
 		}
-		if err != nil {
-			return err
-		}
-		present[d] = info.ModTime()
-		if _, ok := known[d]; ok {
-			return nil
-		}
-		known[d], err = c.s.edges(name, d)
 		return err
 	})
 	if err != nil {
@@ -176,18 +171,11 @@ func (c *collection) unneeded(name string, known map[digest.Digest]edges) (remov
 			blobs[b] = struct{}{}
 		}
 	}
-	err = digestsBelow(c.s.layersDir(name), func(d digest.Digest, link string) error {
-		if _, ok := blobs[d]; ok {
-			return nil
-		}
-		info, err := os.Stat(link)
-		if notExist(err) || err == nil && time.Since(info.ModTime()) < c.opt.Grace {
-			return nil
-		}
-		if err == nil {
+	err = c.s.digestsBelow(layersDir(name), func(d digest.Digest, linked time.Time) error {
+		if _, ok := blobs[d]; !ok && time.Since(linked) >= c.opt.Grace {
 			plan.blobs = append(plan.blobs, d)
 		}
-		return err
+		return nil
 	})
 	return plan, err
 }
@@ -247,27 +235,26 @@ func (s *Store) edges(name string, d digest.Digest) (edges, error) {
 // sweep removes the files of blobs without a link.
 func (c *collection) sweep(ctx context.Context) error {
 	for _, a := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
-		root := filepath.Join(c.s.root, "blobs", a.String())
-		prefixes, err := readDir(root)
+		root := path.Join("blobs", a.String())
+		prefixes, err := c.s.files.children(root)
 		if err != nil {
 			return err
 		}
 		for _, p := range prefixes {
-			entries, err := readDir(filepath.Join(root, p.Name()))
+			var unlinked []unlinkedBlob
+			err := c.s.files.each(path.Join(root, p), "data", func(encoded string, i info) error {
+				d := digest.NewDigestFromEncoded(a, encoded)
+				if _, ok := c.linked[d]; !ok && d.Validate() == nil {
+					unlinked = append(unlinked, unlinkedBlob{d, i.size})
+				}
+				return nil
+			})
 			if err != nil {
 				return err
 			}
-			var batch []digest.Digest
-			for i, e := range entries {
-				d := digest.NewDigestFromEncoded(a, e.Name())
-				if _, ok := c.linked[d]; !ok && d.Validate() == nil {
-					batch = append(batch, d)
-				}
-				if len(batch) == sweepBatch || i == len(entries)-1 {
-					if err := errors.Join(ctx.Err(), c.remove(batch)); err != nil {
-						return err
-					}
-					batch = batch[:0]
+			for batch := range slices.Chunk(unlinked, sweepBatch) {
+				if err := errors.Join(ctx.Err(), c.remove(batch)); err != nil {
+					return err
 				}
 			}
 		}
@@ -275,23 +262,25 @@ func (c *collection) sweep(ctx context.Context) error {
 	return nil
 }
 
-func (c *collection) remove(batch []digest.Digest) error {
+type unlinkedBlob struct {
+	digest.Digest
+	size int64
+}
+
+func (c *collection) remove(batch []unlinkedBlob) error {
 	c.s.sweeping.Lock()
 	defer c.s.sweeping.Unlock()
 	c.s.sparedMu.Lock()
 	defer c.s.sparedMu.Unlock()
-	for _, d := range batch {
-		if _, ok := c.s.spared[d]; ok {
+	for _, b := range batch {
+		if _, ok := c.s.spared[b.Digest]; ok || c.s.pinned[b.Digest] > 0 {
 			continue
 		}
-		size, err := c.s.size(d)
-		if err == nil {
-			c.done.Blobs++
-			c.done.Bytes += size
+		if err := c.s.files.remove(blobPath(b.Digest)); err != nil {
+			return fmt.Errorf("remove blob %s: %w", b.Digest, err)
 		}
-		if err := os.RemoveAll(c.s.blobDir(d)); err != nil {
-			return fmt.Errorf("remove blob %s: %w", d, err)
-		}
+		c.done.Blobs++
+		c.done.Bytes += b.size
 	}
 	return nil
 }
@@ -302,8 +291,8 @@ func (s *Store) removeEmpty(name string) error {
 	lock.Lock()
 	defer lock.Unlock()
 	empty := errors.New("not empty")
-	for _, dir := range []string{s.layersDir(name), s.revisionsDir(name)} {
-		err := digestsBelow(dir, func(digest.Digest, string) error { return empty })
+	for _, dir := range []string{layersDir(name), revisionsDir(name)} {
+		err := s.digestsBelow(dir, func(digest.Digest, time.Time) error { return empty })
 		if errors.Is(err, empty) {
 			return nil
 		}
@@ -311,18 +300,5 @@ func (s *Store) removeEmpty(name string) error {
 			return err
 		}
 	}
-	if uploads, err := readDir(s.uploadsDir(name)); err != nil || len(uploads) > 0 {
-		return err
-	}
-	dir := s.repository(name)
-	for _, part := range []string{"_layers", "_manifests", "_uploads"} {
-		if err := os.RemoveAll(filepath.Join(dir, part)); err != nil {
-			return err
-		}
-	}
-	// Up to the first directory that another repository uses.
-	for root := filepath.Join(s.root, "repositories"); dir != root && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
-		s.dirs.changed(filepath.Dir(dir))
-	}
-	return nil
+	return s.files.prune(repositoryDir(name))
 }

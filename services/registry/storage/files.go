@@ -2,176 +2,78 @@ package storage
 
 import (
 	"errors"
-	"fmt"
+	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
-	"sync"
+	"path"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// directories remembers which directories have entries that are not surely on disk.
-// Many changes share one synchronisation.
-type directories struct {
-	flushing sync.Mutex // held while directories are written
-	mu       sync.Mutex
-	dirty    map[string]struct{} // guarded by mu
+// files keeps content under paths of the layout, which are relative and have slashes: a
+// disk's files or a bucket's objects. What a method returned for is seen by all later
+// calls; who calls makes sure that one path is changed by one at a time.
+type files interface {
+	// stat describes a file. [fs.ErrNotExist] is that there is none, here and below.
+	stat(path string) (info, error)
+	// open reads a file, which stays readable when it is removed.
+	open(path string) (Content, error)
+	read(path string) ([]byte, error)
+	// link says at a path that a digest is there, now. It is kept when sync returns.
+	link(path string, d digest.Digest) error
+	// place makes the content of a file of the local disk, which is gone then, that of a
+	// path, whole at any time. It is kept when sync returns; for a disk the content must
+	// have been written to it.
+	place(local, path string) error
+	// remove removes a file, and the directory that it is alone in.
+	remove(path string) error
+	// removeAll removes what is below a directory.
+	removeAll(dir string) error
+	// children names the directories in a directory; one that is not there has none.
+	children(dir string) ([]string, error)
+	// each calls yield for each file DIR/NAME/LEAF, sorted by NAME.
+	each(dir, leaf string, yield func(name string, i info) error) error
+	// prune removes the directories of a repository that has no files any more.
+	prune(repository string) error
+	// sync returns when all that was changed before is kept whatever happens.
+	sync() error
 }
 
-func (d *directories) changed(dir string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.dirty == nil {
-		d.dirty = map[string]struct{}{}
-	}
-	d.dirty[dir] = struct{}{}
+// info is what is known of a file.
+type info struct {
+	size     int64
+	modified time.Time
 }
 
-// sync returns when every change that was made before it was called is on disk.
-func (d *directories) sync() error {
-	d.flushing.Lock() // who waits here finds that the one before wrote its entries too
-	defer d.flushing.Unlock()
-	d.mu.Lock()
-	batch := d.dirty
-	d.dirty = nil
-	d.mu.Unlock()
-	for dir := range batch {
-		if err := syncDir(dir); err != nil {
-			for left := range batch {
-				d.changed(left)
-			}
-			return fmt.Errorf("write %s to disk: %w", dir, err)
-		}
-		delete(batch, dir)
-	}
-	return nil
+// Content is a blob being read.
+type Content interface {
+	io.ReadSeekCloser
 }
 
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // collected in the meantime
+// has is whether there is a file.
+func (s *Store) has(path string) (bool, error) {
+	_, err := s.files.stat(path)
+	if notExist(err) {
+		return false, nil
 	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return err == nil, err
 }
 
-// mkdir makes dir and what is missing above it.
-func (s *Store) mkdir(dir string) error {
-	err := os.Mkdir(dir, 0o755)
-	switch {
-	case err == nil:
-		s.dirs.changed(filepath.Dir(dir))
-		return nil
-	case errors.Is(err, fs.ErrExist):
-		return nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	// Twice, for the collector removes empty directories of other repositories.
-	for range 2 {
-		if err = s.mkdir(filepath.Dir(dir)); err != nil {
-			return err
-		}
-		if err = os.Mkdir(dir, 0o755); !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-	}
-	if errors.Is(err, fs.ErrExist) {
-		return nil
-	}
-	s.dirs.changed(filepath.Dir(dir))
-	return err
-}
-
-// link says at path that a digest is there, now. Its content repeats the path's, so
-// only its name has to reach the disk.
-func (s *Store) link(path string, d digest.Digest) error {
-	now := time.Now()
-	if err := os.Chtimes(path, now, now); err == nil {
-		return nil
-	}
-	if err := s.mkdir(filepath.Dir(path)); err != nil {
-		return err
-	}
-	s.dirs.changed(filepath.Dir(path))
-	return os.WriteFile(path, []byte(d), 0o644)
-}
-
-// removeLink removes a digest's link with its directory.
-func (s *Store) removeLink(path string) error {
-	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
-		return err
-	}
-	s.dirs.changed(filepath.Dir(filepath.Dir(path)))
-	return nil
-}
-
-// temporary writes content to a file that is on disk when it returns, to be renamed.
-func (s *Store) temporary(content []byte) (path string, err error) {
-	f, err := os.CreateTemp(s.tmp, "")
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return f.Name(), nil
-}
-
-// place moves a file to where it belongs.
-func (s *Store) place(from, to string) error {
-	if err := s.mkdir(filepath.Dir(to)); err != nil {
-		return err
-	}
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
-	s.dirs.changed(filepath.Dir(to))
-	return nil
-}
-
-// digestsBelow calls yield for each digest that has a link below dir.
-func digestsBelow(dir string, yield func(d digest.Digest, link string) error) error {
+// digestsBelow calls yield for each digest that has a link below dir, with the link's time.
+func (s *Store) digestsBelow(dir string, yield func(d digest.Digest, linked time.Time) error) error {
 	for _, a := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
-		entries, err := readDir(filepath.Join(dir, a.String()))
+		err := s.files.each(path.Join(dir, a.String()), "link", func(encoded string, i info) error {
+			d := digest.NewDigestFromEncoded(a, encoded)
+			if d.Validate() != nil {
+				return nil // not ours
+			}
+			return yield(d, i.modified)
+		})
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			d := digest.NewDigestFromEncoded(a, e.Name())
-			if d.Validate() != nil {
-				continue // not ours
-			}
-			link := digestLink(dir, d)
-			if !exists(link) {
-				continue // interrupted removal
-			}
-			if err := yield(d, link); err != nil {
-				return err
-			}
-		}
 	}
 	return nil
-}
-
-// readDir lists a directory, sorted; one that is not there is empty.
-func readDir(dir string) ([]fs.DirEntry, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return entries, err
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }
 
 // notExist is whether a file is not there, also because a part of its path is not.

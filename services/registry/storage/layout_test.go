@@ -43,7 +43,7 @@ func TestADirectoryOfDistributionIsReadAsItIs(t *testing.T) {
 	put(repo+"_uploads/6c4d5a70-0000-4000-8000-000000000000/startedat", "2025-01-01T00:00:00Z")
 	put(repo+"_uploads/6c4d5a70-0000-4000-8000-000000000000/hashstates/sha256/4", "state")
 
-	s, err := Open(dir)
+	s, err := Open(dir, nil)
 	must(t, err)
 	got, err := s.Tag("shop/cart", "1")
 	if err != nil || got != d {
@@ -61,7 +61,7 @@ func TestADirectoryOfDistributionIsReadAsItIs(t *testing.T) {
 	must(t, err)
 	must(t, u.Commit(digest.FromString("half")))
 	past := time.Now().Add(-time.Hour)
-	must(t, os.Chtimes(s.revisionLink("shop/cart", sig), past, past))
+	must(t, os.Chtimes(s.local.at(revisionLink("shop/cart", sig)), past, past))
 	if _, err := s.Collect(t.Context(), CollectOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -83,24 +83,24 @@ func TestADirectoryOfDistributionIsReadAsItIs(t *testing.T) {
 
 func TestAnUploadGoesOnAfterARestart(t *testing.T) {
 	dir := t.TempDir()
-	s, err := Open(dir)
+	s, err := Open(dir, nil)
 	must(t, err)
 	u, err := s.NewUpload("a", digest.SHA256)
 	must(t, err)
 	must(t, u.Append(reader("begun "), 0, -1))
-	s, err = Open(dir)
+	s, err = Open(dir, nil)
 	must(t, err)
 	u, err = s.Upload("a", u.ID)
 	must(t, err)
 	must(t, u.Append(reader("and ended"), 6, -1))
 	must(t, u.Commit(digest.FromString("begun and ended")))
-	if !s.HasBlob("a", digest.FromString("begun and ended")) {
-		t.Error("the blob is not there")
+	if here, err := s.HasBlob("a", digest.FromString("begun and ended")); !here {
+		t.Error("the blob is not there", err)
 	}
 }
 
 func TestUploadsThatNobodyUsesEnd(t *testing.T) {
-	s, err := Open(t.TempDir())
+	s, err := Open(t.TempDir(), nil)
 	must(t, err)
 	old, err := s.NewUpload("a", digest.SHA256)
 	must(t, err)
@@ -119,14 +119,14 @@ func TestUploadsThatNobodyUsesEnd(t *testing.T) {
 	must(t, os.Chtimes(young.path(), past, past))
 	must(t, os.Chtimes(young.dir(), past, past))
 	must(t, s.ExpireUploads(time.Hour))
-	if exists(young.dir()) {
+	if _, err := os.Stat(young.dir()); err == nil {
 		t.Error("an upload of a former process stays for ever")
 	}
 }
 
 // A collection may find a blob unneeded just before a manifest needs it.
 func TestABlobThatIsLinkedDuringACollectionStays(t *testing.T) {
-	s, err := Open(t.TempDir())
+	s, err := Open(t.TempDir(), nil)
 	must(t, err)
 	u, err := s.NewUpload("a", digest.SHA256)
 	must(t, err)
@@ -136,13 +136,24 @@ func TestABlobThatIsLinkedDuringACollectionStays(t *testing.T) {
 	s.setSpared(map[digest.Digest]struct{}{})
 	c := collection{s: s, linked: map[digest.Digest]struct{}{}} // as if it had looked before
 	must(t, s.Mount("a", "b", d))
-	must(t, c.remove([]digest.Digest{d}))
-	if !s.HasBlob("b", d) {
+	must(t, c.remove([]unlinkedBlob{{d, 6}}))
+	here := func() bool {
+		here, err := s.HasBlob("b", d)
+		must(t, err)
+		return here
+	}
+	if !here() {
 		t.Error("the blob is gone")
 	}
 	s.setSpared(map[digest.Digest]struct{}{})
-	must(t, c.remove([]digest.Digest{d})) // nobody has linked it since
-	if s.HasBlob("b", d) {
+	release := s.pin(d) // by a push that is about to link it
+	must(t, c.remove([]unlinkedBlob{{d, 6}}))
+	if !here() {
+		t.Error("a blob is gone that was about to be linked")
+	}
+	release()
+	must(t, c.remove([]unlinkedBlob{{d, 6}})) // nobody has linked it since
+	if here() {
 		t.Error("nothing was removed, so the test shows nothing")
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"path"
 	"strings"
 	"time"
 
@@ -23,18 +23,31 @@ func (e *MissingError) Error() string {
 
 // ReadManifest returns a manifest's bytes and media type.
 func (s *Store) ReadManifest(name string, d digest.Digest) (raw []byte, mediaType string, err error) {
-	if !exists(s.revisionLink(name, d)) {
-		return nil, "", fmt.Errorf("%w: %s@%s", ErrManifestUnknown, name, d)
+	if err := s.manifestKnown(name, d); err != nil {
+		return nil, "", err
 	}
-	raw, err = os.ReadFile(s.blobPath(d))
+	raw, err = s.files.read(blobPath(d))
 	if notExist(err) {
-		return nil, "", fmt.Errorf("%w: %s@%s", ErrManifestUnknown, name, d)
+		return nil, "", unknownManifest(name, d)
 	}
 	if err != nil {
 		return nil, "", err
 	}
 	mediaType, err = mediaTypeOf(raw)
 	return raw, mediaType, err
+}
+
+func unknownManifest(name string, d digest.Digest) error {
+	return fmt.Errorf("%w: %s@%s", ErrManifestUnknown, name, d)
+}
+
+// manifestKnown is nil when a repository has a link to a manifest.
+func (s *Store) manifestKnown(name string, d digest.Digest) error {
+	known, err := s.has(revisionLink(name, d))
+	if err == nil && !known {
+		err = unknownManifest(name, d)
+	}
+	return err
 }
 
 // Manifest returns a manifest.
@@ -94,13 +107,17 @@ func (s *Store) PutManifest(name string, m *Manifest, opt PutOptions) (err error
 			return fmt.Errorf("write tag: %w", err)
 		}
 	}
-	if err := s.putManifest(name, m, blob, pointers, opt); err != nil {
+	defer s.pin(m.Digest)()
+	if err := s.placeBlob(blob, m.Digest); err != nil {
+		return fmt.Errorf("keep manifest: %w", err)
+	}
+	if err := s.putManifest(name, m, pointers, opt); err != nil {
 		return err
 	}
-	return s.dirs.sync()
+	return s.files.sync()
 }
 
-func (s *Store) putManifest(name string, m *Manifest, blob string, pointers map[string]string, opt PutOptions) error {
+func (s *Store) putManifest(name string, m *Manifest, pointers map[string]string, opt PutOptions) error {
 	lock := s.lock(name)
 	lock.Lock()
 	defer lock.Unlock()
@@ -121,19 +138,16 @@ func (s *Store) putManifest(name string, m *Manifest, blob string, pointers map[
 	s.sweeping.RLock()
 	defer s.sweeping.RUnlock()
 	s.linked(m.Digest)
-	if err := s.placeBlob(blob, m.Digest); err != nil {
-		return fmt.Errorf("keep manifest: %w", err)
-	}
 	if m.Subject != nil {
-		if err := s.link(s.referrerLink(name, m.Subject.Digest, m.Digest), m.Digest); err != nil {
+		if err := s.files.link(referrerLink(name, m.Subject.Digest, m.Digest), m.Digest); err != nil {
 			return fmt.Errorf("keep referrer: %w", err)
 		}
 	}
-	if err := s.link(s.revisionLink(name, m.Digest), m.Digest); err != nil {
+	if err := s.files.link(revisionLink(name, m.Digest), m.Digest); err != nil {
 		return fmt.Errorf("keep manifest: %w", err)
 	}
 	for tag, pointer := range pointers {
-		if err := s.place(pointer, s.tagLink(name, tag)); err != nil {
+		if err := s.files.place(pointer, tagLink(name, tag)); err != nil {
 			return fmt.Errorf("keep tag: %w", err)
 		}
 	}
@@ -147,14 +161,11 @@ func (s *Store) complete(name string, m *Manifest) error {
 		return nil
 	}
 	for i, d := range m.References() {
-		if !exists(s.layerLink(name, d.Digest)) {
+		size, err := s.BlobSize(name, d.Digest)
+		if errors.Is(err, ErrBlobUnknown) {
 			if i > 0 && elsewhere(d) {
 				continue
 			}
-			return &MissingError{d.Digest}
-		}
-		size, err := s.size(d.Digest)
-		if notExist(err) {
 			return &MissingError{d.Digest}
 		}
 		if err != nil {
@@ -169,9 +180,9 @@ func (s *Store) complete(name string, m *Manifest) error {
 
 // Tag returns what a tag names.
 func (s *Store) Tag(name, tag string) (digest.Digest, error) {
-	text, err := os.ReadFile(s.tagLink(name, tag))
+	text, err := s.files.read(tagLink(name, tag))
 	if notExist(err) {
-		return "", fmt.Errorf("%w: %s:%s", ErrManifestUnknown, name, tag)
+		return "", unknownTag(name, tag)
 	}
 	if err != nil {
 		return "", err
@@ -183,21 +194,26 @@ func (s *Store) Tag(name, tag string) (digest.Digest, error) {
 	return d, nil
 }
 
+func unknownTag(name, tag string) error {
+	return fmt.Errorf("%w: %s:%s", ErrManifestUnknown, name, tag)
+}
+
 // TagTime returns when a tag was pushed last.
 func (s *Store) TagTime(name, tag string) (time.Time, error) {
-	info, err := os.Stat(s.tagLink(name, tag))
+	i, err := s.files.stat(tagLink(name, tag))
 	if notExist(err) {
-		return time.Time{}, fmt.Errorf("%w: %s:%s", ErrManifestUnknown, name, tag)
+		return time.Time{}, unknownTag(name, tag)
 	}
-	if err != nil {
-		return time.Time{}, err
-	}
-	return info.ModTime(), nil
+	return i.modified, err
 }
 
 // HasManifest is whether a repository has a manifest.
-func (s *Store) HasManifest(name string, d digest.Digest) bool {
-	return exists(s.revisionLink(name, d)) && exists(s.blobPath(d))
+func (s *Store) HasManifest(name string, d digest.Digest) (bool, error) {
+	known, err := s.has(revisionLink(name, d))
+	if !known || err != nil {
+		return false, err
+	}
+	return s.has(blobPath(d))
 }
 
 // Tagged is a tag with what it names and since when.
@@ -209,42 +225,31 @@ type Tagged struct {
 
 // TagsWithTimes lists a repository's tags, sorted by name.
 func (s *Store) TagsWithTimes(name string) ([]Tagged, error) {
-	entries, err := readDir(s.tagsDir(name))
-	if err != nil {
-		return nil, err
-	}
 	var all []Tagged
-	for _, e := range entries {
-		info, err := os.Stat(s.tagLink(name, e.Name()))
-		if notExist(err) {
-			continue
+	err := s.files.each(tagsDir(name), currentLink, func(tag string, i info) error {
+		d, err := s.Tag(name, tag)
+		if err == nil {
+			all = append(all, Tagged{tag, d, i.modified})
 		}
-		if err != nil {
-			return nil, err
-		}
-		d, err := s.Tag(name, e.Name())
 		if errors.Is(err, ErrManifestUnknown) {
-			continue
+			return nil
 		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, Tagged{e.Name(), d, info.ModTime()})
-	}
-	return all, nil
+		return err
+	})
+	return all, err
 }
 
 // Tags lists a repository's tags, sorted.
 func (s *Store) Tags(name string) ([]string, error) {
-	entries, err := readDir(s.tagsDir(name))
+	tags := []string{}
+	err := s.files.each(tagsDir(name), currentLink, func(tag string, _ info) error {
+		if CheckTag(tag) == nil {
+			tags = append(tags, tag)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
-	}
-	tags := make([]string, 0, len(entries))
-	for _, e := range entries {
-		if CheckTag(e.Name()) == nil && exists(s.tagLink(name, e.Name())) {
-			tags = append(tags, e.Name())
-		}
 	}
 	if len(tags) == 0 && !s.HasManifests(name) {
 		return nil, fmt.Errorf("%w: %s", ErrNameUnknown, name)
@@ -258,8 +263,8 @@ func (s *Store) DeleteTag(name, tag string, is digest.Digest) error {
 	lock := s.lock(name)
 	lock.Lock()
 	defer lock.Unlock()
-	if !exists(s.tagLink(name, tag)) {
-		return fmt.Errorf("%w: %s:%s", ErrManifestUnknown, name, tag)
+	if _, err := s.TagTime(name, tag); err != nil {
+		return err
 	}
 	if d, err := s.Tag(name, tag); is != "" && err == nil && d != is {
 		return fmt.Errorf("%w: %s:%s was moved", ErrManifestUnknown, name, tag)
@@ -268,8 +273,7 @@ func (s *Store) DeleteTag(name, tag string, is digest.Digest) error {
 }
 
 func (s *Store) deleteTag(name, tag string) error {
-	s.dirs.changed(s.tagsDir(name))
-	return os.RemoveAll(filepath.Join(s.tagsDir(name), tag))
+	return s.files.removeAll(path.Join(tagsDir(name), tag))
 }
 
 // DeleteManifest takes a manifest and all its tags away. allow is asked for each tag;
@@ -278,8 +282,8 @@ func (s *Store) DeleteManifest(name string, d digest.Digest, allow func(tag stri
 	lock := s.lock(name)
 	lock.Lock()
 	defer lock.Unlock()
-	if !exists(s.revisionLink(name, d)) {
-		return fmt.Errorf("%w: %s@%s", ErrManifestUnknown, name, d)
+	if err := s.manifestKnown(name, d); err != nil {
+		return err
 	}
 	tags, err := s.tagsOf(name)
 	if err != nil {
@@ -306,12 +310,12 @@ func (s *Store) DeleteManifest(name string, d digest.Digest, allow func(tag stri
 func (s *Store) deleteManifest(name string, d digest.Digest) error {
 	m, err := s.Manifest(name, d)
 	if err == nil && m.Subject != nil {
-		err = s.removeLink(s.referrerLink(name, m.Subject.Digest, d))
+		err = s.files.remove(referrerLink(name, m.Subject.Digest, d))
 	}
 	if err != nil && !errors.Is(err, ErrManifestInvalid) && !errors.Is(err, ErrManifestUnknown) {
 		return err
 	}
-	if err := s.removeLink(s.revisionLink(name, d)); err != nil {
+	if err := s.files.remove(revisionLink(name, d)); err != nil {
 		return err
 	}
 	s.tellRemoval(name)
@@ -320,28 +324,24 @@ func (s *Store) deleteManifest(name string, d digest.Digest) error {
 
 // tagsOf lists the tags of each manifest.
 func (s *Store) tagsOf(name string) (map[digest.Digest][]string, error) {
-	entries, err := readDir(s.tagsDir(name))
-	if err != nil {
-		return nil, err
-	}
 	tags := map[digest.Digest][]string{}
-	for _, e := range entries {
-		d, err := s.Tag(name, e.Name())
+	err := s.files.each(tagsDir(name), currentLink, func(tag string, _ info) error {
+		d, err := s.Tag(name, tag)
+		if err == nil {
+			tags[d] = append(tags[d], tag)
+		}
 		if errors.Is(err, ErrManifestUnknown) {
-			continue
+			return nil
 		}
-		if err != nil {
-			return nil, err
-		}
-		tags[d] = append(tags[d], e.Name())
-	}
-	return tags, nil
+		return err
+	})
+	return tags, err
 }
 
 // Referrers describes the manifests whose subject is a digest, sorted by their own.
 func (s *Store) Referrers(name string, subject digest.Digest) ([]v1.Descriptor, error) {
 	var all []v1.Descriptor
-	err := digestsBelow(filepath.Dir(filepath.Dir(filepath.Dir(s.referrerLink(name, subject, subject)))), func(d digest.Digest, _ string) error {
+	err := s.digestsBelow(referrersDir(name, subject), func(d digest.Digest, _ time.Time) error {
 		m, err := s.Manifest(name, d)
 		if errors.Is(err, ErrManifestUnknown) {
 			return nil // interrupted, or deleted just now
@@ -360,12 +360,12 @@ func (s *Store) Referrers(name string, subject digest.Digest) ([]v1.Descriptor, 
 const indexed = "referrers-indexed"
 
 func (s *Store) indexReferrers() error {
-	mark := filepath.Join(s.root, indexed)
-	if exists(mark) {
-		return nil
+	done, err := s.has(indexed)
+	if done || err != nil {
+		return err
 	}
-	err := s.Repositories(func(name string) error {
-		return digestsBelow(s.revisionsDir(name), func(d digest.Digest, _ string) error {
+	err = s.Repositories(func(name string) error {
+		return s.digestsBelow(revisionsDir(name), func(d digest.Digest, _ time.Time) error {
 			m, err := s.Manifest(name, d)
 			if errors.Is(err, ErrManifestUnknown) || errors.Is(err, ErrManifestInvalid) {
 				return nil
@@ -373,14 +373,18 @@ func (s *Store) indexReferrers() error {
 			if err != nil || m.Subject == nil {
 				return err
 			}
-			return s.link(s.referrerLink(name, m.Subject.Digest, d), d)
+			return s.files.link(referrerLink(name, m.Subject.Digest, d), d)
 		})
 	})
 	if err == nil {
-		err = s.dirs.sync()
+		err = s.files.sync()
 	}
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(mark, nil, 0o644)
+	mark, err := s.temporary(nil)
+	if err != nil {
+		return err
+	}
+	return s.files.place(mark, indexed)
 }

@@ -3,7 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
+	"path"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -110,55 +110,41 @@ func ParseDigest(text string) (digest.Digest, error) {
 	return d, nil
 }
 
-// The layout. Digests and names were checked before they come here.
+// The layout: paths of files. Digests and names were checked before they come here.
 
-func (s *Store) blobDir(d digest.Digest) string {
-	return filepath.Join(s.root, "blobs", d.Algorithm().String(), d.Encoded()[:2], d.Encoded())
+func blobPath(d digest.Digest) string {
+	return path.Join("blobs", d.Algorithm().String(), d.Encoded()[:2], d.Encoded(), "data")
 }
 
-func (s *Store) blobPath(d digest.Digest) string { return filepath.Join(s.blobDir(d), "data") }
+func repositoryDir(name string) string { return path.Join("repositories", name) }
 
-func (s *Store) repository(name string) string {
-	return filepath.Join(s.root, "repositories", filepath.FromSlash(name))
-}
+func layersDir(name string) string { return path.Join(repositoryDir(name), "_layers") }
 
-func (s *Store) layersDir(name string) string {
-	return filepath.Join(s.repository(name), "_layers")
-}
+func revisionsDir(name string) string { return path.Join(repositoryDir(name), "_manifests/revisions") }
 
-func (s *Store) revisionsDir(name string) string {
-	return filepath.Join(s.repository(name), "_manifests", "revisions")
-}
+func tagsDir(name string) string { return path.Join(repositoryDir(name), "_manifests/tags") }
 
-func (s *Store) tagsDir(name string) string {
-	return filepath.Join(s.repository(name), "_manifests", "tags")
-}
+func uploadsDir(name string) string { return path.Join(repositoryDir(name), "_uploads") }
 
-func (s *Store) referrersDir(name string) string {
-	return filepath.Join(s.repository(name), "_manifests", "referrers")
-}
-
-func (s *Store) uploadsDir(name string) string {
-	return filepath.Join(s.repository(name), "_uploads")
+// referrersDir has a link for each manifest whose subject is a digest.
+func referrersDir(name string, subject digest.Digest) string {
+	return path.Join(repositoryDir(name), "_manifests/referrers", subject.Algorithm().String(), subject.Encoded())
 }
 
 // digestLink is the file below dir that says that a digest is there.
 func digestLink(dir string, d digest.Digest) string {
-	return filepath.Join(dir, d.Algorithm().String(), d.Encoded(), "link")
+	return path.Join(dir, d.Algorithm().String(), d.Encoded(), "link")
 }
 
-func (s *Store) layerLink(name string, d digest.Digest) string {
-	return digestLink(s.layersDir(name), d)
+func layerLink(name string, d digest.Digest) string { return digestLink(layersDir(name), d) }
+
+func revisionLink(name string, d digest.Digest) string { return digestLink(revisionsDir(name), d) }
+
+func referrerLink(name string, subject, d digest.Digest) string {
+	return digestLink(referrersDir(name, subject), d)
 }
 
-func (s *Store) revisionLink(name string, d digest.Digest) string {
-	return digestLink(s.revisionsDir(name), d)
-}
+// currentLink is below the directory of a tag.
+const currentLink = "current/link"
 
-func (s *Store) referrerLink(name string, subject, d digest.Digest) string {
-	return digestLink(filepath.Join(s.referrersDir(name), subject.Algorithm().String(), subject.Encoded()), d)
-}
-
-func (s *Store) tagLink(name, tag string) string {
-	return filepath.Join(s.tagsDir(name), tag, "current", "link")
-}
+func tagLink(name, tag string) string { return path.Join(tagsDir(name), tag, currentLink) }

@@ -1,23 +1,31 @@
 package storage
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
 
 // Store is an open directory of blobs, manifests and tags.
 type Store struct {
-	root string // DIR/docker/registry/v2
-	tmp  string
-	dirs directories
+	files files // where content is
+	local *disk // where uploads are until they are whole, and content too without a bucket
+	tmp   string
+	id    string // of this one among those that use a bucket
+
+	// ready is whether files has what Open makes; guarded by readyMu.
+	ready   bool
+	readyMu sync.Mutex
 
 	// locks are held, by the hash of a repository's name, exclusively while its
 	// manifests and tags change or its unneeded files are found and removed, and
@@ -30,7 +38,9 @@ type Store struct {
 	sweeping sync.RWMutex
 	// spared are the blobs that were linked since a collection began; nil while none
 	// runs. Guarded by sparedMu.
-	spared   map[digest.Digest]struct{}
+	spared map[digest.Digest]struct{}
+	// pinned are, with how often, the blobs that are about to be linked. Guarded by sparedMu.
+	pinned   map[digest.Digest]int
 	sparedMu sync.Mutex
 	// collecting is held by the one collection that runs.
 	collecting sync.Mutex
@@ -42,26 +52,72 @@ type Store struct {
 }
 
 // Open opens or creates the store in dir. What an interrupted process left half-written
-// is removed.
-func Open(dir string) (*Store, error) {
+// is removed. With a bucket, content is there and dir has only what is being uploaded; the
+// bucket is first asked by [Store.Ready].
+func Open(dir string, bucket *Bucket) (*Store, error) {
 	s := &Store{
-		root: filepath.Join(dir, "docker", "registry", "v2"), seed: maphash.MakeSeed(),
-		uploads: map[string]*Upload{},
+		local: &disk{root: filepath.Join(dir, "docker", "registry", "v2")}, id: rand.Text(), seed: maphash.MakeSeed(),
+		uploads: map[string]*Upload{}, pinned: map[digest.Digest]int{},
 	}
-	s.tmp = filepath.Join(s.root, "tmp")
+	s.tmp = s.local.at("tmp")
 	if err := os.RemoveAll(s.tmp); err != nil {
 		return nil, err
 	}
-	for _, d := range []string{s.tmp, filepath.Join(s.root, "blobs"), filepath.Join(s.root, "repositories")} {
+	for _, d := range []string{s.tmp, s.local.at("blobs"), s.local.at("repositories")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.indexReferrers(); err != nil {
-		return nil, fmt.Errorf("index referrers: %w", err)
+	if bucket != nil {
+		s.files = bucket
+		return s, nil
 	}
-	return s, nil
+	s.files = s.local
+	return s, s.Ready()
 }
+
+// Ready is nil when content can be read and written: at once on a disk, when the bucket
+// has been reached otherwise. Calling it again is cheap.
+func (s *Store) Ready() error {
+	s.readyMu.Lock()
+	defer s.readyMu.Unlock()
+	if s.ready {
+		return nil
+	}
+	if err := s.indexReferrers(); err != nil {
+		return fmt.Errorf("index referrers: %w", err)
+	}
+	if !s.onDisk() {
+		note, err := s.temporary([]byte(s.id))
+		if err == nil {
+			err = s.files.place(note, owner)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.ready = true
+	return nil
+}
+
+// owner is the object that names the store that has used a bucket last.
+const owner = "gantry-owner"
+
+// owned is an error when another store has begun to use the bucket: collections of the
+// one would not know of pushes to the other.
+func (s *Store) owned() error {
+	if s.onDisk() {
+		return nil
+	}
+	id, err := s.files.read(owner)
+	if err == nil && string(id) != s.id {
+		err = fmt.Errorf("another registry has begun to use %v: give each a prefix of its own, and end this one if it was replaced", s.files)
+	}
+	return err
+}
+
+// onDisk is whether content is in files of this machine.
+func (s *Store) onDisk() bool { return s.files == files(s.local) }
 
 // lock is the lock of a repository.
 func (s *Store) lock(name string) *sync.RWMutex {
@@ -77,41 +133,54 @@ func (s *Store) linked(d digest.Digest) {
 	}
 }
 
+// pin keeps collections from removing a blob until it is released.
+func (s *Store) pin(d digest.Digest) (release func()) {
+	s.sparedMu.Lock() // whoever removes it now has done so when it is free
+	defer s.sparedMu.Unlock()
+	s.pinned[d]++
+	return func() {
+		s.sparedMu.Lock()
+		defer s.sparedMu.Unlock()
+		if s.pinned[d]--; s.pinned[d] == 0 {
+			delete(s.pinned, d)
+		}
+	}
+}
+
 // Repositories calls yield for each repository: for what has, or had since the last
 // collection, blobs, manifests or uploads.
 func (s *Store) Repositories(yield func(name string) error) error {
-	root := filepath.Join(s.root, "repositories")
-	return walkRepositories(root, "", yield)
+	return walkRepositories(s.files, "", yield)
 }
 
-func walkRepositories(root, name string, yield func(string) error) error {
-	entries, err := readDir(filepath.Join(root, name))
+func walkRepositories(f files, name string, yield func(string) error) error {
+	children, err := f.children(repositoryDir(name))
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "_") {
-			if err := yield(filepath.ToSlash(name)); err != nil {
-				return err
-			}
-			break
+	if slices.ContainsFunc(children, isPart) {
+		if err := yield(name); err != nil {
+			return err
 		}
 	}
-	for _, e := range entries {
-		if !e.IsDir() || strings.HasPrefix(e.Name(), "_") {
+	for _, c := range children {
+		if isPart(c) {
 			continue
 		}
-		if err := walkRepositories(root, filepath.Join(name, e.Name()), yield); err != nil {
+		if err := walkRepositories(f, path.Join(name, c), yield); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// isPart is whether a directory is one of the layout's in a repository.
+func isPart(name string) bool { return strings.HasPrefix(name, "_") }
+
 // HasManifests is whether anything was ever pushed to a repository and is still there.
 func (s *Store) HasManifests(name string) bool {
 	found := errors.New("found")
-	err := digestsBelow(s.revisionsDir(name), func(digest.Digest, string) error { return found })
+	err := s.digestsBelow(revisionsDir(name), func(digest.Digest, time.Time) error { return found })
 	return errors.Is(err, found)
 }
 
@@ -127,16 +196,31 @@ func (s *Store) tellRemoval(name string) {
 
 // Usage returns the bytes of all blobs and manifests of a repository, by digest.
 func (s *Store) Usage(name string, add func(d digest.Digest, bytes int64)) error {
-	count := func(d digest.Digest, _ string) error {
-		info, err := os.Stat(s.blobPath(d))
-		if errors.Is(err, fs.ErrNotExist) {
+	count := func(d digest.Digest, _ time.Time) error {
+		i, err := s.files.stat(blobPath(d))
+		if err == nil {
+			add(d, i.size)
+		}
+		if notExist(err) {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		add(d, info.Size())
-		return nil
+		return err
 	}
-	return errors.Join(digestsBelow(s.layersDir(name), count), digestsBelow(s.revisionsDir(name), count))
+	return errors.Join(s.digestsBelow(layersDir(name), count), s.digestsBelow(revisionsDir(name), count))
+}
+
+// temporary writes content to a file of the local disk, to be placed.
+func (s *Store) temporary(content []byte) (path string, err error) {
+	f, err := os.CreateTemp(s.tmp, "")
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Chmod(0o644)); err == nil && s.onDisk() {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
 }

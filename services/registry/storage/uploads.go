@@ -8,16 +8,21 @@ import (
 	"hash"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // bufferSize is what is read, hashed and written at once.
 const bufferSize = 256 << 10
+
+// writeEarly is how much is received before the disk is told to begin with it.
+const writeEarly = 4 << 20
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
@@ -44,7 +49,7 @@ func (s *Store) NewUpload(name string, algorithm digest.Algorithm) (*Upload, err
 	lock := s.lock(name)
 	lock.RLock()
 	defer lock.RUnlock()
-	if err := s.mkdir(u.dir()); err != nil {
+	if err := s.local.mkdir(u.dir()); err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
 	}
 	f, err := os.OpenFile(u.path(), os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o644)
@@ -96,7 +101,7 @@ func newID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-func (u *Upload) dir() string  { return filepath.Join(u.s.uploadsDir(u.name), u.ID) }
+func (u *Upload) dir() string  { return u.s.local.at(path.Join(uploadsDir(u.name), u.ID)) }
 func (u *Upload) path() string { return filepath.Join(u.dir(), "data") }
 func (u *Upload) touch()       { u.used.Store(time.Now().UnixNano()) }
 
@@ -143,6 +148,7 @@ func (u *Upload) Append(r io.Reader, at, length int64) error {
 func (u *Upload) receive(f *os.File, r io.Reader) (n int64, err error) {
 	buffer := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buffer)
+	var unwritten int64
 	for {
 		got, err := r.Read(buffer[:])
 		if got > 0 {
@@ -152,6 +158,11 @@ func (u *Upload) receive(f *os.File, r io.Reader) (n int64, err error) {
 			}
 			n += int64(got)
 			u.size.Add(int64(got))
+			if unwritten += int64(got); unwritten >= writeEarly {
+				// The disk works while more arrives, not only when all is here. At worst it does not.
+				_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+				unwritten = 0
+			}
 			u.touch()
 		}
 		if err == io.EOF {
@@ -207,23 +218,10 @@ func (u *Upload) Commit(d digest.Digest) error {
 	if got := digest.NewDigest(d.Algorithm(), u.hash); got != d {
 		return errors.Join(fmt.Errorf("%w: the content is %s, not %s", ErrDigestInvalid, got, d), u.end())
 	}
-	if !exists(u.s.blobPath(d)) { // otherwise these bytes are on disk already
-		if err := syncFile(u.path()); err != nil {
-			return fmt.Errorf("write upload to disk: %w", err)
-		}
-	}
 	if err := u.s.commit(u.name, u.path(), d); err != nil {
 		return fmt.Errorf("keep blob: %w", err)
 	}
 	return u.end()
-}
-
-func syncFile(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // Cancel ends the upload and removes its content.
@@ -250,13 +248,13 @@ func (u *Upload) end() error {
 // ExpireUploads ends uploads that nobody used for that long.
 func (s *Store) ExpireUploads(unused time.Duration) error {
 	limit := time.Now().Add(-unused)
-	return s.Repositories(func(name string) error {
-		entries, err := readDir(s.uploadsDir(name))
+	return walkRepositories(s.local, "", func(name string) error {
+		ids, err := s.local.children(uploadsDir(name))
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			if err := s.expireUpload(name, e.Name(), limit); err != nil {
+		for _, id := range ids {
+			if err := s.expireUpload(name, id, limit); err != nil {
 				return err
 			}
 		}
@@ -277,7 +275,7 @@ func (s *Store) expireUpload(name, id string, limit time.Time) error {
 		}
 		return nil
 	}
-	dir := filepath.Join(s.uploadsDir(name), id)
+	dir := s.local.at(path.Join(uploadsDir(name), id))
 	last := func(path string) time.Time {
 		info, err := os.Stat(path)
 		if err != nil {
