@@ -75,6 +75,7 @@ type serveOptions struct {
 	gatewayFlags   []string // further flags of `gantry gateway`
 	registryListen string
 	registryBucket string
+	pipelines      pipelineOptions
 	registryTLS    registryTLS
 	dockerListen   string
 	nodeName       string
@@ -103,7 +104,7 @@ func newServeCommand(g *globals) *cobra.Command {
 			err := errors.Join(
 				parsePrefix("pod-cidr", podCIDR, &o.podCIDR), parsePrefix("service-cidr", serviceCIDR, &o.serviceCIDR),
 				checkAddress("api-listen", o.apiListen), checkAddress("registry-listen", o.registryListen), checkAddress("docker-listen", o.dockerListen),
-				checkAddress("gateway-listen", o.gatewayListen), checkAddress("gateway-tls-listen", o.gatewayTLS), o.registryTLS.check(), o.monitor.check(), o.logs.check())
+				checkAddress("gateway-listen", o.gatewayListen), checkAddress("gateway-tls-listen", o.gatewayTLS), o.registryTLS.check(), o.monitor.check(), o.logs.check(), o.pipelines.check())
 			if err != nil {
 				return usageError{err}
 			}
@@ -121,6 +122,8 @@ func newServeCommand(g *globals) *cobra.Command {
 	f.StringVar(&o.gatewayTLS, "gateway-tls-listen", "", "address of the gateway's HTTPS (default :443, or :8443 when that is taken)")
 	f.StringVar(&addressPool, "gateway-address-pool", "", "network of this machine's addresses, of which each further Gateway gets one of its own")
 	f.StringSliceVar(&proxyProtocol, "gateway-proxy-protocol-from", nil, "network of load balancers whose connections to the gateway begin with the PROXY protocol")
+	f.IntVar(&o.pipelines.parallel, "pipeline-parallel", 2, "builds of pipelines that run at a time; others wait in a queue")
+	f.BoolVar(&o.pipelines.local, "pipeline-local-repositories", false, "let pipelines fetch from loopback and link-local addresses, where this machine's own programs are")
 	f.StringVar(&o.registryListen, "registry-listen", "127.0.0.1:5000", "address of the image registry; one that is not loopback has TLS and a login")
 	f.StringVar(&o.registryBucket, "registry-bucket", "", "S3 bucket for the images of the registry, such as s3://images/registry?endpoint=https://minio:9000 (default the data directory)")
 	f.StringVar(&o.registryTLS.cert, "registry-tls-cert", "", "certificate of the image registry, PEM (default one of the instance's own authority)")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,19 @@ import (
 	"github.com/gantryhq/gantry/services/build"
 	"github.com/gantryhq/gantry/services/pipeline"
 )
+
+// pipelineOptions are the operator's.
+type pipelineOptions struct {
+	parallel int
+	local    bool
+}
+
+func (o pipelineOptions) check() error {
+	if o.parallel < 1 {
+		return fmt.Errorf("--pipeline-parallel %d: at least one build must run at a time", o.parallel)
+	}
+	return nil
+}
 
 // startPipelines carries out Builds, and answers for their logs in the API.
 func startPipelines(ctx context.Context, in *server) error {
@@ -29,9 +43,10 @@ func startPipelines(ctx context.Context, in *server) error {
 			return in.api.ClientConfig("system:serviceaccount:"+namespace+":"+account,
 				"system:serviceaccounts", "system:serviceaccounts:"+namespace)
 		},
-		Dir:     filepath.Join(in.dataDir, "pipeline"),
-		Builder: builder,
-		Load:    applicationLoader{program: self, registry: in.registryAddr}.load,
+		Dir:      filepath.Join(in.dataDir, "pipeline"),
+		Builder:  builder,
+		Parallel: in.pipelines.parallel, LocalRepositories: in.pipelines.local,
+		Load: applicationLoader{program: self, registry: in.registryAddr}.load,
 		// Pods and the gateway reach it there, nobody else.
 		Webhooks: func() (net.Listener, error) {
 			return net.Listen("tcp", net.JoinHostPort(in.plan.Gateway().String(), "0"))

@@ -33,7 +33,10 @@ type Config struct {
 	Webhooks func() (net.Listener, error)
 	// Parallel is how many Builds run at a time; 0 means 2.
 	Parallel int
-	Log      *slog.Logger // or nil for slog.Default()
+	// LocalRepositories allows repositories at loopback and link-local addresses, where
+	// this machine's own programs and a cloud's metadata are.
+	LocalRepositories bool
+	Log               *slog.Logger // or nil for slog.Default()
 }
 
 func (c *Config) complete() error {

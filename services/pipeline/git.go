@@ -51,6 +51,7 @@ type repository struct {
 	url, branch string
 	auth        transport.AuthMethod // or nil
 	cache       string               // directory of the clone
+	local       bool                 // it may be at an address of this machine
 }
 
 // newRepository reads the credentials. secret may be nil.
@@ -112,8 +113,11 @@ func hostKeys(known []byte) (ssh.HostKeyCallback, error) {
 
 // head asks the repository for the newest commit of the branch.
 func (r *repository) head(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	ctx, cancel := context.WithTimeout(reach(ctx, r.local), askPatience)
 	defer cancel()
+	if err := r.checkReach(ctx); err != nil {
+		return "", r.explain(err)
+	}
 	remote := git.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{r.url}})
 	refs, err := remote.ListContext(ctx, &git.ListOptions{Auth: r.auth})
 	if err != nil {
@@ -130,8 +134,11 @@ func (r *repository) head(ctx context.Context) (string, error) {
 // fetch gets one commit, by default the branch's newest, into the cache. A damaged
 // cache is made anew.
 func (r *repository) fetch(ctx context.Context, id string) (*object.Commit, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchPatience)
+	ctx, cancel := context.WithTimeout(reach(ctx, r.local), fetchPatience)
 	defer cancel()
+	if err := r.checkReach(ctx); err != nil {
+		return nil, r.explain(err)
+	}
 	ctx, stop := limitSize(ctx, r.cache, maxFetchBytes)
 	defer stop()
 	commit, err := r.tryFetch(ctx, id)
@@ -207,6 +214,8 @@ func (r *repository) explain(err error) error {
 	wrapped := fmt.Errorf("repository %s: %w", shown, err)
 	var network net.Error
 	switch {
+	case errors.Is(err, errLocal):
+		return wrapped
 	case errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed), errors.Is(err, transport.ErrRepositoryNotFound):
 		return hint.Wrap(wrapped, "is the URL right, and may the credentials in spec.source.secretName read it?")
 	case errors.Is(err, plumbing.ErrObjectNotFound):

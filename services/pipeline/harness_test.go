@@ -45,7 +45,7 @@ func served(t *testing.T) (*repository, func(text string) (id string)) {
 		Path: filepath.Join(libexec, "git-http-backend"), Env: []string{"GIT_PROJECT_ROOT=" + dir, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_GLOBAL=/dev/null"},
 	})
 	t.Cleanup(server.Close)
-	r := &repository{url: server.URL + "/shop/.git", branch: "main", cache: filepath.Join(dir, "cache")}
+	r := &repository{url: server.URL + "/shop/.git", branch: "main", cache: filepath.Join(dir, "cache"), local: true}
 	return r, func(text string) string {
 		t.Helper()
 		if err := os.WriteFile(filepath.Join(dir, "shop", "file"), []byte(text), 0o600); err != nil {

@@ -238,5 +238,9 @@ func (s *Service) repository(ctx context.Context, p *v1alpha1.Pipeline) (*reposi
 			return nil, fmt.Errorf("credentials of the repository: %w", err)
 		}
 	}
-	return newRepository(p.Spec.Source, secret, filepath.Join(s.cfg.Dir, "git", p.Namespace, p.Name))
+	r, err := newRepository(p.Spec.Source, secret, filepath.Join(s.cfg.Dir, "git", p.Namespace, p.Name))
+	if err == nil {
+		r.local = s.cfg.LocalRepositories
+	}
+	return r, err
 }

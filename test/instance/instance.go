@@ -85,7 +85,7 @@ func (in *Instance) Begin(t testing.TB) {
 	t.Helper()
 	log, err := os.OpenFile(filepath.Join(in.DataDir, "serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	check(t, err)
-	args := append([]string{"serve", "--data-dir", in.DataDir, "--api-listen", in.API, "--registry-listen", in.Registry,
+	args := append([]string{"serve", "--pipeline-local-repositories", "--data-dir", in.DataDir, "--api-listen", in.API, "--registry-listen", in.Registry,
 		"--gateway-listen", in.Gateway, "--gateway-tls-listen", in.Secure}, in.args...)
 	if runtime := os.Getenv("GANTRY_RUNTIME"); runtime != "" {
 		args = append(args, "--runtime", runtime)
