@@ -175,8 +175,29 @@ func sameRelease(family, installed, recorded string) bool {
 	case "Debian", "Rocky Linux", "AlmaLinux": // recorded by major version
 		major, _, _ := strings.Cut(installed, ".")
 		return major == recorded
+	case "Red Hat": // by product, version and repository: "enterprise_linux:9::appstream"
+		return redHatProduct(installed) == redHatProduct(recorded)
+	case "SUSE": // "15.5" is recorded as "Linux Enterprise Server 15 SP5", and by module
+		major, minor, _ := strings.Cut(installed, ".")
+		version := " " + major
+		if minor != "" && minor != "0" {
+			version += " SP" + minor
+		}
+		return strings.HasSuffix(recorded, version) &&
+			(strings.HasPrefix(recorded, "Linux Enterprise Server ") || strings.HasPrefix(recorded, "Linux Enterprise Module for "))
 	}
 	return false
+}
+
+// redHatProduct is a product with its major version: the repository that a package came
+// from is not known of what is installed, and minor versions of a system share records.
+func redHatProduct(release string) string {
+	release, _, _ = strings.Cut(release, "::")
+	product, version, _ := strings.Cut(release, ":")
+	if product == "enterprise_linux" {
+		version, _, _ = strings.Cut(version, ".")
+	}
+	return product + ":" + version
 }
 
 // normalName is a package's name as its ecosystem compares it.
