@@ -203,6 +203,7 @@ func (g *globals) keyring() attest.Keyring {
 			return kubernetes.NewForConfig(cfg)
 		},
 		Password: func(file string) ([]byte, error) { return keyPassword("Password of " + file + ": ") },
+		Plugins:  true,
 	}
 }
 

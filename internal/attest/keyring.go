@@ -26,8 +26,9 @@ const secretScheme = "k8s://"
 //	k8s://NAMESPACE/SECRET    a Secret with cosign.key, cosign.password and cosign.pub
 //	hashivault://NAME         a key of Vault's transit engine, which never leaves it;
 //	                          vault://NAME is the same
+//	NAME://...                a key of another service, by sigstore's plugin for it
 //
-// Everything else (awskms://, gcpkms://, azurekms://, pkcs11:, http) is refused with a hint.
+// Everything else (pkcs11:, http) is refused with a hint.
 type Keyring struct {
 	// Kube connects to the cluster of k8s:// references; nil refuses them.
 	Kube func() (kubernetes.Interface, error)
@@ -38,6 +39,9 @@ type Keyring struct {
 	Getenv func(string) string
 	// HTTP reaches Vault; nil is http.DefaultClient.
 	HTTP *http.Client
+	// Plugins allows to run sigstore's plugins, programs on the PATH: for commands, whose
+	// user chooses the reference.
+	Plugins bool
 }
 
 // Signer returns the private key that a reference names.
@@ -60,6 +64,13 @@ func (r Keyring) Signer(ctx context.Context, ref string) (*Signer, error) {
 			return nil, keyError(ref, err)
 		}
 		signer, err := newSigner(v)
+		return signer, keyError(ref, err)
+	case "plugin":
+		s, err := r.plugin(ctx, rest, ref)
+		if err != nil {
+			return nil, keyError(ref, err)
+		}
+		signer, err := newSigner(s)
 		return signer, keyError(ref, err)
 	}
 	text, err := os.ReadFile(rest)
@@ -101,6 +112,17 @@ func (r Keyring) PublicKey(ctx context.Context, ref string) (*PublicKey, error) 
 		}
 		key, err := newPublicKey(v.public)
 		return key, keyError(ref, err)
+	case "plugin":
+		s, err := r.plugin(ctx, rest, ref)
+		if err != nil {
+			return nil, keyError(ref, err)
+		}
+		public, err := s.PublicKey()
+		if err != nil {
+			return nil, keyError(ref, err)
+		}
+		key, err := newPublicKey(public)
+		return key, keyError(ref, err)
 	}
 	text, err := os.ReadFile(rest)
 	if err != nil {
@@ -133,8 +155,10 @@ func (r Keyring) parse(ref string) (kind, rest string, err error) {
 	case scheme == "hashivault" || scheme == "vault":
 		return "vault", rest, nil
 	}
-	return "", "", hint.Wrap(fmt.Errorf("key %q: references of the kind %s are not supported", ref, scheme),
-		"use a file, k8s://NAMESPACE/SECRET or hashivault://NAME; with a key of a cloud's KMS, sign with cosign and give its public key (cosign public-key --key %s) to verify or to a TrustPolicy", ref)
+	if !found || scheme == "http" || scheme == "https" {
+		return "", "", unsupported(ref, scheme)
+	}
+	return "plugin", scheme, nil
 }
 
 func (r Keyring) secret(ctx context.Context, ref string) (*corev1.Secret, error) {

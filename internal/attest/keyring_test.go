@@ -159,7 +159,7 @@ func TestReferencesThatDoNotWorkSaySo(t *testing.T) {
 	write(t, filepath.Join(dir, "cosign.pub"), public)
 	ring := Keyring{Kube: func() (kubernetes.Interface, error) { return fake.NewClientset(), nil }}
 	for ref, remedy := range map[string]string{
-		"awskms:///alias/images":         "cosign public-key",
+		"awskms:///alias/images":         "cosign public-key", // without plugins
 		"pkcs11:token=x":                 "k8s://NAMESPACE/SECRET",
 		"k8s://only-one-part":            "k8s://NAMESPACE/SECRET",
 		"k8s://team/absent":              "gantry keys generate k8s://team/absent",
