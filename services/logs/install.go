@@ -22,14 +22,7 @@ const reader = "gantry-logs-reader"
 // EnsureRoles installs what the service needs and gives it to User, and lets everybody who is logged in ask.
 // It needs an administrator.
 func EnsureRoles(ctx context.Context, cfg *rest.Config) error {
-	look := []string{"get", "list", "watch"}
-	err := rights.Grant(ctx, cfg, User, []rbacv1.PolicyRule{
-		{Verbs: look, APIGroups: []string{""}, Resources: []string{"pods", "configmaps", "events"}},
-		{Verbs: look, APIGroups: []string{"apps"}, Resources: []string{"deployments", "statefulsets", "daemonsets", "replicasets"}},
-		{Verbs: look, APIGroups: []string{"gantry.dev"}, Resources: []string{"builds"}},
-		{Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}},
-		{Verbs: []string{"get"}, NonResourceURLs: []string{"/prometheus/*"}},
-	})
+	err := rights.Grant(ctx, cfg, User, Role(false).Rules)
 	if err != nil {
 		return err
 	}
@@ -45,4 +38,21 @@ func EnsureRoles(ctx context.Context, cfg *rest.Config) error {
 		return err
 	}
 	return rights.Bind(ctx, client, reader, rbacv1.Subject{Kind: rbacv1.GroupKind, APIGroup: rbacv1.GroupName, Name: "system:authenticated"})
+}
+
+// Role is what the service needs; with throughAPI also to read the logs themselves there, where it cannot
+// read the files of the nodes.
+func Role(throughAPI bool) *rbacv1.ClusterRole {
+	look := []string{"get", "list", "watch"}
+	rules := []rbacv1.PolicyRule{
+		{Verbs: look, APIGroups: []string{""}, Resources: []string{"pods", "configmaps", "events"}},
+		{Verbs: look, APIGroups: []string{"apps"}, Resources: []string{"deployments", "statefulsets", "daemonsets"}},
+		{Verbs: look, APIGroups: []string{"gantry.dev"}, Resources: []string{"builds"}},
+		{Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}},
+		{Verbs: []string{"get"}, NonResourceURLs: []string{"/prometheus/*"}},
+	}
+	if throughAPI {
+		rules = append(rules, rbacv1.PolicyRule{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods/log"}})
+	}
+	return rights.Role(User, rules)
 }

@@ -41,6 +41,7 @@ type Service struct {
 	// collectors read the node's files, and those of the spool.
 	collectors []*collector
 	spool      *spool
+	follower   *follower // or nil, when there are the node's files
 	recorder   *timeline.Recorder
 	metrics    *metrics
 	access     *access
@@ -75,8 +76,11 @@ func New(cfg Config) (*Service, error) {
 		return nil, errors.Join(fmt.Errorf("follow pods: %w", err), a.Close())
 	}
 	s.spool = newSpool(filepath.Join(cfg.Dir, "spool"))
-	s.collectors = []*collector{newCollector(s.spool.dir, true, a, s.metrics, &s.hub, s.labelsOf, cfg.Log)}
-	if cfg.PodLogs != "" {
+	spooled := newCollector(s.spool.dir, true, a, s.metrics, &s.hub, s.labelsOf, cfg.Log)
+	s.collectors = []*collector{spooled}
+	if cfg.PodLogs == "" {
+		s.follower = &follower{client: client, spool: s.spool, pods: s.allPods, drain: spooled.drain, log: cfg.Log, runs: map[runOf]*followed{}}
+	} else {
 		s.collectors = append(s.collectors, newCollector(cfg.PodLogs, false, a, s.metrics, &s.hub, s.labelsOf, cfg.Log))
 	}
 	if err := s.prepareTimeline(client); err != nil {
@@ -174,9 +178,22 @@ func (s *Service) Run(ctx context.Context) error {
 		s.recorder.Run(ctx)
 		return nil
 	})
+	if s.follower != nil {
+		group.Go(func() error {
+			s.follower.run(ctx)
+			return nil
+		})
+	}
 	group.Go(func() error { return s.keepTidy(ctx) })
 	err := group.Wait()
 	return errors.Join(err, s.archive.Close())
+}
+
+func (s *Service) allPods() (pods []*corev1.Pod) {
+	for _, o := range s.pods.GetStore().List() {
+		pods = append(pods, o.(*corev1.Pod))
+	}
+	return pods
 }
 
 // keepTidy saves and trims the archive until ctx ends.

@@ -28,16 +28,16 @@ var lower = func() (t [256]byte) {
 	return t
 }()
 
-// gramsOf calls put with the hash of each chosen gram of a text, of which no window goes across
-// the end of a line.
-func gramsOf(text []byte, put func(uint32)) {
+// gramsOf sets the bits of the chosen grams of a text, of which no window goes across the end of a line; without
+// a bitmap it appends their hashes to list.
+func gramsOf(text []byte, bitmap *[maxGramBits / 8]byte, list []uint32) []uint32 {
 	var gram uint64
 	var window [8]uint32 // the last hashes, of which gramWindow count
 	n, least := 0, 0     // grams in this line; which of them was chosen last
 	have := 0            // bytes of this line in gram
 	for _, c := range text {
 		if c == '\n' {
-			n, have, least = 0, 0, -1
+			n, have = 0, 0
 			continue
 		}
 		gram = (gram<<8 | uint64(lower[c])) & gramMask
@@ -57,20 +57,26 @@ func gramsOf(text []byte, put func(uint32)) {
 					least = i
 				}
 			}
+			h = window[least&7]
 		case h <= window[least&7]:
 			least = n - 1
 		default:
 			continue
 		}
-		put(window[least&7])
+		if bitmap != nil {
+			bitmap[h%maxGramBits/8] |= 1 << (h % 8)
+		} else {
+			list = append(list, h)
+		}
 	}
+	return list
 }
 
 // gramIndex is the bitmap of a text, as small as it may be with at most a quarter of its bits set.
 // It is valid until work is used again.
 func gramIndex(text []byte, work *[maxGramBits / 8]byte) []byte {
 	clear(work[:])
-	gramsOf(text, func(h uint32) { work[h%maxGramBits/8] |= 1 << (h % 8) })
+	gramsOf(text, work, nil)
 	set, index := 0, work[:]
 	for _, b := range index {
 		set += bits.OnesCount8(b)
@@ -99,9 +105,7 @@ func NewNeedle(text []byte) Needle {
 	if len(text) < minIndexed {
 		return nil
 	}
-	var n Needle
-	gramsOf(text, func(h uint32) { n = append(n, h) })
-	return n
+	return gramsOf(text, nil, nil)
 }
 
 // mayBeIn tells whether the text of an index may contain the needle.

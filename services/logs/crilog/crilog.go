@@ -112,7 +112,7 @@ func parse(b []byte) (p piece, ok bool) {
 	if !ok {
 		return p, false
 	}
-	if p.time, ok = parseTime(at); !ok {
+	if p.time, ok = ParseTime(at); !ok {
 		return p, false
 	}
 	stream, rest, _ := bytes.Cut(rest, space)
@@ -126,8 +126,8 @@ func parse(b []byte) (p piece, ok bool) {
 // fixedTime is how the engine's shim and containerd write times in UTC.
 const fixedTime = "2006-01-02T15:04:05.000000000Z"
 
-// parseTime reads a time as in RFC 3339; the common form without a detour.
-func parseTime(b []byte) (int64, bool) {
+// ParseTime reads a time as in RFC 3339, in nanoseconds since 1970; the common form without a detour.
+func ParseTime(b []byte) (int64, bool) {
 	if len(b) == len(fixedTime) && b[len(b)-1] == 'Z' && b[10] == 'T' && b[19] == '.' {
 		year, month, day := digits(b[0:4]), digits(b[5:7]), digits(b[8:10])
 		hour, minute, second, nano := digits(b[11:13]), digits(b[14:16]), digits(b[17:19]), digits(b[20:29])
