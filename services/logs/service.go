@@ -238,7 +238,7 @@ func (s *Service) Units(from, to int64, fits func(labels.Labels) bool) ([]search
 	for i := range chunks {
 		c := &chunks[i]
 		units = append(units, search.Unit{
-			Labels: c.Labels, Min: c.Min, Max: c.Max, Order: c.Order, Bytes: c.Bytes, Lines: c.Lines, Stderr: c.Stderr, Scan: c.Scan,
+			Labels: c.Labels, Min: c.Min, Max: c.Max, Order: c.Order, Bytes: c.Bytes, Lines: c.Lines, Stderr: c.Stderr, Scan: c.Scan, Times: c.Times,
 		})
 	}
 	now := time.Now()

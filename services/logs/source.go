@@ -192,8 +192,11 @@ func (t *tail) unit(now time.Time) (search.Unit, error) {
 	return u, nil
 }
 
-// scan calls each with the lines of the tail.
-func (t *tail) scan(_ *archive.Scratch, _ []archive.Needle, wanted func([]byte) bool, each func(archive.Entry) bool) error {
+// partial is what entries have that hold a piece of a line: what a line contains may be in two of them.
+var partial = []byte(" P ")
+
+// scan calls each with the lines of the tail; it may leave out those that do not contain a text.
+func (t *tail) scan(_ *archive.Scratch, _ []archive.Needle, contained []byte, each func(archive.Entry) bool) error {
 	for at := t.from; at < t.to; {
 		b := make([]byte, min(chunkBytes, t.to-at))
 		n, err := t.file.ReadAt(b, at)
@@ -209,7 +212,7 @@ func (t *tail) scan(_ *archive.Scratch, _ []archive.Needle, wanted func([]byte) 
 			return nil
 		}
 		going := true
-		if wanted == nil || wanted(b[:end]) {
+		if bytes.Contains(b[:end], contained) || bytes.Contains(b[:end], partial) {
 			crilog.Lines(b[:end], func(e crilog.Entry) bool {
 				going = each(archive.Entry(e))
 				return going

@@ -281,12 +281,15 @@ type Chunk struct {
 	chunk                *chunk
 }
 
-// Scan calls each with the lines of the chunk in their order until it returns false. It may leave all
-// out when no line can contain each of the needles or when wanted, unless nil, refuses the text of
-// all. What each is given is valid during the call.
-func (c *Chunk) Scan(s *Scratch, needles []Needle, wanted func(text []byte) bool, each func(Entry) bool) error {
-	return c.chunk.scan(s, needles, wanted, each)
+// Scan calls each with the lines of the chunk that contain a text, all with an empty one, in their order until it
+// returns false. It may leave all out when no line can contain each of the needles. What each is given is
+// valid during the call.
+func (c *Chunk) Scan(s *Scratch, needles []Needle, contained []byte, each func(Entry) bool) error {
+	return c.chunk.scan(s, needles, contained, each)
 }
+
+// Times is Scan of all lines without their texts, which costs much less.
+func (c *Chunk) Times(s *Scratch, each func(Entry) bool) error { return c.chunk.times(s, each) }
 
 // Select returns the chunks that may have lines from one time to another, both included, of streams that
 // fit. also runs while nothing is appended.

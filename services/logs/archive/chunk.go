@@ -163,9 +163,9 @@ var decoder = sync.OnceValues(func() (*zstd.Decoder, error) {
 // Scratch is working memory for reading chunks, for use by one reader at a time.
 type Scratch struct{ raw, columns, text []byte }
 
-// decode reads the entries out of the compressed parts and calls each with them in order, until it
-// returns false. What it is given is valid during the call.
-func decode(columns, text []byte, s *Scratch, wanted func(text []byte) bool, each func(Entry) bool) error {
+// decode reads the entries that contain a text, all with an empty one, out of the compressed parts and calls each
+// with them in order, until it returns false. What it is given is valid during the call.
+func decode(columns, text []byte, s *Scratch, contained []byte, each func(Entry) bool) error {
 	d, err := decoder()
 	if err != nil {
 		return fmt.Errorf("prepare decompression: %w", err)
@@ -173,7 +173,7 @@ func decode(columns, text []byte, s *Scratch, wanted func(text []byte) bool, eac
 	if s.text, err = d.DecodeAll(text, s.text[:0]); err != nil {
 		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	if wanted != nil && !wanted(s.text) {
+	if !bytes.Contains(s.text, contained) {
 		return nil
 	}
 	if s.columns, err = d.DecodeAll(columns, s.columns[:0]); err != nil {
@@ -181,14 +181,26 @@ func decode(columns, text []byte, s *Scratch, wanted func(text []byte) bool, eac
 	}
 	var e Entry
 	for rest, times := s.text, s.columns; len(rest) > 0; {
-		step, n := binary.Varint(times)
-		line, after, ok := bytes.Cut(rest, []byte{'\n'})
-		if n <= 0 || !ok {
+		// Most lines do not contain it: their times are added up, and nothing else.
+		at := bytes.Index(rest, contained)
+		if at < 0 {
+			return nil
+		}
+		begin := bytes.LastIndexByte(rest[:at], '\n') + 1
+		for range bytes.Count(rest[:begin], []byte{'\n'}) + 1 {
+			step, n := binary.Varint(times)
+			if n <= 0 {
+				return errDamaged
+			}
+			times = times[n:]
+			e.Time += step >> 1
+			e.Stderr = step&1 == 1
+		}
+		line, after, ok := bytes.Cut(rest[begin:], []byte{'\n'})
+		if !ok {
 			return errDamaged
 		}
-		times, rest = times[n:], after
-		e.Time += step >> 1
-		e.Stderr, e.Line = step&1 == 1, line
+		rest, e.Line = after, line
 		if !each(e) {
 			return nil
 		}

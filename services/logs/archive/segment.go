@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -137,6 +138,34 @@ func (s *segment) append(frame []byte) error {
 	return nil
 }
 
+// times calls each with the entries of a chunk without their texts, which need not be read for it.
+func (c *chunk) times(s *Scratch, each func(Entry) bool) error {
+	s.raw = grown(s.raw, int(c.f.columns))
+	if _, err := c.segment.file.ReadAt(s.raw, c.offset+fixedBytes+int64(c.f.header)+int64(c.f.index)); err != nil {
+		return fmt.Errorf("read log segment: %w", err)
+	}
+	d, err := decoder()
+	if err != nil {
+		return fmt.Errorf("prepare decompression: %w", err)
+	}
+	if s.columns, err = d.DecodeAll(s.raw, s.columns[:0]); err != nil {
+		return fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	var e Entry
+	for times := s.columns; len(times) > 0; {
+		step, n := binary.Varint(times)
+		if n <= 0 {
+			return errDamaged
+		}
+		times = times[n:]
+		e.Time += step >> 1
+		if e.Stderr = step&1 == 1; !each(e) {
+			return nil
+		}
+	}
+	return nil
+}
+
 // grown is b with a length, its content lost.
 func grown(b []byte, n int) []byte {
 	if cap(b) < n {
@@ -145,8 +174,8 @@ func grown(b []byte, n int) []byte {
 	return b[:n]
 }
 
-// scan calls each with the entries of a chunk whose index and text may fulfil what is asked.
-func (c *chunk) scan(s *Scratch, needles []Needle, wanted func(text []byte) bool, each func(Entry) bool) error {
+// scan calls each with the entries of a chunk that contain a text, if its index has the needles.
+func (c *chunk) scan(s *Scratch, needles []Needle, contained []byte, each func(Entry) bool) error {
 	at := c.offset + fixedBytes + int64(c.f.header)
 	if len(needles) > 0 {
 		s.raw = grown(s.raw, int(c.f.index))
@@ -163,5 +192,5 @@ func (c *chunk) scan(s *Scratch, needles []Needle, wanted func(text []byte) bool
 	if _, err := c.segment.file.ReadAt(s.raw, at+int64(c.f.index)); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read log segment: %w", err)
 	}
-	return decode(s.raw[:c.f.columns], s.raw[c.f.columns:], s, wanted, each)
+	return decode(s.raw[:c.f.columns], s.raw[c.f.columns:], s, contained, each)
 }

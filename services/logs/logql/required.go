@@ -2,6 +2,7 @@ package logql
 
 import (
 	"regexp/syntax"
+	"slices"
 	"strings"
 )
 
@@ -31,16 +32,29 @@ func (l *Log) Required() (texts [][]byte) {
 	return texts
 }
 
-// Contained is a text that a line must contain as it is, for a quick look at many lines; nil when
-// there is none.
+// Contained is a text that a line must contain as it is, for a quick look at many lines; nil when there is
+// none. It is one of the first stage.
 func (l *Log) Contained() []byte {
 	if len(l.Stages) == 0 {
 		return nil
 	}
-	if f, ok := l.Stages[0].(*lineFilter); ok && !f.refuse && len(f.bytes) == 1 && f.exprs[0] == nil {
+	f, ok := l.Stages[0].(*lineFilter)
+	if !ok || f.refuse || len(f.bytes) != 1 {
+		return nil
+	}
+	if f.exprs[0] == nil {
 		return f.bytes[0]
 	}
-	return nil
+	e, err := syntax.Parse(f.texts[0], syntax.Perl)
+	if err != nil || folds(e) {
+		return nil
+	}
+	return []byte(literal(e.Simplify()))
+}
+
+// folds tells whether an expression leaves the case of a letter open anywhere.
+func folds(e *syntax.Regexp) bool {
+	return e.Flags&syntax.FoldCase != 0 || slices.ContainsFunc(e.Sub, folds)
 }
 
 // literal is the longest text that every match of an expression contains.

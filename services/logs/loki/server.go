@@ -109,7 +109,7 @@ func (s *Server) answer(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	}
 	may, err := s.cfg.Rights(r)
 	if err != nil {
-		return nil, err
+		return nil, failure{http.StatusInternalServerError, err}
 	}
 	select {
 	case s.running <- struct{}{}:

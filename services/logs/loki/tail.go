@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -70,7 +71,7 @@ func (s *Server) tail(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the client has been told
 	}
-	f := &following{server: s, conn: conn, log: q.Log, gone: make(chan struct{}), shown: map[string]*last{}}
+	f := &following{rights: func() (func(string) bool, error) { return s.cfg.Rights(r) }, server: s, conn: conn, log: q.Log, gone: make(chan struct{}), shown: map[string]*last{}}
 	defer conn.Close()
 	go f.listen()
 	if err := f.run(a, start, limit); err != nil {
@@ -87,6 +88,9 @@ type following struct {
 	gone   chan struct{}    // closed when the other side is
 	shown  map[string]*last // by labels of logs, what was found before following
 	missed int64
+	// rights asks again whose logs may be seen; may is the last answer.
+	rights func() (func(namespace string) bool, error)
+	may    atomic.Pointer[func(namespace string) bool]
 }
 
 // last is the end of what was shown of a log: its time and the lines of it.
@@ -107,8 +111,9 @@ func (f *following) listen() {
 }
 
 func (f *following) run(a *asked, start time.Time, limit int) error {
+	f.may.Store(&a.may)
 	sub := f.server.cfg.Hub.Follow(func(l labels.Labels) bool {
-		return a.may(l.Get("namespace")) && (search.Fits(f.log.Matchers, l, false) || search.Fits(f.log.Matchers, l, true))
+		return (*f.may.Load())(l.Get("namespace")) && (search.Fits(f.log.Matchers, l, false) || search.Fits(f.log.Matchers, l, true))
 	})
 	defer sub.Close()
 	before, err := search.Lines(a, f.server.cfg.Source, f.log, search.Options{From: start.UnixNano(), To: time.Now().UnixNano(), Limit: limit, May: a.may})
@@ -135,6 +140,11 @@ func (f *following) run(a *asked, start time.Time, limit int) error {
 		case <-a.Done():
 			return a.Err()
 		case <-ping.C:
+			may, err := f.rights()
+			if err != nil {
+				return err
+			}
+			f.may.Store(&may)
 			if f.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout)) != nil {
 				return nil
 			}

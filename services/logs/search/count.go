@@ -136,6 +136,7 @@ func countLines(ctx context.Context, from Source, m *logql.Metric, steps Steps, 
 	for i := range tallies {
 		tallies[i] = &tally{steps, int64(m.Range), strings.HasPrefix(m.Function, "bytes"), by, map[string]*Series{}}
 	}
+	r.timesOnly = len(m.Log.Stages) == 0 && !tallies[0].bytes && !tallies[0].needsText()
 	err = inParallel(ctx, units, func(w int, u *Unit, s *archive.Scratch) error { return tallies[w].read(ctx, r, u, s) })
 	if err != nil {
 		return nil, err
@@ -179,7 +180,7 @@ func summed(s *Series, count int, scale float64) Series {
 
 // read counts the lines of one piece.
 func (t *tally) read(ctx context.Context, r *reading, u *Unit, s *archive.Scratch) error {
-	if u.Lines > 0 && len(r.log.Stages) == 0 && !t.bytes && u.Min >= r.from && u.Max < r.to && !t.needsText() {
+	if u.Lines > 0 && r.timesOnly && u.Min >= r.from && u.Max < r.to {
 		if a, b := t.between(u.Min); a < b {
 			if c, d := t.between(u.Max); a == c && b == d {
 				return t.whole(r, u) // its lines need not be read

@@ -7,7 +7,6 @@
 package search
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -29,8 +28,10 @@ type Unit struct {
 	Min, Max             int64 // between which times its lines are
 	Order                int64 // grows with time among the pieces of one file, by more than there are lines
 	Bytes, Lines, Stderr int   // 0 when not known without reading
-	Scan                 func(s *archive.Scratch, needles []archive.Needle, wanted func(text []byte) bool, each func(archive.Entry) bool) error
-	Close                func() // or nil
+	Scan                 func(s *archive.Scratch, needles []archive.Needle, contained []byte, each func(archive.Entry) bool) error
+	// Times is Scan of all lines without their texts; nil when that costs as much.
+	Times func(s *archive.Scratch, each func(archive.Entry) bool) error
+	Close func() // or nil
 }
 
 // Source has logs.
@@ -115,7 +116,9 @@ type reading struct {
 	selected *selection
 	from, to int64 // to is not included
 	needles  []archive.Needle
-	wanted   func([]byte) bool
+	text     []byte // that lines must contain
+	// timesOnly says that nothing of lines is needed but when they were written.
+	timesOnly bool
 }
 
 func newReading(log *logql.Log, from, to int64, may func(string) bool) *reading {
@@ -125,9 +128,7 @@ func newReading(log *logql.Log, from, to int64, may func(string) bool) *reading 
 			r.needles = append(r.needles, n)
 		}
 	}
-	if text := log.Contained(); len(text) > 0 {
-		r.wanted = func(b []byte) bool { return bytes.Contains(b, text) }
-	}
+	r.text = log.Contained()
 	return r
 }
 
@@ -136,7 +137,11 @@ func (r *reading) match(ctx context.Context, u *Unit, s *archive.Scratch, found 
 	var with [2]labels.Labels
 	var line logql.Line
 	n := 0
-	return u.Scan(s, r.needles, r.wanted, func(e archive.Entry) bool {
+	scan := func(each func(archive.Entry) bool) error { return u.Scan(s, r.needles, r.text, each) }
+	if r.timesOnly && u.Times != nil {
+		scan = func(each func(archive.Entry) bool) error { return u.Times(s, each) }
+	}
+	return scan(func(e archive.Entry) bool {
 		if n++; n%1024 == 0 && ctx.Err() != nil {
 			return false
 		}

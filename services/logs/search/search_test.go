@@ -35,7 +35,7 @@ func piece(l labels.Labels, order int64, entries ...archive.Entry) Unit {
 			u.Stderr++
 		}
 	}
-	u.Scan = func(_ *archive.Scratch, _ []archive.Needle, _ func([]byte) bool, each func(archive.Entry) bool) error {
+	u.Scan = func(_ *archive.Scratch, _ []archive.Needle, _ []byte, each func(archive.Entry) bool) error {
 		for _, e := range entries {
 			if !each(e) {
 				break

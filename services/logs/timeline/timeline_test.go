@@ -46,7 +46,7 @@ func (j *journal) Units(from, to int64, fits func(labels.Labels) bool) (units []
 		if !fits(l) {
 			continue
 		}
-		units = append(units, search.Unit{Labels: l, Max: to, Scan: func(_ *archive.Scratch, _ []archive.Needle, _ func([]byte) bool, each func(archive.Entry) bool) error {
+		units = append(units, search.Unit{Labels: l, Max: to, Scan: func(_ *archive.Scratch, _ []archive.Needle, _ []byte, each func(archive.Entry) bool) error {
 			for _, e := range entries {
 				if !each(e) {
 					break
