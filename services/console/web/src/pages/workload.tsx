@@ -65,8 +65,8 @@ function Shown({ w }: { w: Workload }) {
           <span class="facts"><Age at={r.at} />{!r.current && <button type="button" disabled={!may} onClick={() => setAsk({ is: 'back', to: r })}>Roll back</button>}</span></li>)}</ul> : <Empty title="None yet" />}
       </Panel>}
       {changed.length > 0 && <Panel title="Time line"><ChangeList changes={changed} /></Panel>}
-      <Events namespace={namespace} on={[mine, name, w.kind]} about={o => (o.kind === w.kind && o.name === name) || (o.kind === 'Pod' && mine.some(p => p.metadata.name === o.name)) || (o.kind === 'ReplicaSet' && w.kind === 'Deployment' && o.name.startsWith(name + '-') && sets.items.some(s => s.metadata.name === o.name && controllerOf(s)?.name === name))} />
     </div>
+    <Events namespace={namespace} on={[mine, name, w.kind]} about={o => (o.kind === w.kind && o.name === name) || (o.kind === 'Pod' && mine.some(p => p.metadata.name === o.name)) || (o.kind === 'ReplicaSet' && w.kind === 'Deployment' && o.name.startsWith(name + '-') && sets.items.some(s => s.metadata.name === o.name && controllerOf(s)?.name === name))} />
     {ask?.is === 'restart' && <Confirm title={`Restart ${name}?`} deed="Restart" onClose={close} act={async () => { await restart(w); return `${name} restarts` }}>
       <p>{plural(w.desired, 'pod')} of <b>{namespace}/{name}</b> {w.desired === 1 ? 'is' : 'are'} replaced, a new one before an old one ends where the strategy allows it.</p></Confirm>}
     {ask?.is === 'scale' && <Scale w={w} onClose={close} />}

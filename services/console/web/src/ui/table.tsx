@@ -54,14 +54,14 @@ export function Table<T>({ label, rows, columns, id, text, empty, loading, sort:
       {tools}
       <span class="faint tally" role="status">{loading ? 'Loading…' : list.length === rows.length ? `${rows.length}` : `${list.length} of ${rows.length}`}</span>
     </div>}
-    {list.length > 0 && <table aria-label={label}>
-      <thead><tr>{columns.map(c => {
+    {list.length > 0 && <table aria-label={label} role="table">
+      <thead role="rowgroup"><tr role="row">{columns.map(c => {
         const on = sort.replace('-', '') === c.key
-        return <th key={c.key} scope="col" class={cls(c)} aria-sort={on ? (sort.startsWith('-') ? 'descending' : 'ascending') : undefined}>
+        return <th key={c.key} role="columnheader" scope="col" class={cls(c)} aria-sort={on ? (sort.startsWith('-') ? 'descending' : 'ascending') : undefined}>
           {c.by ? <button type="button" onClick={() => setSort(on && !sort.startsWith('-') ? '-' + c.key : c.key)}>{c.title}<span class="arrow" aria-hidden="true">{on ? (sort.startsWith('-') ? ' ↓' : ' ↑') : ''}</span></button> : c.title}
         </th>
       })}</tr></thead>
-      <tbody>{list.slice(0, most).map(r => <tr key={id(r)}>{columns.map(c => <td key={c.key} class={cls(c)} data-title={c.title}>{c.cell(r)}</td>)}</tr>)}</tbody>
+      <tbody role="rowgroup">{list.slice(0, most).map(r => <tr key={id(r)} role="row">{columns.map(c => <td key={c.key} role="cell" class={cls(c)} data-title={c.title}>{c.cell(r)}</td>)}</tr>)}</tbody>
     </table>}
     {list.length > most && <button type="button" class="more" onClick={() => setMost(most * 2)}>Show {Math.min(most, list.length - most)} more</button>}
     {!loading && list.length === 0 && (rows.length ? <Empty icon="search" title="Nothing matches">No {label.toLowerCase()} with “{filter}”.</Empty> : empty)}
