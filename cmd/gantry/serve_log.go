@@ -29,6 +29,9 @@ var retried = []string{
 	"connection reset by peer",         // the same, less politely
 	"http: TLS handshake error",        // a port scan, or a client without our CA
 	"websocket: close 1006",            // a client that hung up in the middle of a stream
+	"Timeout or abort while handling",  // a client that left before it was answered, as browsers do with each page
+	"Post-timeout activity",            // the same, when the answer is ready
+	"http: Handler timeout",            // the same, when it could not be sent
 	"already exists",                   // two controllers created at once: the later one reads instead
 	"pods.metrics.k8s.io",              // an autoscaler without metrics: its status says so
 	"context canceled",                 // this process is stopping
