@@ -70,6 +70,7 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 			newStatsCommand(g),
 			newLogsCommand(g),
 			newTimelineCommand(g),
+			newAlertsCommand(g),
 			newConsoleCommand(g),
 			newDoctorCommand(g),
 			newVersionCommand(),

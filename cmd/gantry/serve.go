@@ -28,6 +28,7 @@ import (
 	"github.com/gantryhq/gantry/internal/footprint"
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/librarylog"
+	"github.com/gantryhq/gantry/services/alerts"
 	"github.com/gantryhq/gantry/services/registry"
 	"github.com/gantryhq/gantry/services/scan"
 	"github.com/gantryhq/gantry/services/trust"
@@ -56,6 +57,7 @@ var components = []component{
 	{"gateway", startGateway},
 	{"scaling", startScaling},
 	{"metrics", startMetrics},
+	{"alerts", startAlerts},
 	{"scanning", startScanning},
 	{"pipelines", startPipelines},
 	{"monitor", startMonitor},
@@ -194,6 +196,7 @@ type server struct {
 	images       *image.Store
 	node         *node.Node
 	trust        *trust.Service
+	alerts       *alerts.Service // or nil
 	registryAddr string
 	registry     atomic.Pointer[registry.Registry] // set once it has started
 	scanning     atomic.Pointer[scan.Service]      // nil until it is started

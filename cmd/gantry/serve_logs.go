@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"path/filepath"
 	"sync/atomic"
@@ -72,22 +71,8 @@ func startLogs(_ context.Context, in *server) error {
 	if err := errors.Join(in.api.MountStreaming(logs.Prefix, answer), in.api.Mount(logs.TimelinePrefix, answer)); err != nil {
 		return err
 	}
-	in.background("logs", func(ctx context.Context) error {
-		first := true
-		for {
-			err := in.runLogs(ctx, cfg, &first)
-			if ctx.Err() != nil {
-				return nil
-			}
-			// The platform works without.
-			slog.Error("the log service has ended and is started again", "in", monitorPause, "err", err)
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(monitorPause):
-			}
-		}
-	})
+	first := true
+	in.keepRunning("the log service", func(ctx context.Context) error { return in.runLogs(ctx, cfg, &first) })
 	return nil
 }
 

@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +25,8 @@ type monitorOptions struct {
 	retention, interval time.Duration
 	size                string
 	off                 bool
+	external            string // where people find the console
+	externalURL         *url.URL
 }
 
 func (o *monitorOptions) addFlags(c *cobra.Command) {
@@ -30,7 +34,8 @@ func (o *monitorOptions) addFlags(c *cobra.Command) {
 	f.DurationVar(&o.retention, "metrics-retention", monitor.DefaultRetention, "how long metrics are kept")
 	f.StringVar(&o.size, "metrics-size", "1Gi", "how much disk metrics take at most")
 	f.DurationVar(&o.interval, "metrics-interval", monitor.DefaultInterval, "time between two scrapes of a target that does not say it itself")
-	f.BoolVar(&o.off, "no-metrics", false, "collect and keep no metrics")
+	f.BoolVar(&o.off, "no-metrics", false, "collect and keep no metrics, and raise no alerts")
+	f.StringVar(&o.external, "external-url", "", "where people find the console; links in notifications begin with it (default https:// and the API's address)")
 }
 
 // bytes is the size that was asked for.
@@ -50,6 +55,13 @@ func (o *monitorOptions) check() error {
 		return fmt.Errorf("--metrics-retention %s is too short: 1h is the least", o.retention)
 	case o.interval < time.Second:
 		return fmt.Errorf("--metrics-interval %s is too short: 1s is the least", o.interval)
+	}
+	if o.external != "" {
+		u, err := url.Parse(strings.TrimSuffix(o.external, "/"))
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return fmt.Errorf("--external-url %q is not an address such as https://gantry.example.com", o.external)
+		}
+		o.externalURL = u
 	}
 	_, err := o.bytes()
 	return err
@@ -75,8 +87,10 @@ func startMonitor(_ context.Context, in *server) error {
 			Job: "gateway", Instance: "gateway", Handler: overSocket(gatewayAdminSocket(in.dataDir)), Interval: min(gatewayInterval, in.monitor.interval),
 		}, {
 			Job: "logs", Instance: "logs", Handler: http.HandlerFunc(in.serveLogMetrics),
+		}, {
+			Job: "alertmanager", Instance: "alertmanager", Handler: in.alerts.Metrics(),
 		}},
-		Version: version, Log: in.upstreamLogger(),
+		Rules: in.alerts, Version: version, Log: in.upstreamLogger(),
 	}
 	var running atomic.Pointer[monitor.Service]
 	err = in.api.Mount(monitor.Prefix, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -89,26 +103,30 @@ func startMonitor(_ context.Context, in *server) error {
 	if err != nil {
 		return err
 	}
-	in.background("monitor", func(ctx context.Context) error {
-		for {
-			err := in.runMonitor(ctx, cfg, &running)
-			if ctx.Err() != nil {
-				return nil
-			}
-			// The platform works without: what is wrong with the samples must not end it.
-			slog.Error("the monitor has ended and is started again", "in", monitorPause, "err", err)
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(monitorPause):
-			}
-		}
-	})
+	in.keepRunning("the monitor", func(ctx context.Context) error { return in.runMonitor(ctx, cfg, &running) })
 	return nil
 }
 
-// monitorPause is how long a monitor that has failed rests.
-const monitorPause = 30 * time.Second
+// keepRunning runs a part in the background, without which the platform works, and starts it again when it fails.
+func (in *server) keepRunning(name string, run func(context.Context) error) {
+	in.background(name, func(ctx context.Context) error {
+		for {
+			err := run(ctx)
+			if ctx.Err() != nil {
+				return nil
+			}
+			slog.Error(name+" has ended and is started again", "in", restPause, "err", err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(restPause):
+			}
+		}
+	})
+}
+
+// restPause is how long a part that has failed rests.
+const restPause = 30 * time.Second
 
 func (in *server) runMonitor(ctx context.Context, cfg monitor.Config, running *atomic.Pointer[monitor.Service]) error {
 	if err := monitor.EnsureRoles(ctx, in.installer()); err != nil {

@@ -2,11 +2,15 @@ package monitor
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
 	"time"
 
+	"github.com/prometheus/prometheus/promql"
+	promrules "github.com/prometheus/prometheus/rules"
+	"github.com/prometheus/prometheus/storage"
 	"k8s.io/client-go/rest"
 )
 
@@ -25,6 +29,14 @@ type Source struct {
 	Interval time.Duration // between two scrapes; 0 is Config.Interval
 }
 
+// Rules are evaluated over the samples.
+type Rules interface {
+	// Evaluate evaluates them, and stores what they record, until ctx ends.
+	Evaluate(ctx context.Context, samples storage.Storage, engine promql.QueryEngine) error
+	// Groups are the rules with what they found last; it is safe for concurrent use.
+	Groups() []*promrules.Group
+}
+
 // Config is what the service is started with.
 type Config struct {
 	// Client reaches the API; its user needs the role system:gantry:monitor. Required.
@@ -41,6 +53,7 @@ type Config struct {
 	// node_exporter's names; "" is nowhere, for clusters with an exporter of their own.
 	HostMetrics string
 	Sources     []Source
+	Rules       Rules        // or nil for none
 	Version     string       // of the program
 	Log         *slog.Logger // or nil for slog.Default()
 }

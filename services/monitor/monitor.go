@@ -15,6 +15,7 @@ import (
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/discovery/targetgroup"
 	"github.com/prometheus/prometheus/promql/parser"
+	promrules "github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/tsdb"
 	"golang.org/x/sync/errgroup"
@@ -80,6 +81,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	s.pipes = &pipes{connections: make(chan net.Conn), done: ctx.Done()}
 	s.answers.Store(api.New(api.Config{
+		Rules:  s.groups,
 		Engine: engine, Parser: parser.NewParser(parserOptions), Storage: db, Targets: []api.Targets{platform, workloads},
 		Stats:   func(limit int) *tsdb.Stats { return db.Head().Stats("__name__", limit) },
 		Started: time.Now(), Scraping: s.scraping, Version: s.cfg.Version, Retention: api.Retention(s.cfg.Retention, s.cfg.MaxBytes),
@@ -92,12 +94,24 @@ func (s *Service) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serveInside(ctx) })
 	group.Go(func() error { return s.keepScraping(ctx, platform, workloads) })
+	if s.cfg.Rules != nil {
+		// An engine of their own, so that no flood of queries keeps them from being evaluated.
+		engine := newEngine(&s.cfg, nil)
+		group.Go(func() error { return s.cfg.Rules.Evaluate(ctx, db, engine) })
+	}
 	err = group.Wait()
 	s.answers.Store(nil)
 	if closing := db.Close(); err == nil {
 		err = closing
 	}
 	return err
+}
+
+func (s *Service) groups() []*promrules.Group {
+	if s.cfg.Rules == nil {
+		return nil
+	}
+	return s.cfg.Rules.Groups()
 }
 
 // newManager makes what scrapes targets that dial reaches.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -62,4 +63,19 @@ func prometheus(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 	ts.Defer(server.Close)
 	ts.Setenv("PROMETHEUS", server.URL)
+}
+
+// sink plays what is told of alerts by webhook, at $SINK: whatever it is sent becomes a line of the file.
+func sink(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: sink FILE")
+	}
+	file, err := os.OpenFile(ts.MkAbs(args[0]), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		_, _ = file.Write(append(body, '\n'))
+	}))
+	ts.Defer(func() { server.Close(); file.Close() })
+	ts.Setenv("SINK", server.URL)
 }

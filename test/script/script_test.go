@@ -38,6 +38,7 @@ func TestScripts(t *testing.T) {
 			"prometheus": prometheus,
 			"forge":      forge,
 			"webhook":    webhook,
+			"sink":       sink,
 		},
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/rulefmt"
@@ -25,7 +26,7 @@ import (
 
 // File is what Prometheus calls a rule file.
 type File struct {
-	// Name tells files apart: gantry/FILE.yaml for those of the program, NAMESPACE/NAME for a PrometheusRule.
+	// Name tells files apart: gantry/FILE.yaml for those of the program, else NAMESPACE/NAME of a PrometheusRule.
 	Name   string
 	Groups []rulefmt.RuleGroup
 }
@@ -68,6 +69,9 @@ type (
 	}
 )
 
+// minInterval is the shortest time between two evaluations that a PrometheusRule may ask for.
+const minInterval = 5 * time.Second
+
 // FromObject reads a PrometheusRule. The error names every fault in it.
 func FromObject(o *unstructured.Unstructured) (File, error) {
 	var r prometheusRule
@@ -78,7 +82,13 @@ func FromObject(o *unstructured.Unstructured) (File, error) {
 	if err != nil {
 		return File{}, fmt.Errorf("rules %s: %w", key(o), err)
 	}
-	return Parse(key(o), text)
+	f, err := Parse(key(o), text)
+	for _, g := range f.Groups {
+		if g.Interval != 0 && time.Duration(g.Interval) < minInterval {
+			return File{}, fmt.Errorf("rules %s: group %s: interval %s is shorter than %s, the shortest that is allowed", key(o), g.Name, g.Interval, minInterval)
+		}
+	}
+	return f, err
 }
 
 func key(o metav1.Object) string {

@@ -58,3 +58,36 @@ func TestAFaultNamesItsRule(t *testing.T) {
 		}
 	}
 }
+
+func TestConfinedRulesSeeTheirNamespaceOnly(t *testing.T) {
+	f, err := FromObject(object(t, `
+metadata: {namespace: shop, name: spy}
+spec:
+  groups:
+  - name: spy
+    labels: {namespace: bank}
+    rules:
+    - {record: stolen, expr: 'sum by (pod) (rate(up{namespace="bank"}[5m])) / on (pod) group_left max_over_time(secret[1h:1m]) or vector(1)', labels: {namespace: bank}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err = f.Confined("shop"); err != nil {
+		t.Fatal(err)
+	}
+	r := f.Groups[0].Rules[0]
+	want := `sum by (pod) (rate(up{namespace="bank",namespace="shop"}[5m])) / on (pod) group_left () max_over_time(secret{namespace="shop"}[1h:1m]) or vector(1)`
+	if r.Expr != want || r.Labels["namespace"] != "shop" || f.Groups[0].Labels["namespace"] != "shop" {
+		t.Errorf("confined to %s with %v", r.Expr, r.Labels)
+	}
+	if ConfinedTo(f.Name) != "shop" || ConfinedTo("gantry/pods.yaml") != "" || ConfinedTo("cluster/namespace/x") != "" {
+		t.Errorf("%s is not told apart", f.Name)
+	}
+}
+
+func TestAnIntervalThatIsTooShortIsRefused(t *testing.T) {
+	_, err := FromObject(object(t, "metadata: {namespace: shop, name: a}\nspec: {groups: [{name: a, interval: 1s, rules: []}]}"))
+	if err == nil || !strings.Contains(err.Error(), "interval") {
+		t.Error(err)
+	}
+}

@@ -27,6 +27,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
@@ -47,6 +48,7 @@ type Config struct {
 	Parser  parser.Parser
 	Storage storage.Queryable
 	Targets []Targets
+	Rules   func() []*rules.Group       // or nil for none
 	Stats   func(limit int) *tsdb.Stats // of the samples in memory; or nil
 	Started time.Time
 	// Settings are shown by status/flags, Scraping by status/config, as YAML.
@@ -74,7 +76,7 @@ func New(cfg Config) *API {
 	}
 	for path, f := range map[string]func(*http.Request) (any, annotations.Annotations, error){
 		"label/{name}/values": a.labelValues, "targets": a.targets, "targets/metadata": a.targetMetadata,
-		"scrape_pools": a.scrapePools, "metadata": a.metadata, "rules": noRules, "alerts": noAlerts, "alertmanagers": noAlertmanagers,
+		"scrape_pools": a.scrapePools, "metadata": a.metadata, "rules": a.rules, "alerts": a.alerts, "alertmanagers": noAlertmanagers,
 		"status/config": a.statusConfig, "status/flags": a.statusFlags, "status/buildinfo": a.statusBuild,
 		"status/runtimeinfo": a.statusRuntime, "status/tsdb": a.statusTSDB,
 	} {

@@ -14,14 +14,6 @@ import (
 // speaks is the release of Prometheus whose engine and API this is: Grafana chooses by it what to ask.
 const speaks = "3.14.0"
 
-func noRules(*http.Request) (any, annotations.Annotations, error) {
-	return map[string][]any{"groups": {}}, nil, nil
-}
-
-func noAlerts(*http.Request) (any, annotations.Annotations, error) {
-	return map[string][]any{"alerts": {}}, nil, nil
-}
-
 func noAlertmanagers(*http.Request) (any, annotations.Annotations, error) {
 	return map[string][]any{"activeAlertmanagers": {}, "droppedAlertmanagers": {}}, nil, nil
 }
