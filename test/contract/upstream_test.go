@@ -60,6 +60,9 @@ func startUpstream(t *testing.T, programs string) *rest.Config {
 	_, port, _ := net.SplitHostPort(cfg.Host[len("https://"):])
 	run(t, programs, "kube-apiserver", "--etcd-servers", etcd, "--bind-address", "127.0.0.1", "--secure-port", port, "--cert-dir", dir,
 		"--client-ca-file", admin, "--authorization-mode", "Node,RBAC", "--allow-privileged", "--service-cluster-ip-range", "10.96.0.0/16",
+		// With aggregation; its client certificate is the administrator's, which is as good as another.
+		"--requestheader-client-ca-file", admin, "--requestheader-allowed-names", "admin", "--requestheader-username-headers", "X-Remote-User", "--requestheader-group-headers", "X-Remote-Group",
+		"--requestheader-extra-headers-prefix", "X-Remote-Extra-", "--proxy-client-cert-file", admin, "--proxy-client-key-file", key,
 		"--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", key, "--service-account-signing-key-file", key)
 	within(t, time.Minute, "kube-apiserver's readiness", func() error {
 		client, err := kubernetes.NewForConfig(cfg)
