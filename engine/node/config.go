@@ -77,6 +77,7 @@ type Images interface {
 	MountReadOnly(ctx context.Context, id, ref string) (path string, err error)
 	Unmount(ctx context.Context, id string) error
 	Roots(ctx context.Context) ([]image.Root, error)
+	Written(name string) string
 	GC(ctx context.Context, inUse func(digest.Digest) bool, opts ...image.GCOption) (image.Freed, error)
 }
 

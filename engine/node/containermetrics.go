@@ -13,6 +13,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/gantryhq/gantry/engine/node/runtime"
+	"github.com/gantryhq/gantry/engine/node/volume"
 )
 
 // usedContainer is a running container with what it uses.
@@ -22,6 +23,7 @@ type usedContainer struct {
 	started                         time.Time
 	resources                       v1.ResourceRequirements
 	stats                           runtime.Stats
+	written                         volume.Usage // into its root directory
 }
 
 // usedNetwork is what came and went through one interface of a pod.
@@ -49,6 +51,12 @@ func (n *Node) serveContainerMetrics(w http.ResponseWriter, r *http.Request) {
 			networks = append(networks, wk.networks(of[0], pids[of[0].id])...)
 		}
 	}
+	paths := make([]string, len(containers))
+	for i := range containers {
+		paths[i] = n.cfg.Images.Written(containers[i].id)
+		containers[i].written = n.layers.Of(paths[i])
+	}
+	n.layers.Keep(paths)
 	slices.SortFunc(containers, func(a, b usedContainer) int { return strings.Compare(a.id, b.id) })
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	b := &exposition{}
@@ -134,6 +142,10 @@ var containerFigures = []struct {
 	{"container_oom_events_total", "counter", "", plain(func(s *runtime.Stats) uint64 { return s.OOMKills })},
 	{"container_processes", "gauge", "", plain(func(s *runtime.Stats) uint64 { return s.Processes })},
 	{"container_threads", "gauge", "", plain(func(s *runtime.Stats) uint64 { return s.Pids })},
+	{"container_fs_usage_bytes", "gauge", onRoot, written(func(u *volume.Usage) uint64 { return u.Used })},
+	{"container_fs_limit_bytes", "gauge", onRoot, written(func(u *volume.Usage) uint64 { return u.Capacity })},
+	{"container_fs_inodes_total", "gauge", onRoot, written(func(u *volume.Usage) uint64 { return u.Inodes })},
+	{"container_fs_inodes_free", "gauge", onRoot, written(func(u *volume.Usage) uint64 { return u.InodesFree })},
 	{"container_fs_reads_bytes_total", "counter", "", happened(func(s *runtime.Stats) uint64 { return s.ReadBytes })},
 	{"container_fs_writes_bytes_total", "counter", "", happened(func(s *runtime.Stats) uint64 { return s.WrittenBytes })},
 	{"container_fs_reads_total", "counter", "", happened(func(s *runtime.Stats) uint64 { return s.Reads })},
@@ -151,6 +163,14 @@ var containerFigures = []struct {
 	{"container_spec_cpu_shares", "gauge", "", func(c *usedContainer) (float64, bool) {
 		return max(2, c.resources.Requests.Cpu().AsApproximateFloat64()*1024), true
 	}},
+}
+
+// onRoot is where the figures of a container's own files belong.
+const onRoot = `device="/"`
+
+// written is a figure of the files that a container wrote into its root directory, once they were measured.
+func written(of func(*volume.Usage) uint64) func(*usedContainer) (float64, bool) {
+	return func(c *usedContainer) (float64, bool) { return float64(of(&c.written)), !c.written.At.IsZero() }
 }
 
 func plain(of func(*runtime.Stats) uint64) func(*usedContainer) (float64, bool) {

@@ -246,6 +246,8 @@ func (f *fakeImages) MountKept(ctx context.Context, id, name string) (string, er
 	return "", fs.ErrNotExist
 }
 
+func (f *fakeImages) Written(id string) string { return "/nonexistent/" + id }
+
 func (f *fakeImages) MountReadOnly(ctx context.Context, id, ref string) (string, error) {
 	return f.Mount(ctx, id, ref, nil)
 }

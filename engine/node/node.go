@@ -45,7 +45,8 @@ type Node struct {
 	volumes    *volume.Manager
 	prober     *probe.Prober
 	probes     probeCounts
-	measured   volume.Measured
+	measured   volume.Measured // claimed volumes
+	layers     volume.Measured // what containers wrote into their roots
 	hookClient *http.Client
 	heavy      *semaphore.Weighted // container creations
 	statusDue  chan struct{}       // the Node object may be out of date

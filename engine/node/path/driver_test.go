@@ -103,6 +103,8 @@ func (i images) MountKept(ctx context.Context, id, name string) (string, error) 
 	return "", fs.ErrNotExist
 }
 
+func (i images) Written(id string) string { return "/nonexistent/" + id }
+
 func (i images) MountReadOnly(ctx context.Context, id, ref string) (string, error) {
 	return i.Mount(ctx, id, ref, nil)
 }
@@ -123,4 +125,5 @@ func (loopback) Attach(context.Context, network.Pod) (network.Attachment, error)
 func (loopback) Detach(context.Context, string) error         { return nil }
 func (loopback) Withdrawn(netip.Addr) (<-chan struct{}, bool) { return nil, false }
 func (loopback) Clients(netip.Addr) (int, error)              { return 0, nil }
+func (loopback) Traffic() ([]network.Traffic, error)          { return nil, nil }
 func (loopback) DNS() netip.Addr                              { return netip.MustParseAddr("10.96.0.10") }

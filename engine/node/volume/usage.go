@@ -19,16 +19,19 @@ type Usage struct {
 	Inodes, InodesFree, InodesUsed uint64
 }
 
-// Measured keeps the usage of volumes. To look at every file of a volume takes time, so each volume is measured
-// again only after measureEvery and when the machine has rested measureRest times as long as that took: all
-// measuring together takes no more than 2 % of a core. Methods may be called concurrently. The zero value is ready.
+// Measured keeps the usage of directories. To look at every file takes time, so a directory is measured again only
+// after measureEvery, and after measureRest times of what measuring all of them took last: together, one after the
+// other, that is no more than 2 % of a core. Methods may be called concurrently. The zero value is ready.
 type Measured struct {
+	walking sync.Mutex // held while one is measured
+
 	mu sync.Mutex // guards following
 	of map[string]*measurement
 }
 
 type measurement struct {
 	usage Usage
+	took  time.Duration
 	due   time.Time
 	busy  bool
 }
@@ -38,7 +41,7 @@ const (
 	measureRest  = 50
 )
 
-// Of returns what is known of the volume at path, and measures it in the background when it is due. A file system of
+// Of returns what is known of the directory at path, and measures it in the background when it is due. A file system of
 // the volume's own is read at once.
 func (m *Measured) Of(path string) Usage {
 	m.mu.Lock()
@@ -73,6 +76,8 @@ func (m *Measured) Keep(paths []string) {
 }
 
 func (m *Measured) measure(path string) {
+	m.walking.Lock()
+	defer m.walking.Unlock()
 	began := time.Now()
 	usage, own, err := fileSystem(path)
 	if err == nil && !own {
@@ -85,7 +90,12 @@ func (m *Measured) measure(path string) {
 	if v == nil {
 		return // forgotten meanwhile
 	}
-	v.busy, v.due = false, time.Now().Add(max(measureEvery-time.Second, measureRest*took))
+	v.busy, v.took = false, took
+	all := time.Duration(0)
+	for _, other := range m.of {
+		all += other.took
+	}
+	v.due = time.Now().Add(max(measureEvery-time.Second, measureRest*all))
 	if err == nil {
 		v.usage = usage
 	}
