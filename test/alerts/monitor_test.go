@@ -175,6 +175,9 @@ func (m *monitor) step(now int, evaluate bool) error {
 	return failed
 }
 
+// stale marks the end of a series.
+var stale = math.Float64frombits(value.StaleNaN)
+
 // began is when simulated time begins.
 var began = time.Unix(1_790_000_000, 0)
 
@@ -197,7 +200,9 @@ func (m *monitor) scrape(t *target, now int) error {
 	case gone:
 		if t.round > 0 {
 			t.round = 0
-			return m.store(t, stamp, nil, math.Float64frombits(value.StaleNaN), math.Float64frombits(value.StaleNaN))
+			err := m.store(t, stamp, nil, stale, stale)
+			t.series = map[string]*series{}
+			return err
 		}
 		return nil
 	}
@@ -257,7 +262,7 @@ func (m *monitor) store(t *target, stamp int64, text []byte, up, took float64) e
 	err := errors.Join(write("up", up, own("up")), write("scrape_duration_seconds", took, own("scrape_duration_seconds")))
 	for key, s := range t.series {
 		if s.round != t.round {
-			_, e := a.Append(s.ref, s.labels, stamp, math.Float64frombits(value.StaleNaN))
+			_, e := a.Append(s.ref, s.labels, stamp, stale)
 			err = errors.Join(err, e)
 			delete(t.series, key)
 		}

@@ -37,7 +37,7 @@ func newShop(seed uint64) *shop {
 	s.redis = w.add(&workload{kind: "StatefulSet", namespace: "shop", name: "redis", replicas: 3, startup: 2, grace: 2, memory: 128 * megabyte, base: 0.5, use: 0.05})
 	s.front = &route{name: "HTTPRoute/shop/storefront", rate: 60, latency: 0.012, target: s.storefront}
 	s.api = &route{name: "HTTPRoute/shop/cart", rate: 25, latency: 0.006, target: s.cart}
-	w.routes = []*route{s.front, s.api, {name: "Ingress/blog/web", rate: 2, latency: 0.03, target: s.web}}
+	w.routes = []*route{s.front, s.api, {name: "HTTPRoute/blog/web", rate: 2, latency: 0.03, target: s.web}}
 	s.data = &claim{namespace: "shop", name: "data-postgres-0", size: 10 * gigabyte, used: 6 * gigabyte, grows: 0.05 * megabyte}
 	w.claims = []*claim{s.data, {namespace: "shop", name: "data-redis-0", size: gigabyte, used: 0.3 * gigabyte}}
 	w.builds = []buildRun{{"shop", "storefront", 11, "Failed", "TestFailed"}, {"shop", "storefront", 12, "Succeeded", ""}, {"blog", "web", 4, "Succeeded", ""}}

@@ -3,7 +3,9 @@ package alerts
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -40,16 +42,21 @@ func watch(m *monitor, w *world) {
 		if !k.scraped {
 			continue
 		}
-		for i := range 20 { // places of pods
+		taken := map[*pod]bool{}
+		for range 8 { // as many pods as there may be at once
 			var of *pod
 			t := &target{interval: 10, tell: func(p *page) { p.put("http_requests_total", of.cpu*100, "code", "200") }}
 			t.state = func() targetState {
-				if of == nil || of.deleted > 0 && w.now >= of.deleted+k.grace {
+				if of == nil || !slices.Contains(k.pods, of) {
+					delete(taken, of)
 					of = nil
-					if i < len(k.pods) && k.pods[i].running {
-						of = k.pods[i]
+					for _, p := range k.pods {
+						if of == nil && p.running && p.deleted == 0 && !taken[p] {
+							of = p
+							taken[p] = true
+						}
 					}
-					return gone // discovery tells of the new one before the next scrape
+					return gone // the new one is scraped the next time
 				}
 				t.labels = []string{"job", "kubernetes-pods", "instance", fmt.Sprintf("10.244.0.%d:8080", of.number+2), "namespace", k.namespace, "pod", of.name, "node", nodeName}
 				if !of.running || of.deleted > 0 {
@@ -143,6 +150,13 @@ func (w *world) fill(kube informers.SharedInformerFactory, custom dynamicinforme
 			"status":   map[string]any{"phase": b.phase, "reason": b.reason},
 		}})
 	}
+	var declared []*unstructured.Unstructured
+	for _, r := range w.routes {
+		of := strings.Split(r.name, "/")
+		declared = append(declared, &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"namespace": of[1], "name": of[2],
+			"annotations": map[string]any{objects.AnnotationAvailability: r.availability, objects.AnnotationLatency: r.within}}}})
+	}
+	replace(custom.ForResource(objects.Routes[0]).Informer().GetStore(), declared)
 	replace(custom.ForResource(objects.Builds).Informer().GetStore(), builds)
 }
 

@@ -66,14 +66,15 @@ type pod struct {
 }
 
 type route struct {
-	name         string
-	rate         float64 // requests a second
-	latency      float64 // median seconds
-	errors, slow float64 // share of requests that fail, factor of time
-	buckets      []float64
-	count, sum   float64
-	codes        map[string]float64
-	target       *workload
+	name                 string
+	availability, within string  // declared objectives, or ""
+	rate                 float64 // requests a second
+	latency              float64 // median seconds
+	errors, slow         float64 // share of requests that fail, factor of time
+	buckets              []float64
+	count, sum           float64
+	codes                map[string]float64
+	target               *workload
 }
 
 var bounds = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10}
