@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"io"
+	"net/http"
 	"slices"
 
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
@@ -10,7 +11,8 @@ import (
 	"k8s.io/apiserver/pkg/audit/policy"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
+	apifilters "k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	auditlog "k8s.io/apiserver/plugin/pkg/audit/log"
 )
 
@@ -62,16 +64,19 @@ func unrecorded(r auditinternal.PolicyRule) auditinternal.PolicyRule {
 	return r
 }
 
-// onlyAccounts are rules for requests from inside: the platform's parts do in their own names what
-// was asked of them before, but what they do as somebody's service account is that account's.
-type onlyAccounts struct{ audit.PolicyRuleEvaluator }
-
-// EvaluatePolicyRule implements audit.PolicyRuleEvaluator.
-func (e onlyAccounts) EvaluatePolicyRule(a authorizer.Attributes) audit.RequestAuditConfig {
-	if !isAccount(a.GetUser()) {
-		return audit.RequestAuditConfig{Level: auditinternal.LevelNone}
-	}
-	return e.PolicyRuleEvaluator.EvaluatePolicyRule(a)
+// inside records requests from inside: the platform's parts do in their own names what was asked of them
+// before, but what they do as somebody's service account is that account's. A request that is made
+// while another one is answered has that one's record and gets none of its own.
+func (l *auditLog) inside(h http.Handler, longRunning request.LongRunningRequestCheck) http.Handler {
+	recorded := apifilters.WithAudit(h, l.sink, l.rules, longRunning)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, _ := request.UserFrom(r.Context())
+		if isAccount(who) && audit.AuditContextFrom(r.Context()).GetEventLevel() == "" {
+			recorded.ServeHTTP(w, r)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 func isAccount(who user.Info) bool {

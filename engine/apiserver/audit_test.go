@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -11,8 +12,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/gantryhq/gantry/engine/apiserver"
@@ -74,6 +77,20 @@ func TestAudit(t *testing.T) {
 	pipeline := client(t, in.ClientConfig("system:serviceaccount:default:deployer", "system:serviceaccounts", "system:masters"))
 	if err := pipeline.CoreV1().ConfigMaps("default").Delete(ctx, "c", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
+	}
+	// While a request is answered, others are made for it.
+	deployer := client(t, in.ClientConfig("system:serviceaccount:default:deployer", "system:serviceaccounts", "system:masters"))
+	if err := in.Mount("/nested/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, c := range []kubernetes.Interface{part, deployer} {
+			if _, err := c.RbacV1().ClusterRoles().Create(r.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{GenerateName: "r-"}}, metav1.CreateOptions{}); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+			}
+		}
+	})); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.CoreV1().RESTClient().Get().AbsPath("/nested/").Do(ctx).Error(); err != nil {
+		t.Errorf("requests within a request: %v", err)
 	}
 	want := []string{
 		"admin: create default/secrets s 201",

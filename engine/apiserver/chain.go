@@ -59,7 +59,7 @@ func (c *chain) inProcess(h http.Handler) http.Handler {
 	h = apifilters.WithAuthorization(h, c.authorizer, c.serializer)
 	h = impersonation.WithImpersonation(h, c.authorizer, c.serializer)
 	if c.audit != nil {
-		h = apifilters.WithAudit(h, c.audit.sink, onlyAccounts{c.audit.rules}, c.longRunning)
+		h = c.audit.inside(h, c.longRunning)
 	}
 	h = apifilters.WithAuthentication(h, inprocAuthenticator, apifilters.Unauthorized(c.serializer), nil, nil)
 	h = apifilters.WithWarningRecorder(h)
