@@ -26,6 +26,7 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -89,9 +90,21 @@ func longRunning(req *http.Request) bool {
 	return watch
 }
 
+// withoutAudit hides the audit of the request that a component is answering, say as a webhook,
+// from the requests that it sends for that: each has an audit of its own.
+type withoutAudit struct{ context.Context }
+
+func (c withoutAudit) Value(key any) any {
+	v := c.Context.Value(key)
+	if _, ok := v.(*audit.AuditContext); ok {
+		return nil
+	}
+	return v
+}
+
 // inbound turns a client's request into the one a server would have received.
 func (t *Transport) inbound(ctx context.Context, req *http.Request) *http.Request {
-	in := req.WithContext(context.WithValue(ctx, identityKey{}, t.user))
+	in := req.WithContext(context.WithValue(withoutAudit{ctx}, identityKey{}, t.user))
 	in.RequestURI = req.URL.RequestURI()
 	in.RemoteAddr = "127.0.0.1:0"
 	in.Host = req.URL.Host

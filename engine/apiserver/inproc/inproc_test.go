@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -37,6 +38,22 @@ func TestIdentityComesFromTheTransportOnly(t *testing.T) {
 	b, _ := io.ReadAll(resp.Body)
 	if string(b) != "truealice" {
 		t.Fatalf("handler saw %q", b)
+	}
+}
+
+func TestARequestSentForAnotherHasAnAuditOfItsOwn(t *testing.T) {
+	type mine struct{}
+	outer := context.WithValue(audit.WithAuditContext(t.Context()), mine{}, "kept")
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		inner := audit.WithAuditContext(r.Context())
+		fmt.Fprint(w, audit.AuditContextFrom(r.Context()) == nil, audit.AuditContextFrom(inner) != nil, r.Context().Value(mine{}))
+	})
+	resp, err := get(t, New(h, nil), outer, "/api/v1/pods")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := io.ReadAll(resp.Body); string(b) != "true truekept" {
+		t.Fatalf("the handler saw %q", b)
 	}
 }
 
