@@ -126,6 +126,7 @@ test('entries of the time line lead to pages', () => {
   assert.equal(timeline.pageOf(entry()), '/workloads/shop/deployment/cart')
   assert.equal(timeline.pageOf(entry({ object: 'pod/cart-1' })), '/pods/shop/cart-1')
   assert.equal(timeline.pageOf(entry({ object: 'configmap/x', workload: 'a/b' })), '/workloads?namespace=shop&text=a%2Fb')
+  assert.equal(timeline.toChange(entry({ message: `deployed cart=127.0.0.1:5000/shop/cart@sha256:${'0123456789ab'.padEnd(64, 'f')}` })).what, 'deployed cart=shop/cart:0123456789ab')
   assert.deepEqual([timeline.toChange(entry({ kind: 'rollback' })).kind, timeline.toChange(entry({ kind: 'config' })).kind], ['deploy', 'other'])
 })
 

@@ -1,6 +1,7 @@
 // What has changed, as the time line tells it; where there is none, as far as objects still tell it.
 
 import { useMemo } from 'preact/hooks'
+import { imageName } from './format'
 import { changes, type Change } from './health'
 import type { Event, ReplicaSet } from './kube/types'
 import { usePolled } from './prom'
@@ -24,10 +25,13 @@ export function pageOf(e: Entry): string {
   return withQuery('/workloads', { namespace: e.namespace, text: e.workload })
 }
 
+/** Images in a message without registry, and with the start of the digest. */
+const shortImages = (text: string) => text.replace(/[^\s=@]+@sha256:[0-9a-f]{64}/g, image => { const { name, tag } = imageName(image); return `${name}:${tag}` })
+
 export function toChange(e: Entry): Change {
   return {
     key: `${e.time} ${e.object} ${e.key ?? e.message}`, at: Date.parse(e.time), object: `${e.namespace}/${e.workload ?? e.object?.split('/').at(-1) ?? ''}`,
-    what: e.message, to: pageOf(e), by: e.by, bad: e.severity === 'error',
+    what: shortImages(e.message), to: pageOf(e), by: e.by, bad: e.severity === 'error',
     kind: e.kind === 'rollback' ? 'deploy' : e.kind === 'deploy' || e.kind === 'scale' ? e.kind : 'other',
   }
 }
