@@ -92,6 +92,36 @@ try {
   done('nothing is wrong any more')
   if (screenshots) await takePictures(page, { namespace, workload, folder: screenshots, kubectl })
 
+  // What else tells of it: the map, the route, all logs, the audit log.
+  const menu = name => page.getByRole('navigation').getByRole('link', { name, exact: true }).click()
+  await menu('Map')
+  const traffic = page.getByRole('table', { name: 'Traffic' }).getByRole('row')
+  await traffic.filter({ hasText: 'Gateway' }).filter({ hasText: workload }).filter({ hasText: 'req/s' }).waitFor(patience)
+  await traffic.filter({ hasText: `${namespace}/` }).filter({ hasText: 'conn/s' }).first().waitFor(patience)
+  await usable('map')
+  done('saw on the map who talks to whom')
+  await menu('Gateway')
+  await page.getByRole('table', { name: 'Routes' }).getByRole('link', { name: new RegExp(`^${namespace}/`) }).first().click()
+  await page.getByRole('table', { name: 'Backends' }).getByRole('row').filter({ hasText: 'available' }).first().waitFor(patience)
+  await reads('Requests by answer', '2xx')
+  await usable('route')
+  done('saw the route and who answers')
+  await menu('Logs')
+  await page.getByLabel('Words in the line').fill(log)
+  await page.getByLabel('Lines found').getByText(log).first().waitFor(patience)
+  await usable('logs')
+  done('found the line again in all logs')
+  await menu('Audit')
+  await page.getByRole('table', { name: 'Entries' }).getByRole('row').filter({ hasText: `deployments ${workload}` }).filter({ hasText: 'patch' }).first().waitFor(patience)
+  await usable('audit')
+  for (const name of ['Graph', 'Alerts', 'Volumes', 'Images', 'Builds']) {
+    await menu(name)
+    await page.getByRole('heading', { level: 1, name }).waitFor()
+    await page.locator('main .skeleton').waitFor({ state: 'detached' })
+    await usable(name)
+  }
+  done('saw who changed it')
+
   // A shell in a pod.
   await page.getByRole('navigation').getByRole('link', { name: 'Pods' }).click()
   await page.getByRole('table', { name: 'Pods' }).getByRole('link', { name: new RegExp(`^${namespace}/${workload}-`) }).first().click()

@@ -35,7 +35,7 @@ function Silences() {
   const polled = usePolled(signal => silences(signal), 10, [turn]), live = (polled.value ?? []).filter(s => s.status.state !== 'expired')
   if (!live.length) return null
   return <Panel title="Silences" aside={<span class="faint">{live.length}</span>}>
-    <ul class="rows">{live.map(s => <li key={s.id}><Status health="idle">{s.status.state}</Status><span><span class="mono anywhere">{s.matchers.map(matched).join(' ')}</span><br /><span class="faint">{s.comment} · {s.createdBy} · until {new Date(s.endsAt).toLocaleString([], { dateStyle: 'short', timeStyle: 'short' })}</span></span>
+    <ul class="rows">{live.map(s => <li key={s.id}><Status health="idle">{s.status.state}</Status><span><span class="mono anywhere">{s.matchers.map(matched).join(' ')}</span><br /><span class="faint"><bdi>{s.comment}</bdi> · <bdi>{s.createdBy}</bdi> · until {new Date(s.endsAt).toLocaleString([], { dateStyle: 'short', timeStyle: 'short' })}</span></span>
       <button type="button" onClick={() => end(s)}>End</button></li>)}</ul>
     {ending && <Confirm title="End this silence" deed="End it" onClose={() => end(null)} act={async () => { await endSilence(ending.id); again(turn + 1); return 'The silence is over.' }}>What still fires is sent again.</Confirm>}
   </Panel>

@@ -36,7 +36,7 @@ const ofPassed = (p: Passed, i: number): Row => ({
 })
 
 const columns: Column<Row>[] = [
-  { key: 'who', title: 'Who', cell: r => <><b>{r.who}</b>{r.by && <span class="faint"> by {r.by}</span>}</>, by: r => r.who },
+  { key: 'who', title: 'Who', cell: r => <><b><bdi>{r.who}</bdi></b>{r.by && <span class="faint"> by <bdi>{r.by}</bdi></span>}</>, by: r => r.who },
   { key: 'did', title: 'Did', cell: r => r.did, by: r => r.did },
   { key: 'what', title: 'What', cell: r => <span class="anywhere">{r.namespace && <span class="faint">{r.namespace}/</span>}{r.what}</span>, by: r => r.namespace + r.what },
   { key: 'code', title: 'Result', cell: r => <span title={r.why}>{code(r.code)}</span>, by: r => r.code },

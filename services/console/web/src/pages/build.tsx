@@ -18,7 +18,7 @@ export default function BuildPage({ params: { namespace, name } }: PageProps) {
   const s = b.status ?? {}, at = steps.indexOf(s.phase as typeof steps[number])
   return <>
     <PageHead title={`${b.spec.pipeline} #${b.spec.number}`} above={<>{above} / {namespace}</>}
-      says={<><Status health={healthOfBuild(b)}>{s.reason ?? s.phase ?? 'Pending'}</Status> <span class="faint">{s.commit && <><code>{s.commit.short ?? s.commit.id.slice(0, 7)}</code> {s.commit.message} · {s.commit.author} · </>}{s.durationSeconds ? `took ${span(s.durationSeconds * 1000)}` : <Age at={b.metadata.creationTimestamp} />}</span></>} />
+      says={<><Status health={healthOfBuild(b)}>{s.reason ?? s.phase ?? 'Pending'}</Status> <span class="faint">{s.commit && <><code>{s.commit.short ?? s.commit.id.slice(0, 7)}</code> <bdi>{s.commit.message}</bdi> · <bdi>{s.commit.author}</bdi> · </>}{s.durationSeconds ? `took ${span(s.durationSeconds * 1000)}` : <Age at={b.metadata.creationTimestamp} />}</span></>} />
     {s.message && <p class={s.phase === 'Failed' ? 'notice' : 'faint'} role={s.phase === 'Failed' ? 'alert' : undefined}>{s.message}</p>}
     {!ended(b) && <ol class="steps">{steps.map((step, i) => <li key={step} class={i < at ? 'done' : i === at ? 'now' : ''} aria-current={i === at ? 'step' : undefined}>{step}</li>)}</ol>}
     {s.images && s.images.length > 0 && <Panel title="Images"><ul class="rows">{s.images.map(i => <li key={i.name}>

@@ -10,7 +10,7 @@ import { Table, type Column } from '../ui/table'
 const columns: Column<Build>[] = [
   { key: 'build', title: 'Build', cell: b => <Link to={pathTo('builds', b.metadata.namespace!, b.metadata.name)} class="name"><span class="faint">{b.metadata.namespace}/</span>{b.spec.pipeline} #{b.spec.number}</Link>, by: b => `${b.metadata.namespace}/${b.spec.pipeline}/${String(b.spec.number).padStart(9, '0')}` },
   { key: 'state', title: 'State', cell: b => <span title={b.status?.message}><Status health={healthOfBuild(b)}>{b.status?.reason ?? b.status?.phase ?? 'Pending'}</Status></span>, by: b => b.status?.phase ?? '' },
-  { key: 'commit', title: 'Commit', cell: b => b.status?.commit ? <span class="commit line"><code>{b.status.commit.short ?? b.status.commit.id.slice(0, 7)}</code> {b.status.commit.message}</span> : <span class="faint">{b.spec.redeploy ? `again #${b.spec.redeploy}` : '–'}</span>, wide: true },
+  { key: 'commit', title: 'Commit', cell: b => b.status?.commit ? <span class="commit line"><code>{b.status.commit.short ?? b.status.commit.id.slice(0, 7)}</code> <bdi>{b.status.commit.message}</bdi></span> : <span class="faint">{b.spec.redeploy ? `again #${b.spec.redeploy}` : '–'}</span>, wide: true },
   { key: 'took', title: 'Took', cell: b => b.status?.durationSeconds ? span(b.status.durationSeconds * 1000) : <span class="faint">–</span>, by: b => b.status?.durationSeconds ?? 0, right: true, wide: true },
   { key: 'age', title: 'Ago', cell: b => <Age at={b.metadata.creationTimestamp} />, by: b => -Date.parse(b.metadata.creationTimestamp), right: true },
 ]
