@@ -71,6 +71,7 @@ func commandGroups(g *globals) map[string][]*cobra.Command {
 			newLogsCommand(g),
 			newTimelineCommand(g),
 			newAlertsCommand(g),
+			newAnomaliesCommand(g),
 			newConsoleCommand(g),
 			newDoctorCommand(g),
 			newVersionCommand(),

@@ -29,6 +29,7 @@ import (
 	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/librarylog"
 	"github.com/gantryhq/gantry/services/alerts"
+	"github.com/gantryhq/gantry/services/anomaly"
 	"github.com/gantryhq/gantry/services/registry"
 	"github.com/gantryhq/gantry/services/scan"
 	"github.com/gantryhq/gantry/services/trust"
@@ -60,6 +61,7 @@ var components = []component{
 	{"alerts", startAlerts},
 	{"scanning", startScanning},
 	{"pipelines", startPipelines},
+	{"anomaly detection", startAnomaly},
 	{"monitor", startMonitor},
 	{"docker", startDocker},
 	{"audit", startAudit},
@@ -201,7 +203,8 @@ type server struct {
 	registry     atomic.Pointer[registry.Registry] // set once it has started
 	scanning     atomic.Pointer[scan.Service]      // nil until it is started
 	logsRunning  logsRunning
-	gatewayKinds <-chan error // told once when the API serves the gateway's kinds
+	anomaly      *anomaly.Service // or nil
+	gatewayKinds <-chan error     // told once when the API serves the gateway's kinds
 	gatewayAddr  gatewayAddresses
 }
 

@@ -89,6 +89,8 @@ func startMonitor(_ context.Context, in *server) error {
 			Job: "logs", Instance: "logs", Handler: http.HandlerFunc(in.serveLogMetrics),
 		}, {
 			Job: "alertmanager", Instance: "alertmanager", Handler: in.alerts.Metrics(),
+		}, {
+			Job: "anomalies", Instance: "anomalies", Handler: in.anomaly.Metrics(),
 		}},
 		Rules: in.alerts, Version: version, Log: in.upstreamLogger(),
 	}
