@@ -71,6 +71,7 @@ function answer(path, q, res) {
   if (path.includes('/loki/api/v1/label/')) return json({ data: services.map(s => s.name) })
   if (path.endsWith('/api/v2/alerts')) return json(alerts)
   if (path.endsWith('/api/v2/silences')) return json([{ id: 's', status: { state: 'active' }, matchers: [{ name: 'alertname', value: attack, isRegex: false, isEqual: true }], startsAt: ago(9), endsAt: ago(-9000), createdBy: attack, comment: attack }])
+  if (path.includes('/anomalies/')) return json({ watched: 99, known: 99, anomalies: services.slice(0, 20).map((s, i) => ({ namespace: s.namespace, kind: i % 2 ? 'Deployment' : 'HTTPRoute', name: attack, signal: 'latency', unit: 'seconds', start: ago(i * 60), value: 2, expected: 0.1, deviation: 0.1, score: 19, causes: [{ kind: 'deploy', time: ago(i * 60), namespace: s.namespace, object: attack, message: attack, weight: 1 }] })) })
   if (path.includes('/timeline/')) return json({ events: services.map((s, i) => ({ time: ago(i * 60), kind: 'deploy', severity: 'info', namespace: s.namespace, workload: `Deployment/${s.name}`, object: attack, message: attack, by: attack })) })
   if (path.includes('/audit/api/v1/')) return json({ entries: audited, complete: false })
   if (path.endsWith('/selfsubjectaccessreviews')) return json({ status: { allowed: true } })

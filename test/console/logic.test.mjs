@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { load } from './load.mjs'
 
-const [format, workloads, health, logs, router, prom, { onGrid }, palette, timeline] = await Promise.all(
-  ['format.ts', 'workloads.ts', 'health.ts', 'logs.ts', 'router.tsx', 'prom.ts', 'ui/chart.tsx', 'ui/palette.tsx', 'timeline.ts'].map(load))
+const [format, workloads, health, logs, router, prom, { onGrid }, palette, timeline, alerting, anomalies] = await Promise.all(
+  ['format.ts', 'workloads.ts', 'health.ts', 'logs.ts', 'router.tsx', 'prom.ts', 'ui/chart.tsx', 'ui/palette.tsx', 'timeline.ts', 'alerting.ts', 'anomalies.ts'].map(load))
 
 test('quantities', () => {
   for (const [text, want] of [['250m', 0.25], ['1', 1], ['1.5', 1.5], ['128Mi', 2 ** 27], ['1e3', 1000], ['2k', 2000], ['100n', 1e-7], ['3E', 3e18], ['1Ei', 2 ** 60]])
@@ -176,4 +176,21 @@ test('links and searches are made of text safely', async () => {
   assert.equal(ownLink('/console/logs?namespace=a'), '/logs?namespace=a')
   for (const text of ['javascript:alert(1)', 'https://evil.test/console/', '//evil.test', '/console/x\\y', undefined]) assert.equal(ownLink(text), undefined, text)
   assert.equal(selector({ namespace: 'shop', app: '', pod: 'a"b', container: '', level: 'error', text: 'a.b  "c' }), '{namespace="shop", pod="a\\"b"} |~ "(?i)a\\\\.b" |~ "(?i)\\"c" | detected_level="error"')
+})
+
+test('alerts beside what objects tell', () => {
+  const alert = (fingerprint, severity, labels, state = 'active') => ({ fingerprint, startsAt: '2026-01-01T00:00:00Z', status: { state }, annotations: { summary: 's' }, labels: { alertname: 'A', severity, ...labels } })
+  const told = [{ key: 'k', severity: 'critical', object: 'shop/cart', what: '', since: 0, to: '' }]
+  const list = [alert('1', 'warning', { namespace: 'shop', pod: 'cart-5d-x' }), alert('2', 'warning', { namespace: 'shop', pod: 'cartographer-1' }), alert('3', 'critical', { node: 'n' }),
+    alert('4', 'critical', { namespace: 'shop' }, 'suppressed'), alert('5', 'info', { namespace: 'shop' }), alert('6', 'warning', { namespace: 'other', deployment: 'web' })]
+  assert.deepEqual(alerting.firing(list, '', told).map(p => p.key), ['alert/3', 'alert/2', 'alert/6'])
+  assert.deepEqual(alerting.firing(list, 'shop', told).map(p => p.key), ['alert/3', 'alert/2'])
+})
+
+test('anomalies', () => {
+  const a = { namespace: 'shop', kind: 'HTTPRoute', name: 'a"b', signal: 'latency', start: '' }
+  assert.equal(anomalies.subjectPage(a), '/gateway/httproutes/shop/a%22b')
+  assert.equal(anomalies.subjectPage({ ...a, kind: 'Deployment', name: 'cart' }), '/workloads/shop/deployment/cart')
+  assert.ok(new URLSearchParams(anomalies.graphOf(a).split('?')[1]).get('expr').includes('workload="a\\"b"'))
+  assert.deepEqual([[2 ** 21, 'bytes'], [0.25, 'seconds'], [1.23456, 'requests/s']].map(v => anomalies.amount(...v)), ['2 MiB', '250 ms', '1.23 requests/s'])
 })

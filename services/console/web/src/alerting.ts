@@ -1,6 +1,8 @@
 // Alerts and silences, at Alertmanager's HTTP API (version 2).
 
 import { askJSON, send } from './session'
+import { pathTo } from './router'
+import type { Problem } from './health'
 import type { Health } from './workloads'
 
 export interface Alert {
@@ -31,3 +33,13 @@ export function ownLink(annotation: string | undefined): string | undefined {
 }
 
 export const matched = (m: Matcher) => `${m.name}${m.isEqual === false ? (m.isRegex ? '!~' : '!=') : m.isRegex ? '=~' : '='}"${m.value}"`
+
+/** What fires and is worth a place beside what objects tell: not silenced, more than an information, and not of what is told already. */
+export const firing = (list: Alert[], namespace: string, told: Problem[]): Problem[] => list
+  .filter(a => a.status.state !== 'suppressed' && ['critical', 'warning'].includes(a.labels.severity ?? '') && (!namespace || !a.labels.namespace || a.labels.namespace === namespace))
+  .filter(a => { const of = `${a.labels.namespace}/${a.labels.pod ?? a.labels.deployment ?? a.labels.statefulset ?? a.labels.daemonset}`; return !told.some(p => of === p.object || of.startsWith(p.object + '-')) })
+  .sort((a, b) => severityRank(a) - severityRank(b))
+  .map(a => ({
+    key: `alert/${a.fingerprint}`, severity: a.labels.severity as Problem['severity'], object: a.labels.alertname ?? 'alert',
+    what: a.annotations.summary ?? '', since: Date.parse(a.startsAt), to: pathTo('alerts', a.fingerprint),
+  }))

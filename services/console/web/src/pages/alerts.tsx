@@ -1,10 +1,11 @@
-// What is wrong and was told to somebody: alerts and silences.
+// What is wrong and was told to somebody: alerts and silences. What is merely unusual wakes nobody, and is here too.
 
 import { useMemo, useState } from 'preact/hooks'
 import { Link, pathTo } from '../router'
 import { useNamespace } from '../kube/paths'
 import { usePolled } from '../prom'
 import { alerts, endSilence, healthOf, matched, severityRank, silences, stateOf, type Alert, type Silence } from '../alerting'
+import { amount, anomalies, graphOf, idOf, subjectPage, type Anomaly } from '../anomalies'
 import { plural } from '../format'
 import { Age, Empty, PageHead, Panel, Status } from '../ui/parts'
 import { Table, type Column } from '../ui/table'
@@ -26,8 +27,27 @@ export default function AlertsPage() {
     {polled.error && <Panel><Empty icon="alerts" title={/forbidden/i.test(polled.error) ? 'You may not see alerts' : 'Alerts cannot be read'}>{polled.error}</Empty></Panel>}
     {!polled.error && <Table label="Alerts" rows={rows} columns={columns} id={a => a.fingerprint} sort="severity" text={a => Object.values(a.labels).join(' ') + ' ' + (a.annotations.summary ?? '')} loading={polled.value === null}
       empty={<Empty icon="check" title="Nothing fires">Rules are evaluated all the time; what they find appears here and is sent to whom you named.</Empty>} />}
+    <Unusual namespace={namespace} />
     <Silences />
   </>
+}
+
+const unusualColumns: Column<Anomaly>[] = [
+  { key: 'what', title: 'What', cell: a => <><Link to={subjectPage(a)} class="name">{a.name}</Link><br /><span class="faint">{a.kind} in {a.namespace}</span></>, by: a => a.name },
+  { key: 'signal', title: 'Signal', cell: a => <Link to={graphOf(a)} aria-label={`Graph of ${a.signal} of ${a.name}`}>{a.signal.replace('_', ' ')}</Link>, by: a => a.signal },
+  { key: 'value', title: 'Value', cell: a => <>{amount(a.value, a.unit)}<br /><span class="faint">{amount(a.expected, a.unit)} is usual</span></>, by: a => Math.abs(a.score), right: true },
+  { key: 'cause', title: 'Just before', cell: a => a.causes?.[0] ? <span class="faint"><bdi>{a.causes[0].kind} {a.causes[0].object} {a.causes[0].message}</bdi></span> : <span class="faint">–</span>, wide: true },
+  { key: 'since', title: 'Since', cell: a => <><Age at={a.start} />{a.end && <><br /><span class="faint">over</span></>}</>, by: a => -Date.parse(a.start), right: true },
+]
+
+function Unusual({ namespace }: { namespace: string }) {
+  const polled = usePolled(signal => anomalies(24, signal), 30, [])
+  const rows = useMemo(() => (polled.value?.anomalies ?? []).filter(a => !namespace || a.namespace === namespace), [polled.value, namespace])
+  if (!polled.value) return null // not looked for here, or not for you
+  return <Panel title="Unusual in the last 24 hours" aside={<span class="faint">{plural(polled.value.known, 'signal')} known</span>}>
+    <Table label="Unusual" rows={rows} columns={unusualColumns} id={idOf} sort="since" text={a => `${a.namespace} ${a.kind} ${a.name} ${a.signal}`}
+      empty={<Empty icon="check" title="Nothing is unusual">What each workload and route usually does is learnt all the time; what leaves it appears here, with what was changed just before.</Empty>} />
+  </Panel>
 }
 
 function Silences() {

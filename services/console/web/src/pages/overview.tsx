@@ -9,7 +9,8 @@ import { usePods, useWorkloads } from '../lists'
 import { problems, type Problem } from '../health'
 import { useChanges } from '../timeline'
 import { ChangeList } from '../ui/changes'
-import { literal, quote, useValue } from '../prom'
+import { alerts, firing } from '../alerting'
+import { literal, quote, usePolled, useValue } from '../prom'
 import { bytes, cores, count, percent, plural, quantity } from '../format'
 import { Age, Empty, loading, Meter, Name, PageHead, Panel, Status, Trouble } from '../ui/parts'
 import { Chart, type Mark } from '../ui/chart'
@@ -22,8 +23,12 @@ export function OverviewOf({ namespace }: { namespace: string }) {
   const { pods, sets } = usePods(namespace), workloads = useWorkloads(namespace)
   const nodes = useKind<Node>('nodes', ''), claims = useKind<Claim>('persistentvolumeclaims', namespace), events = useKind<Event>('events', namespace)
   const now = useNow(5)
-  const wrong = useMemo(() => problems({ pods: pods.items, sets: sets.items, workloads: workloads.items, nodes: nodes.items, claims: claims.items }, now),
-    [pods.items, sets.items, workloads.items, nodes.items, claims.items, now])
+  const told = usePolled(signal => alerts(signal), 10, []) // without the right to see alerts, objects tell alone
+  const wrong = useMemo(() => {
+    const found = problems({ pods: pods.items, sets: sets.items, workloads: workloads.items, nodes: nodes.items, claims: claims.items }, now)
+    return [...found, ...firing(told.value ?? [], namespace, found)]
+  },
+    [pods.items, sets.items, workloads.items, nodes.items, claims.items, told.value, namespace, now])
   const changed = useChanges(namespace, 'deploy,rollback,scale,config,build', { sets: sets.items, events: events.items })
   const marks = useMemo<Mark[]>(() => changed.filter(c => c.kind === 'deploy').map(c => ({ at: c.at, label: c.object })), [changed])
   const busy = loading(pods) || workloads.loading
