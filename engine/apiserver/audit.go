@@ -65,13 +65,12 @@ func unrecorded(r auditinternal.PolicyRule) auditinternal.PolicyRule {
 }
 
 // inside records requests from inside: the platform's parts do in their own names what was asked of them
-// before, but what they do as somebody's service account is that account's. A request that is made
-// while another one is answered has that one's record and gets none of its own.
+// before, but what they do as somebody's service account is that account's, also while another request is answered.
 func (l *auditLog) inside(h http.Handler, longRunning request.LongRunningRequestCheck) http.Handler {
 	recorded := apifilters.WithAudit(h, l.sink, l.rules, longRunning)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, _ := request.UserFrom(r.Context())
-		if isAccount(who) && audit.AuditContextFrom(r.Context()).GetEventLevel() == "" {
+		if isAccount(who) {
 			recorded.ServeHTTP(w, r)
 			return
 		}

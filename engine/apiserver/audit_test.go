@@ -78,7 +78,7 @@ func TestAudit(t *testing.T) {
 	if err := pipeline.CoreV1().ConfigMaps("default").Delete(ctx, "c", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// While a request is answered, others are made for it.
+	// While a request is answered, others are made for it, each with a record of its own.
 	deployer := client(t, in.ClientConfig("system:serviceaccount:default:deployer", "system:serviceaccounts", "system:masters"))
 	if err := in.Mount("/nested/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, c := range []kubernetes.Interface{part, deployer} {
@@ -97,6 +97,7 @@ func TestAudit(t *testing.T) {
 		"admin: get default/secrets s 200",
 		"admin as jane: delete default/secrets s 403",
 		"system:serviceaccount:default:deployer: delete default/configmaps c 200",
+		"system:serviceaccount:default:deployer: create /clusterroles  201",
 	}
 	var got []string
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline) && len(got) < len(want); time.Sleep(time.Millisecond) {
