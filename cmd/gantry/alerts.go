@@ -150,7 +150,7 @@ type alertsHealth struct {
 func (h *alertsHealth) warn(out io.Writer) {
 	switch {
 	case !h.Working && h.Heartbeat == nil:
-		fmt.Fprintln(out, "warning: the rules have not been evaluated yet: nothing can fire")
+		fmt.Fprintln(out, "alerting is starting: the rules are evaluated for the first time within some seconds")
 	case !h.Working:
 		fmt.Fprintf(out, "warning: alerting does not work: the rules were evaluated for the last time %s ago\n", duration.HumanDuration(time.Since(*h.Heartbeat)))
 	}
