@@ -47,6 +47,7 @@ try {
 
   // Find the workload by keyboard alone.
   await page.keyboard.press('/')
+  await page.locator('dialog.palette input:focus').waitFor()
   await page.keyboard.type(`${namespace} ${workload}`)
   await page.getByRole('option', { selected: true }).filter({ hasText: 'Deployment' }).waitFor()
   await page.keyboard.press('Enter')
