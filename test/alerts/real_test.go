@@ -23,6 +23,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/textparse"
+	"github.com/prometheus/prometheus/storage"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -186,9 +187,14 @@ func (c *copied) update(ctx context.Context, m *monitor) error {
 			c.shapes[shapeOf(s.labels)] = true
 		}
 		s.round = c.round
-		if s.ref, err = a.Append(s.ref, s.labels, *stamp, v); err != nil {
+		ref, err := a.Append(s.ref, s.labels, *stamp, v)
+		if errors.Is(err, storage.ErrOutOfOrderSample) {
+			continue // it was away, was marked stale since, and is back as it was
+		}
+		if err != nil {
 			return errors.Join(err, a.Rollback())
 		}
+		s.ref = ref
 	}
 	for key, s := range c.series {
 		if s.round != c.round {

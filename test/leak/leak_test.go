@@ -45,7 +45,8 @@ func TestEveryKindOfLeakIsFound(t *testing.T) {
 			_ = netlink.LinkDel(l)
 		}
 	})
-	rules := "table ip " + name + " { set pods { type ipv4_addr; elements = { 198.18.0.9 }; }; }"
+	rules := "table ip " + name + " { set pods { type ipv4_addr; elements = { 198.18.0.9 }; }; " +
+		"set talks { type ipv4_addr . ipv4_addr; flags timeout; elements = { 198.18.0.7 . 198.18.0.6 timeout 10m }; }; }"
 	load := exec.Command("nft", "-f", "-")
 	load.Stdin = strings.NewReader(rules)
 	must(t, load.Run())
@@ -60,6 +61,9 @@ func TestEveryKindOfLeakIsFound(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q among the leaks:\n%s", want, got)
 		}
+	}
+	if strings.Contains(got, "198.18.0.7") {
+		t.Errorf("what the kernel removes by itself is among the leaks:\n%s", got)
 	}
 	everything := &world{running: map[string]bool{stranger: true}, known: map[string]bool{stranger: true},
 		addresses: map[netip.Addr]bool{netip.MustParseAddr("198.18.0.9"): true}}

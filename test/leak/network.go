@@ -103,6 +103,9 @@ func (i *inventory) spares(leases map[string]lease) map[string]netip.Addr {
 
 var addresses = regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`)
 
+// expiring is an element that the kernel removes by itself, such as a count of who talked to whom.
+var expiring = regexp.MustCompile(`[^,{}]*\bexpires\b[^,{}]*`)
+
 // rules finds the nftables table and every address of a pod or service in it.
 func (i *inventory) rules() error {
 	out, err := exec.Command("nft", "list", "table", "ip", i.name).CombinedOutput()
@@ -131,7 +134,7 @@ func (i *inventory) rules() error {
 	for _, ip := range i.spare {
 		seen[ip] = true
 	}
-	for _, text := range addresses.FindAllString(string(out), -1) {
+	for _, text := range addresses.FindAllString(expiring.ReplaceAllString(string(out), ""), -1) {
 		ip, err := netip.ParseAddr(text)
 		if err != nil || seen[ip] || !plan.PodCIDR.Contains(ip) && !plan.ServiceCIDR.Contains(ip) {
 			continue

@@ -57,6 +57,7 @@ func (i *inventory) descriptors(pid int, p process) {
 			continue
 		}
 		t := owned("descriptor", filepath.Base(fd)+" of "+strconv.Itoa(pid)+" ("+p.name+"): "+target)
+		t.Kept = !deleted && below(path, filepath.Join(i.dir, "logs/pods")) // logs are followed until the pod is deleted
 		if deleted && t.Owner == "" {
 			t.Kind, t.Owner = "descriptor of a deleted file", "nobody"
 		}
