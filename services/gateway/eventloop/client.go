@@ -351,31 +351,44 @@ func (c *client) pump() {
 		if b == nil || b.state == connecting || b.late || len(b.out) > 0 || b.deaf {
 			return
 		}
-		n, result := c.readPlain(c.loop.buf)
-		switch result {
-		case gotNothing:
-			return
-		case gotEnd, gotError:
-			c.abandon()
-			return
-		}
-		got := c.loop.buf[:n]
-		used, err := c.body.scan(got)
+		got, ok, err := c.readBody()
 		if err != nil {
 			c.spoiled()
 			return
 		}
-		if used < n {
-			c.keep(got[used:])
-			c.fresh = true
+		if !ok {
+			return
 		}
 		c.streamed = true
 		c.progress()
-		if !b.write(got[:used]) {
+		if !b.write(got) {
 			b.stopped()
 			return
 		}
 	}
+}
+
+// readBody reads on in the request's body, into the loop's buffer; what comes behind the body is kept. It is not
+// ok when nothing was there, or the client is gone and has been abandoned. An error is one of the body's form.
+func (c *client) readBody() (got []byte, ok bool, err error) {
+	n, result := c.readPlain(c.loop.buf)
+	switch result {
+	case gotNothing:
+		return nil, false, nil
+	case gotEnd, gotError:
+		c.abandon()
+		return nil, false, nil
+	}
+	got = c.loop.buf[:n]
+	used, err := c.body.scan(got)
+	if err != nil {
+		return nil, false, err
+	}
+	if used < n {
+		c.keep(got[used:])
+		c.fresh = true
+	}
+	return got[:used], true, nil
 }
 
 // smallBody is what is read of a request that has been refused, so that its connection can
@@ -389,23 +402,12 @@ func (c *client) small() bool {
 
 func (c *client) discardBody() {
 	for !c.body.done && c.readable {
-		n, result := c.readPlain(c.loop.buf)
-		switch result {
-		case gotNothing:
-			return
-		case gotEnd, gotError:
-			c.abandon()
-			return
-		}
-		got := c.loop.buf[:n]
-		used, err := c.body.scan(got)
+		_, ok, err := c.readBody()
 		if err != nil {
 			c.abandon()
-			return
 		}
-		if used < n {
-			c.keep(got[used:])
-			c.fresh = true
+		if err != nil || !ok {
+			return
 		}
 	}
 	if c.body.done {
