@@ -59,6 +59,19 @@ func EnsureRole(ctx context.Context, client kubernetes.Interface, role *rbacv1.C
 	return nil
 }
 
+// LetAsk installs a ClusterRole whose holder may send requests with these verbs to paths that are no
+// resources. cfg must be an administrator's.
+func LetAsk(ctx context.Context, cfg *rest.Config, name string, verbs []string, paths ...string) error {
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("install role %s: %w", name, err)
+	}
+	return EnsureRole(ctx, client, &rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Rules:      []rbacv1.PolicyRule{{Verbs: verbs, NonResourceURLs: paths}},
+	})
+}
+
 func has(labels, wanted map[string]string) bool {
 	for k, v := range wanted {
 		if labels[k] != v {

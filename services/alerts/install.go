@@ -60,11 +60,7 @@ func EnsureRoles(ctx context.Context, cfg *rest.Config) error {
 		return err
 	}
 	for name, verbs := range map[string][]string{Reader: {"get"}, Editor: {"get", "post", "delete"}} {
-		err := rights.EnsureRole(ctx, client, &rbacv1.ClusterRole{
-			ObjectMeta: metav1.ObjectMeta{Name: name},
-			Rules:      []rbacv1.PolicyRule{{Verbs: verbs, NonResourceURLs: []string{Prefix + "*"}}},
-		})
-		if err != nil {
+		if err := rights.LetAsk(ctx, cfg, name, verbs, Prefix+"*"); err != nil {
 			return err
 		}
 	}

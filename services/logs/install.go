@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -26,16 +25,12 @@ func EnsureRoles(ctx context.Context, cfg *rest.Config) error {
 	if err != nil {
 		return err
 	}
+	if err := rights.LetAsk(ctx, cfg, reader, []string{"get", "post"}, Prefix+"*", TimelinePrefix+"*"); err != nil {
+		return err
+	}
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return fmt.Errorf("install the roles of logs: %w", err)
-	}
-	err = rights.EnsureRole(ctx, client, &rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: reader},
-		Rules:      []rbacv1.PolicyRule{{Verbs: []string{"get", "post"}, NonResourceURLs: []string{Prefix + "*", TimelinePrefix + "*"}}},
-	})
-	if err != nil {
-		return err
 	}
 	return rights.Bind(ctx, client, reader, rbacv1.Subject{Kind: rbacv1.GroupKind, APIGroup: rbacv1.GroupName, Name: "system:authenticated"})
 }

@@ -7,8 +7,6 @@ import (
 	"io/fs"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/gantryhq/gantry/internal/crd"
@@ -55,12 +53,5 @@ func EnsureRoles(ctx context.Context, cfg *rest.Config) error {
 	if err != nil {
 		return err
 	}
-	client, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return err
-	}
-	return rights.EnsureRole(ctx, client, &rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: Reader},
-		Rules:      []rbacv1.PolicyRule{{Verbs: []string{"get", "post"}, NonResourceURLs: []string{Prefix + "*"}}},
-	})
+	return rights.LetAsk(ctx, cfg, Reader, []string{"get", "post"}, Prefix+"*")
 }
