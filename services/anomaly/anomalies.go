@@ -1,6 +1,7 @@
 package anomaly
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -91,21 +92,11 @@ func (s *Service) explain(ctx context.Context, begun []*Anomaly, now time.Time) 
 			}
 			s.mu.Lock()
 			found = append(found, s.neighbours(a)...)
-			slices.SortStableFunc(found, func(x, y Cause) int { return -compare(x.Weight, y.Weight) })
+			slices.SortStableFunc(found, func(x, y Cause) int { return cmp.Compare(y.Weight, x.Weight) })
 			a.Causes = found[:min(len(found), causes)]
 			s.mu.Unlock()
 		}
 	}
-}
-
-func compare(a, b float64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // neighbours are other subjects' anomalies that began a little earlier or at the same time. s.mu is held.

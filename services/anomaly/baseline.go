@@ -42,7 +42,7 @@ type baseline struct {
 	days    [daysKept]*day // by number
 	minutes []minute       // the last hour, the oldest first
 	open    int64          // slot that fills at the moment, counted since 1970
-	filling []float32
+	filling []float64
 }
 
 type minute struct {
@@ -125,13 +125,8 @@ func (b *baseline) fill(at time.Time, value float64) {
 	if number != b.open {
 		b.open, b.filling = number, b.filling[:0]
 	}
-	b.filling = append(b.filling, float32(value))
-	values := make([]float64, len(b.filling))
-	for i, v := range b.filling {
-		values[i] = float64(v)
-	}
-	m, _ := median(values)
-	b.learn(number, m)
+	b.filling = append(b.filling, value)
+	b.learn(number, middle(slices.Clone(b.filling)))
 }
 
 // learn notes the median of a slot.

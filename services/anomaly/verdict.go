@@ -1,6 +1,9 @@
 package anomaly
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // A signal is anomalous when it was far from its baseline in three of the last five minutes, and is over when it
 // was near for five minutes. Six deviations are far: with the half of it, and a single minute, as in a
@@ -24,7 +27,7 @@ type verdict struct {
 func (v *verdict) judge(at time.Time, score float64, both bool) (anomalous bool, since time.Time) {
 	magnitude := score
 	if both {
-		magnitude = max(score, -score)
+		magnitude = math.Abs(score)
 	}
 	v.last[v.next] = time.Time{}
 	if magnitude >= far {
