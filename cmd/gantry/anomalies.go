@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -29,14 +28,6 @@ func newAnomaliesCommand(g *globals) *cobra.Command {
 		Example: "  gantry anomalies -n shop\n  gantry anomalies -A --since 168h -o json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			cfg, err := g.config()
-			if err != nil {
-				return err
-			}
-			r, err := newLogReader(cfg)
-			if err != nil {
-				return err
-			}
 			params := url.Values{"start": {time.Now().Add(-since).UTC().Format(time.RFC3339)}}
 			if !all {
 				params.Set("namespace", namespace)
@@ -45,7 +36,7 @@ func newAnomaliesCommand(g *globals) *cobra.Command {
 				params.Set("workload", args[0])
 			}
 			var answer anomaly.Answer
-			if err := getService(c.Context(), r.client, "read anomalies", anomaly.Path, params, &answer); err != nil {
+			if err := g.ask(c.Context(), "read anomalies", anomaly.Path, params, &answer); err != nil {
 				return err
 			}
 			if *output == "json" {
@@ -86,7 +77,7 @@ func printAnomalies(out io.Writer, list []anomaly.Anomaly, namespaces bool) erro
 		cause := "-"
 		if len(a.Causes) > 0 {
 			c := a.Causes[0]
-			cause = plainText(c.Kind + " " + c.Object + " " + cmp.Or(c.Message, ""))
+			cause = plainText(c.Kind + " " + c.Object + " " + c.Message)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", a.Start.Local().Format("2006-01-02 15:04"), lasted, what, a.Signal,
 			amount(a.Value, a.Unit), amount(a.Expected, a.Unit), cause)

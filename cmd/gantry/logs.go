@@ -100,6 +100,19 @@ func (r *logReader) get(ctx context.Context, path string, params url.Values, int
 	return getService(ctx, r.client, "read logs", "/loki/api/v1/"+path, params, into)
 }
 
+// ask asks a service of the installation that answers in JSON.
+func (g *globals) ask(ctx context.Context, what, path string, params url.Values, into any) error {
+	cfg, err := g.config()
+	if err != nil {
+		return err
+	}
+	r, err := newLogReader(cfg)
+	if err != nil {
+		return err
+	}
+	return getService(ctx, r.client, what, path, params, into)
+}
+
 // getService asks a service that answers in JSON, and explains why when it does not.
 func getService(ctx context.Context, client rest.Interface, what, path string, params url.Values, into any) error {
 	request := client.Get().AbsPath(path)
@@ -111,7 +124,7 @@ func getService(ctx context.Context, client rest.Interface, what, path string, p
 	text, err := request.DoRaw(ctx)
 	switch {
 	case apierrors.IsNotFound(err):
-		return hint.Wrap(fmt.Errorf("%s: nothing answers at %s", what, path), "start `gantry serve` without --no-logs")
+		return hint.Wrap(fmt.Errorf("%s: nothing answers at %s", what, path), "start `gantry serve` without --no-logs and --no-metrics")
 	case apierrors.IsServiceUnavailable(err) && len(text) == 0:
 		return hint.Wrap(fmt.Errorf("%s: the service is starting", what), "try again in a moment")
 	case err != nil && len(text) > 0:

@@ -31,14 +31,6 @@ func newTimelineCommand(g *globals) *cobra.Command {
 		Example: "  gantry timeline -n shop --since 1h\n  gantry timeline -n shop cart --kind deploy,restart",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			cfg, err := g.config()
-			if err != nil {
-				return err
-			}
-			r, err := newLogReader(cfg)
-			if err != nil {
-				return err
-			}
 			if all {
 				namespace = ""
 			}
@@ -51,7 +43,7 @@ func newTimelineCommand(g *globals) *cobra.Command {
 				params.Set("workload", name)
 			}
 			var answer timeline.Answer
-			if err := getService(c.Context(), r.client, "read time line", timeline.Path, params, &answer); err != nil {
+			if err := g.ask(c.Context(), "read time line", timeline.Path, params, &answer); err != nil {
 				return err
 			}
 			if *output == "json" {
