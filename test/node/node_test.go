@@ -101,13 +101,18 @@ func (c *cluster) events(object string) []string {
 	return out
 }
 
-// exec runs a command in a pod.
+// exec runs a command in a pod and returns what it writes to its standard
+// output. What kubectl says on its own error stream is not part of that: it may
+// warn there about an empty first message.
 func (c *cluster) exec(pod string, command ...string) string {
 	c.t.Helper()
 	args := append([]string{"--kubeconfig", c.Kubeconfig(), "exec", "-n", namespace, pod, "--"}, command...)
-	out, err := exec.Command("kubectl", args...).CombinedOutput()
+	cmd := exec.Command("kubectl", args...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
 	if err != nil {
-		c.t.Fatalf("kubectl exec %s %v: %v\n%s", pod, command, err, out)
+		c.t.Fatalf("kubectl exec %s %v: %v\n%s%s", pod, command, err, out, stderr.String())
 	}
 	return string(out)
 }
