@@ -13,7 +13,6 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/noderesources"
-	"k8s.io/kubernetes/pkg/securitycontext"
 )
 
 // safeSysctls are namespaced and cannot harm other pods: upstream's list.
@@ -88,7 +87,7 @@ func (n *Node) admitSysctl(pod *v1.Pod, name string) *verdict {
 // admitAppArmor refuses a profile that cannot be enforced. RuntimeDefault counts
 // when it is asked for; without being asked it is applied where there is AppArmor.
 func admitAppArmor(pod *v1.Pod, c *v1.Container) *verdict {
-	p := securitycontext.DetermineEffectiveSecurityContext(pod, c).AppArmorProfile
+	p := effectiveSecurity(pod, c).AppArmorProfile
 	if p == nil || p.Type == v1.AppArmorProfileTypeUnconfined {
 		return nil
 	}
@@ -110,7 +109,7 @@ func admitAppArmor(pod *v1.Pod, c *v1.Container) *verdict {
 // admitSELinux refuses labels: nothing here applies them, and a container without
 // the label it asks for would be less confined.
 func admitSELinux(pod *v1.Pod, c *v1.Container) *verdict {
-	o := securitycontext.DetermineEffectiveSecurityContext(pod, c).SELinuxOptions
+	o := effectiveSecurity(pod, c).SELinuxOptions
 	if o == nil || *o == (v1.SELinuxOptions{}) {
 		return nil
 	}

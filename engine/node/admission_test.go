@@ -25,6 +25,11 @@ func TestAPodThatCannotBeConfinedAsItAsksIsRefused(t *testing.T) {
 		"a profile of AppArmor": {asking(v1.SecurityContext{AppArmorProfile: &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeLocalhost, LocalhostProfile: &profile}}), "AppArmor", "appArmorProfile", hasAppArmor()},
 		"the default profile":   {asking(v1.SecurityContext{AppArmorProfile: &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeRuntimeDefault}}), "AppArmor", "enable AppArmor", hasAppArmor()},
 		"no profile":            {asking(v1.SecurityContext{AppArmorProfile: &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeUnconfined}}), "", "", false},
+		"a profile of the pod": {func() *v1.Pod {
+			p := aPod("web", v1.Container{Name: "a", SecurityContext: &v1.SecurityContext{}})
+			p.Spec.SecurityContext.AppArmorProfile = &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeLocalhost, LocalhostProfile: &profile}
+			return p
+		}(), "AppArmor", "appArmorProfile", hasAppArmor()},
 		"a resource claim": {func() *v1.Pod {
 			p := aPod("web", v1.Container{Name: "a"})
 			p.Spec.ResourceClaims = []v1.PodResourceClaim{{Name: "gpu"}}

@@ -495,7 +495,7 @@ func aPod(name string, containers ...v1.Container) *v1.Pod {
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID(name + "-0000-uid")},
 		Spec: v1.PodSpec{
 			NodeName: "n1", Containers: containers, RestartPolicy: v1.RestartPolicyAlways, DNSPolicy: v1.DNSClusterFirst,
-			TerminationGracePeriodSeconds: &grace,
+			TerminationGracePeriodSeconds: &grace, SecurityContext: &v1.PodSecurityContext{}, // as the API server fills it in
 		},
 	}
 }

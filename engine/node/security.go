@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +20,24 @@ import (
 	"github.com/gantryhq/gantry/engine/node/runtime"
 )
 
+// effectiveSecurity is what holds for a container: its own security context, and the
+// pod's where it says nothing. Upstream's function leaves the profiles out, which the
+// kubelet resolves elsewhere.
+func effectiveSecurity(pod *v1.Pod, c *v1.Container) *v1.SecurityContext {
+	sc := *securitycontext.DetermineEffectiveSecurityContext(pod, c)
+	if own := c.SecurityContext; own != nil {
+		sc.SeccompProfile, sc.AppArmorProfile = own.SeccompProfile, own.AppArmorProfile
+	}
+	if pods := pod.Spec.SecurityContext; pods != nil {
+		sc.SeccompProfile = cmp.Or(sc.SeccompProfile, pods.SeccompProfile)
+		sc.AppArmorProfile = cmp.Or(sc.AppArmorProfile, pods.AppArmorProfile)
+	}
+	return &sc
+}
+
 // security resolves the pod's and the container's security context.
 func (n *Node) security(pod *v1.Pod, c *v1.Container) (runtime.Security, error) {
-	sc := securitycontext.DetermineEffectiveSecurityContext(pod, c)
+	sc := effectiveSecurity(pod, c)
 	s := runtime.Security{
 		Privileged:        isTrue(sc.Privileged),
 		AllowPrivilegeEsc: !securitycontext.AddNoNewPrivileges(sc),
@@ -70,7 +86,7 @@ func appArmor(p *v1.AppArmorProfile) string {
 // identity resolves who the container's first process is. Names come from the
 // passwd and group files in rootfs, read without leaving it.
 func identity(pod *v1.Pod, c *v1.Container, imageUser, rootfs string) (runtime.User, error) {
-	sc := securitycontext.DetermineEffectiveSecurityContext(pod, c)
+	sc := effectiveSecurity(pod, c)
 	spec := imageUser
 	if sc.RunAsUser != nil {
 		spec = strconv.FormatInt(*sc.RunAsUser, 10)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -140,6 +141,53 @@ func TestUserIsResolvedInsideTheImage(t *testing.T) {
 	sc.RunAsUser = &uid
 	if _, err := identity(pod, &pod.Spec.Containers[0], "77", root); err == nil {
 		t.Error("runAsUser 0 is let through with runAsNonRoot")
+	}
+}
+
+func TestProfilesOfAContainerComeBeforeThoseOfItsPod(t *testing.T) {
+	localhost := func(name string) *v1.SeccompProfile {
+		return &v1.SeccompProfile{Type: v1.SeccompProfileTypeLocalhost, LocalhostProfile: &name}
+	}
+	armor := func(name string) *v1.AppArmorProfile {
+		return &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
+	}
+	n := &Node{cfg: Config{DataDir: t.TempDir()}}
+	profiles := filepath.Join(n.cfg.DataDir, "seccomp")
+	if err := os.Mkdir(profiles, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"pods.json", "own.json"} {
+		if err := os.WriteFile(filepath.Join(profiles, name), []byte("{}"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both := v1.PodSecurityContext{SeccompProfile: localhost("pods.json"), AppArmorProfile: armor("pods")}
+	own := &v1.SecurityContext{SeccompProfile: localhost("own.json"), AppArmorProfile: armor("own")}
+	for name, tt := range map[string]struct {
+		pod            v1.PodSecurityContext
+		own            *v1.SecurityContext
+		seccomp, armor string
+	}{
+		"nobody's":        {v1.PodSecurityContext{}, nil, "", ""},
+		"the container's": {v1.PodSecurityContext{}, own, "own.json", "own"},
+		"the pod's":       {both, &v1.SecurityContext{}, "pods.json", "pods"},
+		"the pod's, where the container has no context": {both, nil, "pods.json", "pods"},
+		"both": {both, own, "own.json", "own"},
+	} {
+		pod := aPod("web", v1.Container{Name: "a", SecurityContext: tt.own})
+		pod.Spec.SecurityContext = &tt.pod
+		s, err := n.security(pod, &pod.Spec.Containers[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.TrimPrefix(s.SeccompProfile, profiles+"/"); got != tt.seccomp || s.AppArmorProfile != tt.armor {
+			t.Errorf("%s: profiles %q and %q, want %q and %q", name, got, s.AppArmorProfile, tt.seccomp, tt.armor)
+		}
+	}
+	pod := aPod("web", v1.Container{Name: "a"})
+	pod.Spec.SecurityContext.SeccompProfile = localhost("none.json")
+	if _, err := n.security(pod, &pod.Spec.Containers[0]); err == nil || !strings.Contains(err.Error(), "put the profile there") {
+		t.Errorf("a profile that is not there: %v", err)
 	}
 }
 
