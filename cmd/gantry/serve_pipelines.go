@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/gantryhq/gantry/services/build"
 	"github.com/gantryhq/gantry/services/pipeline"
@@ -38,11 +37,8 @@ func startPipelines(ctx context.Context, in *server) error {
 		return err
 	}
 	s, err := pipeline.New(pipeline.Config{
-		Client: in.api.ClientConfig(pipeline.User),
-		As: func(namespace, account string) *rest.Config {
-			return in.api.ClientConfig("system:serviceaccount:"+namespace+":"+account,
-				"system:serviceaccounts", "system:serviceaccounts:"+namespace)
-		},
+		Client:   in.api.ClientConfig(pipeline.User),
+		As:       in.api.AccountConfig,
 		Dir:      filepath.Join(in.dataDir, "pipeline"),
 		Builder:  builder,
 		Parallel: in.pipelines.parallel, LocalRepositories: in.pipelines.local,

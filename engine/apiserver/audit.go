@@ -3,17 +3,17 @@ package apiserver
 import (
 	"io"
 	"net/http"
-	"slices"
 
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/audit/policy"
-	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	apifilters "k8s.io/apiserver/pkg/endpoints/filters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	auditlog "k8s.io/apiserver/plugin/pkg/audit/log"
+
+	"github.com/gantryhq/gantry/engine/apiserver/inproc"
 )
 
 // auditLog records who asked for what, when, from where and with what result, as lines of JSON of the
@@ -64,13 +64,13 @@ func unrecorded(r auditinternal.PolicyRule) auditinternal.PolicyRule {
 	return r
 }
 
-// inside records requests from inside: the platform's parts do in their own names what was asked of them
-// before, but what they do as somebody's service account is that account's, also while another request is answered.
+// inside records requests from inside: the platform's parts, controllers too, do in their own names what was
+// asked of them before, but what they do as somebody's service account (AccountConfig) is that account's, also
+// while another request is answered.
 func (l *auditLog) inside(h http.Handler, longRunning request.LongRunningRequestCheck) http.Handler {
 	recorded := apifilters.WithAudit(h, l.sink, l.rules, longRunning)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who, _ := request.UserFrom(r.Context())
-		if isAccount(who) {
+		if who, _ := inproc.UserFrom(r.Context()); isSomebodys(who) {
 			recorded.ServeHTTP(w, r)
 			return
 		}
@@ -78,6 +78,10 @@ func (l *auditLog) inside(h http.Handler, longRunning request.LongRunningRequest
 	})
 }
 
-func isAccount(who user.Info) bool {
-	return who != nil && slices.Contains(who.GetGroups(), serviceaccount.AllServiceAccountsGroup)
+// account is a user's service account in whose name a part of the platform acts.
+type account struct{ *user.DefaultInfo }
+
+func isSomebodys(who user.Info) bool {
+	_, is := who.(account)
+	return is
 }

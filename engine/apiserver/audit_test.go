@@ -74,12 +74,17 @@ func TestAudit(t *testing.T) {
 	settings := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c"}}
 	part := client(t, in.ClientConfig("system:gantry:part", "system:masters"))
 	must[*corev1.ConfigMap](t)(part.CoreV1().ConfigMaps("default").Create(ctx, settings, metav1.CreateOptions{}))
-	pipeline := client(t, in.ClientConfig("system:serviceaccount:default:deployer", "system:serviceaccounts", "system:masters"))
-	if err := pipeline.CoreV1().ConfigMaps("default").Delete(ctx, "c", metav1.DeleteOptions{}); err != nil {
+	controller := client(t, in.ClientConfig("system:serviceaccount:kube-system:part", "system:serviceaccounts", "system:masters"))
+	settings = must[*corev1.ConfigMap](t)(controller.CoreV1().ConfigMaps("default").Update(ctx, settings, metav1.UpdateOptions{}))
+	must[*rbacv1.ClusterRoleBinding](t)(part.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "deployer"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "default", Name: "deployer"}},
+	}, metav1.CreateOptions{}))
+	deployer := client(t, in.AccountConfig("default", "deployer"))
+	if err := deployer.CoreV1().ConfigMaps("default").Delete(ctx, "c", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	// While a request is answered, others are made for it, each with a record of its own.
-	deployer := client(t, in.ClientConfig("system:serviceaccount:default:deployer", "system:serviceaccounts", "system:masters"))
 	if err := in.Mount("/nested/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, c := range []kubernetes.Interface{part, deployer} {
 			if _, err := c.RbacV1().ClusterRoles().Create(r.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{GenerateName: "r-"}}, metav1.CreateOptions{}); err != nil {

@@ -218,13 +218,13 @@ func (c componentCalls) find(r *http.Request, info *request.RequestInfo) http.Ha
 }
 
 // components answers requests of this process's components: those of componentAccess directly,
-// all others, those that are refused and those in the name of a service account by way of general.
+// all others, those that are refused and those in the name of a user's service account by way of general.
 func (s *Server) components(general http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
 		who, known := inproc.UserFrom(ctx)
 		info, err := requestInfo.NewRequestInfo(r)
-		if !known || err != nil || isAccount(who) || r.Header.Get(authenticationv1.ImpersonateUserHeader) != "" {
+		if !known || err != nil || isSomebodys(who) || r.Header.Get(authenticationv1.ImpersonateUserHeader) != "" {
 			general.ServeHTTP(w, r)
 			return
 		}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/gantryhq/gantry/engine/apiserver"
 	"github.com/gantryhq/gantry/engine/apiserver/inproc"
 )
 
@@ -94,6 +95,27 @@ func TestComponentsSeeWhatOthersSee(t *testing.T) {
 	want := must[*corev1.PodList](t)(pods.List(t.Context(), metav1.ListOptions{}))
 	if asJSON(t, got) != asJSON(t, want) || len(got.Items) != 1 {
 		t.Errorf("a component lists\n%s\nothers list\n%s", asJSON(t, got), asJSON(t, want))
+	}
+}
+
+// Controllers act as service accounts of kube-system. What they write all the time goes the short
+// way all the same, and is not recorded in managedFields.
+func TestControllersAreComponents(t *testing.T) {
+	in := start(t, t.TempDir(), func(c *apiserver.Config) { c.Audit = io.Discard })
+	controller := client(t, in.ClientConfig("system:serviceaccount:kube-system:part", "system:serviceaccounts", "system:masters"))
+	deployer := client(t, in.AccountConfig("default", "deployer"))
+	addAccount(t, controller)
+	must[*rbacv1.ClusterRoleBinding](t)(controller.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "deployer"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "default", Name: "deployer"}},
+	}, metav1.CreateOptions{}))
+	for i, c := range []kubernetes.Interface{controller, deployer} {
+		pod := must[*corev1.Pod](t)(c.CoreV1().Pods("default").Create(t.Context(), benchPod(i), metav1.CreateOptions{}))
+		pod.Status.Phase = corev1.PodRunning
+		pod = must[*corev1.Pod](t)(c.CoreV1().Pods("default").UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}))
+		if recorded := len(pod.ManagedFields) > 0; recorded != (i == 1) {
+			t.Errorf("written by %d: fields recorded: %v", i, recorded)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	utilwaitgroup "k8s.io/apimachinery/pkg/util/waitgroup"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/server/mux"
@@ -226,7 +227,18 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 // all informers of the process share them. Clients of custom resources must set ContentType to
 // application/json, clients with codecs other than client-go's AcceptContentTypes too. Groups are taken as they are, plus system:authenticated.
 func (s *Server) ClientConfig(name string, groups ...string) *rest.Config {
-	identity := &user.DefaultInfo{Name: name, Groups: append([]string{user.AllAuthenticated}, groups...)}
+	return s.inside(&user.DefaultInfo{Name: name, Groups: append([]string{user.AllAuthenticated}, groups...)})
+}
+
+// AccountConfig is like ClientConfig for a user's service account, whose doings the audit log
+// records as if it had called over the network.
+func (s *Server) AccountConfig(namespace, name string) *rest.Config {
+	info := (&serviceaccount.ServiceAccountInfo{Namespace: namespace, Name: name}).UserInfo().(*user.DefaultInfo)
+	info.Groups = append(info.Groups, user.AllAuthenticated)
+	return s.inside(account{info})
+}
+
+func (s *Server) inside(identity user.Info) *rest.Config {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.fromProcess.ServeHTTP(w, r) })
 	return &rest.Config{
 		Host:      "http://gantry.internal",
