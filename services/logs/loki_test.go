@@ -33,7 +33,7 @@ func served(t *testing.T, p *place) *httptest.Server {
 		r.Status.Allowed = at.Resource == "pods" && at.Subresource == "log" && at.Verb == "get" && (r.Spec.User == "root" || at.Namespace == r.Spec.User)
 		return true, r, nil
 	})
-	p.access = &access{client: client, known: map[string]decision{}}
+	p.access = newAccess(client)
 	p.cfg.User = func(r *http.Request) (user.Info, bool) { return &user.DefaultInfo{Name: r.Header.Get("User")}, true }
 	s := httptest.NewServer(loki.New(loki.Config{Source: p.Service, Hub: &p.hub, Rights: p.rights, Queries: p.metrics.queries}))
 	t.Cleanup(s.Close)

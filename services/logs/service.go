@@ -65,7 +65,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, archive: a, metrics: newMetrics(), access: &access{client: client, known: map[string]decision{}}}
+	s := &Service{cfg: cfg, archive: a, metrics: newMetrics(), access: newAccess(client)}
 	s.metrics.size(a.Size)
 	s.factory = informers.NewSharedInformerFactory(client, 0)
 	s.pods = s.factory.Core().V1().Pods().Informer()
