@@ -60,6 +60,7 @@ var components = []component{
 	{"metrics", startMetrics},
 	{"alerts", startAlerts},
 	{"scanning", startScanning},
+	{"image facts", startImageFacts},
 	{"pipelines", startPipelines},
 	{"anomaly detection", startAnomaly},
 	{"monitor", startMonitor},

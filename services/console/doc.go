@@ -2,7 +2,7 @@
 //
 // The pages (folder web, built into dist by `make generate`) are one static program that talks to
 // the Kubernetes API and to what lies under the API's address beside it: /prometheus/,
-// /alertmanager/, /loki/, /timeline/, /audit/. This package forwards those requests with the token of the
+// /alertmanager/, /loki/, /timeline/, /audit/, /images/. This package forwards those requests with the token of the
 // person who logged in, so the API knows them and RBAC decides; the console has no rights of its own.
 //
 // Guarantees: no token is in a URL, in the browser's storage, or in a log. A session needs two

@@ -15,7 +15,7 @@ import (
 const forwardPrefix = Prefix + "api/"
 
 // forwardable are the paths of the API's address that the page needs.
-var forwardable = []string{"/api", "/apis", "/version", "/openapi", "/prometheus", "/alertmanager", "/loki", "/timeline", "/anomalies", "/audit"}
+var forwardable = []string{"/api", "/apis", "/version", "/openapi", "/prometheus", "/alertmanager", "/loki", "/timeline", "/anomalies", "/audit", "/images"}
 
 // proxied matches subresources in which a workload or a node answers by itself.
 var proxied = regexp.MustCompile(`/(proxy|portforward)(/|$)`)
