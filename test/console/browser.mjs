@@ -1,5 +1,6 @@
 // A Chromium that talks to nobody but the pages it is shown, and what is looked for in every page.
 
+import axe from 'axe-core'
 import { chromium } from 'playwright-core'
 
 const quiet = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
@@ -63,4 +64,13 @@ export function hardships(page) {
     if (document.documentElement.scrollWidth > innerWidth) found.push(`${document.documentElement.scrollWidth} pixels wide on a screen of ${innerWidth}`)
     return found
   })
+}
+
+const standards = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']
+
+/** What axe-core finds wrong with a page. */
+export async function violations(page) {
+  await page.evaluate(axe.source) // as the debugger does, which the page's own policy does not bind
+  return page.evaluate(async standards => (await window.axe.run(document, { runOnly: standards, resultTypes: ['violations'] })).violations
+    .map(v => `${v.id}: ${v.help}: ${v.nodes.slice(0, 3).map(n => n.html.slice(0, 120)).join(' | ')}${v.nodes.length > 3 ? ` and ${v.nodes.length - 3} more` : ''}`), standards)
 }

@@ -53,8 +53,10 @@ func TestShop(t *testing.T) {
 	testenv.NeedContainers(t)
 	needBrowser(t)
 	in := instance.Start(t, instance.Options{Args: []string{"--metrics-interval", "5s"}})
+	in.BaseImages(t)
 	in.Run(t, "up", "../../examples/shop")
 	visit(t, in, "shop.localhost")
+	deliver(t, in)
 	play(t, in, story{Namespace: "shop", Workload: "storefront", Log: "FATAL: no catalogue", Command: `echo 'FATAL: no catalogue'; exit 3`, Screenshots: os.Getenv("GANTRY_SCREENSHOTS")})
 }
 
@@ -75,13 +77,31 @@ func needBrowser(t testing.TB) {
 func needPackages(t testing.TB) {
 	t.Helper()
 	testenv.NeedProgram(t, "node", "nodejs")
-	if _, err := os.Stat("node_modules/.package-lock.json"); err == nil {
+	if installed(t) {
 		return
 	}
 	testenv.NeedProgram(t, "npm", "npm")
 	if out, err := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error").CombinedOutput(); err != nil {
 		t.Fatalf("install Playwright: %v\n%s", err, out)
 	}
+}
+
+// installed tells whether npm has installed everything that the tests name.
+func installed(t testing.TB) bool {
+	text, err := os.ReadFile("package.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var named struct{ Dependencies map[string]string }
+	if err := json.Unmarshal(text, &named); err != nil {
+		t.Fatal(err)
+	}
+	for name := range named.Dependencies {
+		if _, err := os.Stat(filepath.Join("node_modules", name, "package.json")); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // story is what story.mjs is told.
@@ -105,7 +125,11 @@ func play(t *testing.T, in *instance.Instance, s story) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), storyLimit)
+	limit := storyLimit
+	if s.Screenshots != "" {
+		limit *= 5 // each page in two colours and sizes
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "story.mjs", string(told))
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+in.Kubeconfig())

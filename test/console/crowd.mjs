@@ -7,7 +7,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createSecureServer } from 'node:http2'
 import { tmpdir } from 'node:os'
 import { extname, join } from 'node:path'
-import { hardships, open } from './browser.mjs'
+import { hardships, open, violations } from './browser.mjs'
 
 const { pictures } = JSON.parse(process.argv[2] ?? '{}')
 const source = new URL('../../services/console/', import.meta.url).pathname
@@ -27,18 +27,31 @@ const pods = Array.from({ length: 200 }, (_, i) => { const s = services[i % 50];
     containerStatuses: [{ name: 'main', ready: i !== 7, restartCount: i % 9 ? 0 : 3, image: '', imageID: `127.0.0.1:5000/${s.namespace}/${s.name}@sha256:${String(i % 50).padStart(64, '0')}`, state: i === 7 ? { waiting: { reason: 'CrashLoopBackOff', message: attack } } : { running: { startedAt: ago(80_000) } } }] },
 } })
 const lists = {
-  pods, replicasets: sets, statefulsets: [], daemonsets: [], jobs: [], cronjobs: [], resourcequotas: [], gateways: [], grpcroutes: [], tlsroutes: [], tcproutes: [], ingresses: [], controllerrevisions: [],
+  pods, replicasets: sets, statefulsets: [], daemonsets: [], jobs: [], cronjobs: [], gateways: [], grpcroutes: [], tlsroutes: [], tcproutes: [], ingresses: [], controllerrevisions: [],
   deployments: services.map(s => ({ metadata: meta(s.namespace, s.name, { kind: 'deploy', generation: 1 }), spec: { replicas: 4, selector: { matchLabels: { app: s.name } }, template: template(s) }, status: { observedGeneration: 1, replicas: 4, updatedReplicas: 4, readyReplicas: 4, availableReplicas: 4, conditions: [{ type: 'Progressing', status: 'True', reason: 'NewReplicaSetAvailable' }] } })),
   services: services.map(s => ({ metadata: meta(s.namespace, s.name, { kind: 'svc' }), spec: { clusterIP: '10.96.0.9', selector: { app: s.name }, ports: [{ port: 80 }] } })),
-  namespaces: Array.from({ length: 10 }, (_, i) => ({ metadata: meta(undefined, `team-${i}`), status: { phase: 'Active' } })),
+  namespaces: [...Array.from({ length: 10 }, (_, i) => ({ metadata: meta(undefined, `team-${i}`, { labels: i < 4 ? { 'gantry.dev/tenant': i % 2 ? 'acme' : attack } : {} }), status: { phase: 'Active' } })), { metadata: meta(undefined, 'kube-system'), status: { phase: 'Active' } }],
   nodes: [{ metadata: meta(undefined, 'here'), spec: {}, status: { capacity: { cpu: '8', memory: '16Gi' }, allocatable: { cpu: '8', memory: '16Gi' }, conditions: [{ type: 'Ready', status: 'True' }], nodeInfo: { kubeletVersion: 'v1', osImage: attack, kernelVersion: '6' } } }],
   events: Array.from({ length: 100 }, (_, i) => ({ metadata: meta(services[i % 50].namespace, `e${i}`), involvedObject: { kind: 'Pod', namespace: services[i % 50].namespace, name: pods[i].metadata.name }, reason: 'BackOff', message: attack, type: 'Warning', lastTimestamp: ago(i) })),
   httproutes: services.map(s => ({ metadata: meta(s.namespace, s.name, { kind: 'route' }), spec: { hostnames: [`${s.name}.example.com`], parentRefs: [{ name: 'default', namespace: 'gantry-system' }], rules: [{ matches: [{ path: { value: '/' } }], backendRefs: [{ name: s.name, port: 80 }] }] }, status: { parents: [{ conditions: [{ type: 'Accepted', status: 'True' }] }] } })),
   trafficpolicies: [{ metadata: meta('team-0', 'limits'), spec: { targetRefs: [{ kind: 'HTTPRoute', name: 'service-0' }], rateLimit: {} }, status: { ancestors: [{ conditions: [{ type: 'Accepted', status: 'False', message: attack }] }] } }], accesspolicies: [], backendpolicies: [],
   persistentvolumeclaims: Array.from({ length: 30 }, (_, i) => ({ metadata: meta(`team-${i % 10}`, `data-${i}`, { kind: 'pvc' }), spec: { storageClassName: 'local', resources: { requests: { storage: '1Gi' } } }, status: { phase: 'Bound', capacity: { storage: '1Gi' } } })),
   builds: Array.from({ length: 60 }, (_, i) => ({ metadata: meta(`team-${i % 10}`, `app-${i}`, { kind: 'build' }), spec: { pipeline: 'app', number: i }, status: { phase: i % 7 ? 'Succeeded' : 'Failed', message: i % 7 ? undefined : attack, durationSeconds: 40, commit: { id: 'abcdef0123', short: 'abcdef0', author: attack, message: attack }, images: [{ name: `service-${i}`, reference: `127.0.0.1:5000/x@sha256:${String(i % 50).padStart(64, '0')}`, signed: i % 5 > 0, scan: '2 high' }] } })),
+  resourcequotas: Array.from({ length: 5 }, (_, i) => ({ metadata: meta(`team-${i}`, 'quota', { kind: 'quota' }), status: { hard: { pods: '30', 'requests.memory': '4Gi', [attack]: '3' }, used: { pods: '20', 'requests.memory': '3900Mi', [attack]: '1' } } })),
   pipelines: [], scalepolicies: [], trustpolicies: [],
 }
+const digest = i => `sha256:${String(i).padStart(64, '0')}`
+const imageOf = (s, i) => ({
+  repository: `${s.namespace}/${s.name}`, tags: ['1.0', 'latest'], digest: digest(i), platform: 'linux/amd64', created: ago(86_400 * i), sizeBytes: 3e7 + i * 1e6, declaredBase: attack,
+  base: i === 9 ? undefined : { repository: `${services[9].namespace}/${services[9].name}`, tag: '1.0', digest: digest(9), layers: 2 }, signedBy: i % 5 ? ['instance'] : [], unknownSignatures: i % 2, sbom: true,
+  scan: i % 4 ? { critical: i % 7 ? 0 : 2, high: i % 3, medium: 3, low: 40, unknown: 1, fixable: 4, secrets: i % 11 ? 0 : 1, faults: 2, finished: ago(900), scanner: attack } : undefined, provenance: { source: attack, commit: 'abcdef0123456789', build: attack, builder: attack },
+})
+const detailsOf = i => ({
+  ...imageOf(services[i], i), user: attack, command: [attack], ports: ['8080/tcp'], labels: { [attack]: attack }, packages: 214, rejected: [attack], derived: services.slice(1, 30).map((s, k) => ({ repository: `${s.namespace}/${s.name}`, tag: '1', digest: digest(k), layers: 1 })),
+  layers: Array.from({ length: 7 }, (_, k) => ({ digest: digest(k), sizeBytes: 1e6 * (k + 1) ** 2, createdBy: `RUN ${attack} ${'apt-get install '.repeat(12)}`, created: ago(900) })), attached: [{ type: 'https://sigstore.dev/cosign/sign/v1', key: 'instance' }, { type: attack, key: attack }, { type: 'https://spdx.dev/Document' }],
+  findings: Array.from({ length: 60 }, (_, k) => ({ id: k ? `CVE-2026-${1000 + k}` : attack, severity: ['critical', 'high', 'medium', 'low', 'unknown'][Math.min(4, k % 9)], score: 9.8 - k / 10, summary: `${attack} ${'a flaw of great length '.repeat(9)}`, package: k ? 'libssl3' : attack, installed: '3.0.11-1~deb12u2', fixed: k % 2 ? '3.0.15-1' : undefined, url: k ? 'https://osv.dev/CVE' : 'javascript:alert(5)' })),
+  faultsFound: [{ rule: 'secret', severity: 'high', message: attack, fix: attack, path: attack }],
+})
 const alerts = Array.from({ length: 25 }, (_, i) => ({
   fingerprint: `f${i}`, startsAt: ago(600), endsAt: ago(-600), status: { state: i % 6 ? 'active' : 'suppressed', silencedBy: i % 6 ? [] : ['s'], inhibitedBy: [] },
   labels: { alertname: 'PodCrashLooping', severity: i % 3 ? 'warning' : 'critical', namespace: 'team-0', pod: attack },
@@ -72,6 +85,8 @@ function answer(path, q, res) {
   if (path.endsWith('/api/v2/alerts')) return json(alerts)
   if (path.endsWith('/api/v2/silences')) return json([{ id: 's', status: { state: 'active' }, matchers: [{ name: 'alertname', value: attack, isRegex: false, isEqual: true }], startsAt: ago(9), endsAt: ago(-9000), createdBy: attack, comment: attack }])
   if (path.includes('/anomalies/')) return json({ watched: 99, known: 99, anomalies: services.slice(0, 20).map((s, i) => ({ namespace: s.namespace, kind: i % 2 ? 'Deployment' : 'HTTPRoute', name: attack, signal: 'latency', unit: 'seconds', start: ago(i * 60), value: 2, expected: 0.1, deviation: 0.1, score: 19, causes: [{ kind: 'deploy', time: ago(i * 60), namespace: s.namespace, object: attack, message: attack, weight: 1 }] })) })
+  if (path.endsWith('/images/api/v1/images')) return json({ registry: '127.0.0.1:5000', complete: true, images: services.map(imageOf) })
+  if (path.endsWith('/images/api/v1/image')) return json(detailsOf(5))
   if (path.includes('/timeline/')) return json({ events: services.map((s, i) => ({ time: ago(i * 60), kind: 'deploy', severity: 'info', namespace: s.namespace, workload: `Deployment/${s.name}`, object: attack, message: attack, by: attack })) })
   if (path.includes('/audit/api/v1/')) return json({ entries: audited, complete: false })
   if (path.endsWith('/selfsubjectaccessreviews')) return json({ status: { allowed: true } })
@@ -113,7 +128,7 @@ const targets = [
   ['/', page => page.getByRole('img', { name: /^Requests by answer/ })], ['/workloads', row('service-0')], ['/workloads/team-0/deployment/service-0', page => page.getByRole('img', { name: /^Requests by answer/ })], ['/pods', row('service-0-5d4f-0')],
   ['/pods/team-0/service-0-5d4f-0', page => page.getByRole('log')], ['/namespaces', row('team-0')],
   ['/map', page => page.locator('.map .node').nth(30)], ['/gateway', row('service-49')], ['/gateway/httproutes/team-0/service-0', row('service-0')], ['/volumes', row('data-29')], ['/alerts', row('Pod 1 ')],
-  ['/alerts/f1', page => page.getByRole('img', { name: /^What the rule looks at/ })], ['/logs', page => page.locator('.lines > div').nth(900)], ['/graph?expr=up', page => page.locator('.plot')], ['/audit', row('403')], ['/images', row('service-9')],
+  ['/alerts/f1', page => page.getByRole('img', { name: /^What the rule looks at/ })], ['/logs', page => page.locator('.lines > div').nth(900)], ['/graph?expr=up', page => page.locator('.plot')], ['/audit', row('403')], ['/images', row('service-9')], [`/images/${encodeURIComponent('team-8/service-8@' + digest(8))}`, row('CVE-2026-1001')], ['/namespaces/team-0', row('service-0')],
   ['/builds', row('#59')], ['/builds/team-0/app-0', page => page.getByRole('log')],
 ]
 const { browser, page, wrong } = await open()
@@ -130,10 +145,11 @@ try {
       for (const colorScheme of ['dark', 'light']) {
         await page.emulateMedia({ colorScheme })
         hard.push(...(await hardships(page)).map(h => `${path}, ${colorScheme}, ${size}: ${h}`))
+        if ((size === 'wide') === (colorScheme === 'dark')) hard.push(...(await violations(page)).map(v => `${path}, ${colorScheme}, ${size}: ${v}`))
         if (pictures) {
           mkdirSync(pictures, { recursive: true })
           await page.waitForTimeout(400)
-          await page.screenshot({ path: join(pictures, `${path.split('?')[0].replaceAll('/', '_') || 'overview'}-${size}-${colorScheme}.png`) })
+          await page.screenshot({ path: join(pictures, `${path.split('?')[0].split('%')[0].replaceAll('/', '_') || 'overview'}-${size}-${colorScheme}.png`) })
         }
       }
     }

@@ -1,37 +1,52 @@
-// The pictures in docs/console: every page of the menu and one of each object, in two sizes.
+// The pictures in docs/console: each page on a wide screen, light above and dark below a diagonal, and on a phone, light
+// beside dark.
 
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-const sizes = { wide: { width: 1360, height: 900 }, phone: { width: 390, height: 844 } }
+const wide = { width: 1360, height: 900 }, phone = { width: 390, height: 844 }
 
-export async function takePictures(page, { namespace, workload, folder, kubectl }) {
+/** Opens each path, waits until it shows what it is about, and keeps its pictures under its name. */
+export async function takePictures(page, folder, paths) {
   mkdirSync(folder, { recursive: true })
-  const pod = kubectl('-n', namespace, 'get', 'pods', '-o', 'name').split('\n').find(p => p.startsWith(`pod/${workload}-`)).slice(4)
-  await page.setViewportSize(sizes.wide)
-  const menu = await page.getByRole('navigation').getByRole('link').evaluateAll(links => links.map(l => l.pathname.slice('/console'.length)))
-  const paths = [...menu, `/workloads/${namespace}/deployment/${workload}`, `/pods/${namespace}/${pod}`, `/namespaces/${namespace}`]
-  const names = new Map([[`/workloads/${namespace}/deployment/${workload}`, 'workload'], [`/pods/${namespace}/${pod}`, 'pod'], [`/namespaces/${namespace}`, 'namespace']])
-  const encode = await page.context().newPage() // the console's own policy forbids what this takes
-  for (const [size, viewport] of Object.entries(sizes)) {
-    await page.setViewportSize(viewport)
-    for (const path of paths) {
-      // As a click in the page would: nothing is loaded anew.
-      await page.evaluate(path => { history.pushState(null, '', '/console' + path); dispatchEvent(new PopStateEvent('popstate')) }, path)
-      await page.waitForTimeout(2500)
-      const name = names.get(path) ?? (path === '/' ? 'overview' : path.slice(1).replaceAll('/', '-'))
-      const webp = await encode.evaluate(toWebP, 'data:image/png;base64,' + (await page.screenshot()).toString('base64'))
-      writeFileSync(join(folder, `${name}-${size}.webp`), Buffer.from(webp, 'base64'))
+  const draw = await page.context().newPage() // the console's own policy forbids what this takes
+  const shoot = async () => {
+    const shots = []
+    for (const colorScheme of ['light', 'dark']) {
+      await page.emulateMedia({ colorScheme })
+      await page.waitForTimeout(600) // graphs are drawn anew
+      shots.push((await page.screenshot()).toString('base64'))
+    }
+    return shots
+  }
+  for (const [name, path] of Object.entries(paths)) {
+    // As a click in the page would: nothing is loaded anew.
+    await page.evaluate(path => { history.pushState(null, '', '/console' + path); dispatchEvent(new PopStateEvent('popstate')) }, path)
+    for (const [size, viewport] of Object.entries({ wide, phone })) {
+      await page.setViewportSize(viewport)
+      await page.locator('main h1').waitFor()
+      await page.locator('main .skeleton').waitFor({ state: 'detached' })
+      await page.waitForTimeout(2000) // several answers make a page
+      writeFileSync(join(folder, `${name}-${size}.webp`), Buffer.from(await draw.evaluate(compose, [await shoot(), size]), 'base64'))
     }
   }
-  await encode.close()
+  await draw.close()
+  await page.setViewportSize(wide)
+  await page.emulateMedia({ colorScheme: 'light' })
 }
 
-/** Encodes a picture anew, as a tenth of what it was. */
-async function toWebP(png) {
-  const image = await createImageBitmap(await (await fetch(png)).blob())
-  const canvas = new OffscreenCanvas(image.width, image.height)
-  canvas.getContext('2d').drawImage(image, 0, 0)
-  const bytes = new Uint8Array(await (await canvas.convertToBlob({ type: 'image/webp', quality: 0.8 })).arrayBuffer())
+/** Makes one picture of two, a tenth of what they were. */
+async function compose([shots, size]) {
+  const [light, dark] = await Promise.all(shots.map(async s => createImageBitmap(await (await fetch('data:image/png;base64,' + s)).blob())))
+  const { width, height } = light, gap = 16
+  const canvas = size === 'wide' ? new OffscreenCanvas(width, height) : new OffscreenCanvas(2 * width + gap, height), c = canvas.getContext('2d')
+  c.drawImage(light, 0, 0)
+  if (size === 'wide') {
+    const region = new Path2D()
+    region.moveTo(width * 0.62, 0); region.lineTo(width, 0); region.lineTo(width, height); region.lineTo(width * 0.38, height)
+    c.clip(region)
+    c.drawImage(dark, 0, 0)
+  } else c.drawImage(dark, width + gap, 0)
+  const bytes = new Uint8Array(await (await canvas.convertToBlob({ type: 'image/webp', quality: 0.6 })).arrayBuffer())
   return btoa(Array.from(bytes, b => String.fromCharCode(b)).join(''))
 }

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { hardships, open } from './browser.mjs'
+import { hardships, open, violations } from './browser.mjs'
 import { takePictures } from './pictures.mjs'
 
 const { link, namespace, workload, command, log, shell, screenshots, failure } = JSON.parse(process.argv[2])
@@ -27,6 +27,21 @@ async function usable(where) {
     assert.deepEqual(await hardships(page), [], `${where}, ${colorScheme}`)
   }
   await page.emulateMedia({ colorScheme: 'light' })
+  assert.deepEqual(await violations(page), [], where)
+}
+
+/** Every page of the menu, and one of each kind of object, with something in it. */
+async function everyPage() {
+  const menu = await page.getByRole('navigation').getByRole('link').evaluateAll(links => links.map(l => [l.pathname.slice('/console/'.length) || 'overview', l.pathname.slice('/console'.length)]))
+  const pod = kubectl('-n', namespace, 'get', 'pods', '-o', 'name').split('\n').find(p => p.startsWith(`pod/${workload}-`)).slice(4)
+  const digest = kubectl('-n', namespace, 'get', 'pods', '-l', 'app.kubernetes.io/name=redis', '-o', 'jsonpath={.items[0].status.containerStatuses[0].imageID}').split('@')[1]
+  const of = (page, ...parts) => `/${page}/${parts.map(encodeURIComponent).join('/')}`
+  return {
+    ...Object.fromEntries(menu.filter(([name]) => name !== 'alerts')), // those have been taken when there were some
+    workload: of('workloads', namespace, 'deployment', workload), pod: of('pods', namespace, pod), namespace: of('namespaces', namespace), route: of('gateway', 'httproutes', namespace, workload),
+    image: of('images', `${namespace}/redis@${digest}`), build: of('builds', namespace, 'site-1'), logs: `/logs?namespace=${namespace}`,
+    graph: `/graph?minutes=15&expr=${encodeURIComponent('histogram_quantile(0.95, sum by (route, le) (rate(gantry_gateway_request_duration_seconds_bucket[1m])))')}`,
+  }
 }
 
 try {
@@ -79,6 +94,14 @@ try {
   const problem = page.getByRole('region', { name: 'Wrong now' }).getByRole('listitem').filter({ hasText: `${namespace}/${workload}` })
   await problem.first().waitFor(patience)
 
+  if (screenshots) {
+    await page.getByRole('navigation').getByRole('link', { name: 'Alerts' }).click()
+    await page.getByRole('table', { name: 'Alerts' }).getByRole('link').first().waitFor({ timeout: 180_000 })
+    const fires = page.getByRole('table', { name: 'Alerts' }).getByRole('link')
+    await takePictures(page, screenshots, { trouble: '/', alerts: '/alerts', alert: await fires.first().evaluate(a => a.pathname.slice('/console'.length)) })
+    done('took pictures of the alerts')
+  }
+
   // Roll back.
   await page.getByRole('navigation').getByRole('link', { name: 'Workloads' }).click()
   await page.getByRole('table', { name: 'Workloads' }).getByRole('link', { name: `${namespace}/${workload}` }).click()
@@ -91,7 +114,7 @@ try {
   await page.getByRole('navigation').getByRole('link', { name: 'Overview' }).click()
   await page.getByText('Nothing is wrong').waitFor(patience)
   done('nothing is wrong any more')
-  if (screenshots) await takePictures(page, { namespace, workload, folder: screenshots, kubectl })
+  if (screenshots) await takePictures(page, screenshots, await everyPage())
 
   // What else tells of it: the map, the route, all logs, the audit log.
   const menu = name => page.getByRole('navigation').getByRole('link', { name, exact: true }).click()

@@ -33,6 +33,7 @@ export const pages: Page[] = [
   { path: '/graph', title: 'Graph', load: () => import('./pages/graph'), menu: { group: 'Watch', icon: 'graph' } },
   { path: '/audit', title: 'Audit', load: () => import('./pages/audit'), menu: { group: 'Watch', icon: 'audit' } },
   { path: '/images', title: 'Images', load: () => import('./pages/images'), menu: { group: 'Deliver', icon: 'images' } },
+  { path: '/images/:name', title: 'Image', load: () => import('./pages/image') },
   { path: '/builds', title: 'Builds', load: () => import('./pages/builds'), menu: { group: 'Deliver', icon: 'builds' } },
   { path: '/builds/:namespace/:name', title: 'Build', load: () => import('./pages/build') },
 ]

@@ -6,29 +6,39 @@ import { Link, pathTo } from '../router'
 import { ask, Refusal } from '../session'
 import { useKind } from '../kube/paths'
 import { parseLine } from '../logs'
-import { ended, healthOfBuild, steps, type Build } from '../builds'
+import { ended, healthOfBuild, phasesOf, type Build } from '../builds'
+import { digestOf, isImage, pageOfImage, useImages } from '../images'
+import { Severities } from '../ui/severities'
 import { span } from '../format'
 import { Age, Empty, loading, PageHead, Panel, Status, Trouble } from '../ui/parts'
 import '../style/logs.css'
 import '../style/build.css'
+import '../style/images.css'
 
 export default function BuildPage({ params: { namespace, name } }: PageProps) {
   const list = useKind<Build>('builds', namespace), b = list.items.find(x => x.metadata.name === name), above = <Link to="/builds">Builds</Link>
   if (!b) return <><PageHead title={name} above={above} /><Trouble of={[list]} />{!loading(list) && list.state !== 'refused' && <Panel><Empty icon="builds" title="There is no such build">It was removed, or never was.</Empty></Panel>}</>
-  const s = b.status ?? {}, at = steps.indexOf(s.phase as typeof steps[number])
+  const s = b.status ?? {}
   return <>
     <PageHead title={`${b.spec.pipeline} #${b.spec.number}`} above={<>{above} / {namespace}</>}
       says={<><Status health={healthOfBuild(b)}>{s.reason ?? s.phase ?? 'Pending'}</Status> <span class="faint">{s.commit && <><code>{s.commit.short ?? s.commit.id.slice(0, 7)}</code> <bdi>{s.commit.message}</bdi> · <bdi>{s.commit.author}</bdi> · </>}{s.durationSeconds ? `took ${span(s.durationSeconds * 1000)}` : <Age at={b.metadata.creationTimestamp} />}</span></>} />
     {s.message && <p class={s.phase === 'Failed' ? 'notice' : 'faint'} role={s.phase === 'Failed' ? 'alert' : undefined}>{s.message}</p>}
-    {!ended(b) && <ol class="steps">{steps.map((step, i) => <li key={step} class={i < at ? 'done' : i === at ? 'now' : ''} aria-current={i === at ? 'step' : undefined}>{step}</li>)}</ol>}
-    {s.images && s.images.length > 0 && <Panel title="Images"><ul class="rows">{s.images.map(i => <li key={i.name}>
-      <Status health={i.signed ? 'ok' : 'bad'}>{i.signed ? 'Signed' : 'Not signed'}</Status>
-      <span><b>{i.name}</b>{i.tag && <span class="faint">:{i.tag}</span>}<br /><span class="faint anywhere">{i.signMessage || i.reference}</span></span>
-      <span class="faint">{[i.provenance && 'provenance', i.sbom && 'SBOM', i.scan].filter(Boolean).join(' · ')}</span></li>)}</ul></Panel>}
+    <ol class="phases">{phasesOf(b).map(p => <li key={p.name} class={p.is} aria-current={p.is === 'now' ? 'step' : undefined}><b>{p.name}</b><span>{p.says || '–'}</span></li>)}</ol>
+    {s.images && s.images.length > 0 && <Images b={b} />}
     {s.deployment && <Panel title="Deployed"><div class="body"><Status health={s.deployment.ready ? 'ok' : 'bad'}>{s.deployment.rolledBackTo ? `Rolled back to #${s.deployment.rolledBackTo}` : s.deployment.ready ? 'Ready' : 'Not ready'}</Status>
       {s.deployment.namespace && <> in <Link to={pathTo('namespaces', s.deployment.namespace)}>{s.deployment.namespace}</Link></>}{s.deployment.urls?.length ? <span class="faint"> at {s.deployment.urls.join(', ')}</span> : null}</div></Panel>}
     <BuildLog namespace={namespace} name={name} over={ended(b)} />
   </>
+}
+
+function Images({ b }: { b: Build }) {
+  const known = useImages().value?.images ?? []
+  return <Panel title="Images"><ul class="rows">{b.status!.images!.map(i => {
+    const digest = digestOf(i.reference), image = known.find(k => k.repository === i.name && isImage(k, digest)), title = <><b>{i.name}</b>{i.tag && <span class="faint">:{i.tag}</span>}</>
+    return <li key={i.name}><Status health={i.signed ? 'ok' : 'bad'}>{i.signed ? 'Signed' : 'Not signed'}</Status>
+      <span>{digest ? <Link to={pageOfImage(i.name, digest)} class="name">{title}</Link> : title} {image?.base && <span class="faint">on {image.base.repository}:{image.base.tag}</span>}<br /><span class="faint anywhere">{i.signMessage || i.reference}</span></span>
+      <span class="facts">{image?.scan ? <Severities scan={image.scan} /> : i.scan}{[i.provenance && 'provenance', i.sbom && 'SBOM'].filter(Boolean).map(t => <span key={String(t)}>{t}</span>)}</span></li>
+  })}</ul></Panel>
 }
 
 const kept = 4000

@@ -96,7 +96,7 @@ function Node({ n, faded, choose }: { n: MapNode; faded: boolean; choose: (id: s
   </>
   // Where a node stands is told in CSS, so that it moves there instead of jumping.
   const props = { class: `node ${faded ? 'faded' : ''}`, style: { transform: `translate(${n.x}px, ${n.y}px)` }, onMouseEnter: () => choose(n.id), onFocus: () => choose(n.id), onBlur: () => choose('') }
-  return n.to ? <a {...props} href={base + n.to} aria-label={`${n.namespace ? n.namespace + '/' : ''}${n.title}${n.says ? ', ' + n.says : ''}`}
+  return n.to ? <a {...props} href={base + n.to}
     onClick={e => { if (!e.ctrlKey && !e.metaKey && !e.shiftKey) { e.preventDefault(); go(n.to!) } }}>{body}</a> : <g {...props}>{body}</g>
 }
 

@@ -1,5 +1,6 @@
 // Health and capacity of the whole: what is wrong now, what changed, what is used.
 
+import type { ComponentChildren } from 'preact'
 import { useMemo } from 'preact/hooks'
 import { Link } from '../router'
 import { useNow } from '../store'
@@ -11,15 +12,18 @@ import { useChanges } from '../timeline'
 import { ChangeList } from '../ui/changes'
 import { alerts, firing } from '../alerting'
 import { literal, quote, usePolled, useValue } from '../prom'
-import { bytes, cores, count, percent, plural, quantity } from '../format'
+import { bytes, cores, count, percent, plural, quantity, seconds } from '../format'
 import { Age, Empty, loading, Meter, Name, PageHead, Panel, Status, Trouble } from '../ui/parts'
-import { Chart, type Mark } from '../ui/chart'
+import { Chart, Spark, type Mark } from '../ui/chart'
+import { Icon } from '../ui/icons'
 
 export default function Overview() {
   return <OverviewOf namespace={useNamespace()} />
 }
 
-export function OverviewOf({ namespace }: { namespace: string }) {
+interface Props { namespace: string; above?: ComponentChildren; actions?: ComponentChildren; /** What comes after the figures, and what at the end. */ middle?: ComponentChildren; children?: ComponentChildren }
+
+export function OverviewOf({ namespace, above, actions, middle, children }: Props) {
   const { pods, sets } = usePods(namespace), workloads = useWorkloads(namespace)
   const nodes = useKind<Node>('nodes', ''), claims = useKind<Claim>('persistentvolumeclaims', namespace), events = useKind<Event>('events', namespace)
   const now = useNow(5)
@@ -33,22 +37,19 @@ export function OverviewOf({ namespace }: { namespace: string }) {
   const marks = useMemo<Mark[]>(() => changed.filter(c => c.kind === 'deploy').map(c => ({ at: c.at, label: c.object })), [changed])
   const busy = loading(pods) || workloads.loading
   const where = namespace ? `namespace=${quote(namespace)}` : '', routes = routesOf(namespace)
+  const first = !busy && workloads.items.length === 0 && !namespace
   return <>
-    <PageHead title={namespace || 'Overview'} says={busy ? 'Looking…' : <Verdict wrong={wrong} />} />
+    <PageHead title={namespace || 'Overview'} above={above} says={busy ? 'Looking…' : <Verdict wrong={wrong} />}>{actions}</PageHead>
     <Trouble of={[pods, ...workloads.views]} />
+    {first && <Start />}
     <Figures nodes={nodes.items} where={where} routes={routes} running={pods.items.filter(p => p.status.phase === 'Running').length} total={pods.items.filter(p => p.status.phase !== 'Succeeded').length} workloads={workloads.items.length} />
-    <div class="columns">
-      <Panel title="Wrong now" aside={wrong.length ? <span class="faint">{wrong.length}</span> : null}>
-        {wrong.length ? <ul class="rows">{wrong.slice(0, 12).map(p => <Row key={p.key} p={p} />)}</ul>
-          : busy ? <div class="skeleton" aria-hidden="true"><i /><i /></div>
-          : <Empty icon="check" title="Nothing is wrong">Every workload has the replicas it should have.</Empty>}
-        {wrong.length > 12 && <Link to="/pods" class="more">All pods</Link>}
-      </Panel>
-      <Panel title="Recent changes">
-        {changed.length ? <ChangeList changes={changed} />
-          : busy ? null : <Empty icon="deploy" title="Nothing was deployed yet">Start with <code>gantry up PATH</code>: a Compose file or a folder of manifests.</Empty>}
-      </Panel>
-    </div>
+    <Panel title="Wrong now" class={wrong.length ? '' : 'calm'} aside={wrong.length ? <span class="faint">{wrong.length}</span> : null}>
+      {wrong.length ? <ul class="rows">{wrong.slice(0, 12).map(p => <Row key={p.key} p={p} />)}</ul>
+        : busy ? <div class="skeleton" aria-hidden="true"><i /></div>
+        : <p class="body"><Icon name="check" /> <b>Nothing is wrong</b> <span class="faint">Every workload has the replicas it should have.</span></p>}
+      {wrong.length > 12 && <Link to="/pods" class="more">All pods</Link>}
+    </Panel>
+    {middle}
     <div class="charts">
       <Chart title="Requests by answer" unit="rate" marks={marks} every={5} minutes={30} empty="No request has come through the gateway yet."
         lines={[
@@ -61,8 +62,24 @@ export function OverviewOf({ namespace }: { namespace: string }) {
       <Chart title={namespace ? 'Memory by pod' : 'Memory by namespace'} unit="bytes" marks={marks} minutes={30} stacked
         lines={[{ expr: `sum by (${namespace ? 'pod' : 'namespace'}) (container_memory_working_set_bytes{${where}})`, name: l => l.pod ?? l.namespace ?? 'other' }]} />
     </div>
-    {!namespace && <Nodes nodes={nodes.items} />}
+    <div class="columns">
+      <Panel title="Recent changes">
+        {changed.length ? <ChangeList changes={changed} most={6} />
+          : busy ? null : <Empty icon="deploy" title="Nothing was deployed yet">What is deployed, scaled or configured appears here, with who did it.</Empty>}
+      </Panel>
+      {children}
+      {!namespace && <Nodes nodes={nodes.items} />}
+    </div>
   </>
+}
+
+/** What to do on a machine on which nothing runs. */
+function Start() {
+  return <Panel title="Bring something up"><ol class="start">
+    <li><b>An application</b><code>gantry up PATH</code><span class="faint">a folder with a Compose file or manifests: builds, deploys, prints the addresses</span></li>
+    <li><b>Manifests</b><code>kubectl apply -f FILE</code><span class="faint">everything that speaks the Kubernetes API works</span></li>
+    <li><b>A repository</b><code>gantry pipeline create</code><span class="faint">builds every commit, signs, scans and deploys it</span></li>
+  </ol></Panel>
 }
 
 /** Matches the routes of a namespace in the gateway's metrics. */
@@ -76,7 +93,7 @@ function Verdict({ wrong }: { wrong: Problem[] }) {
 
 function Row({ p }: { p: Problem }) {
   return <li><Status health={p.severity === 'critical' ? 'bad' : 'busy'}><span class="hidden">{p.severity}</span></Status>
-    <div><Name object={p.object} to={p.to} /> <b class={p.severity}>{p.what}</b>{p.detail && <p class="faint line">{p.detail}</p>}</div>
+    <div><Name object={p.object} to={p.to} /> <b>{p.what}</b>{p.detail && <p class="faint line">{p.detail}</p>}</div>
     <span class="faint"><Age at={p.since} /></span></li>
 }
 
@@ -90,11 +107,11 @@ function Figures({ nodes, where, routes, running, total, workloads }: { nodes: N
   const errors = useValue(`sum(rate(gantry_gateway_requests_total{${routes}code=~"5.."}[5m])) / (sum(rate(gantry_gateway_requests_total{${routes}}[5m])) > 0)`, 5)
   const p95 = useValue(`histogram_quantile(0.95, sum by (le) (rate(gantry_gateway_request_duration_seconds_bucket{${routes}}[5m])))`, 5)
   return <dl class="figures">
-    <div><dt>Workloads</dt><dd>{workloads}</dd><dd class="faint">{running} of {plural(total, 'pod')} running</dd></div>
+    <div><dt>Workloads</dt><dd>{workloads}</dd><dd class={running < total ? 'warning' : 'faint'}>{running} of {plural(total, 'pod')} running</dd></div>
     <div><dt>Processor</dt><dd>{cores(cpu)}{cpuMax !== null && <small> of {cores(cpuMax)} cores</small>}</dd><dd><Meter label="Processor used" value={cpu} max={cpuMax} mark={cpuAsked} /></dd></div>
     <div><dt>Memory</dt><dd>{bytes(memory)}{memoryMax !== null && <small> of {bytes(memoryMax)}</small>}</dd><dd><Meter label="Memory used" value={memory} max={memoryMax} mark={memoryAsked} /></dd></div>
-    <div><dt>Requests</dt><dd>{count(requests)}<small> per second</small></dd><dd class="faint">95 % within {p95 === null || isNaN(p95) ? '–' : `${Math.round(p95 * 1000)} ms`}</dd></div>
-    <div><dt>Errors</dt><dd class={errors && errors > 0.01 ? 'critical' : ''}>{requests === null ? '–' : percent(errors ?? 0)}</dd><dd class="faint">of answers, 5 minutes</dd></div>
+    <div><dt>Requests</dt><dd>{count(requests)}<small> per second</small></dd><dd class="faint">95 % within {seconds(p95)}</dd><Spark expr={`sum(rate(gantry_gateway_requests_total{${routes}}[1m]))`} /></div>
+    <div><dt>Errors</dt><dd class={errors && errors > 0.01 ? 'critical' : ''}>{requests === null ? '–' : percent(errors ?? 0)}</dd><dd class="faint">of answers, 5 minutes</dd><Spark tone="bad" expr={`sum(rate(gantry_gateway_requests_total{${routes}code=~"5.."}[1m])) > 0`} /></div>
   </dl>
 }
 

@@ -12,7 +12,7 @@ import { bytes, cores, count, imageName, percent, plural, quantity, seconds } fr
 import { literal, quote, useValue } from '../prom'
 import { has, type PageProps } from '../pages'
 import { Age, Empty, Meter, PageHead, Panel, Status, Trouble } from '../ui/parts'
-import { Chart, type Mark } from '../ui/chart'
+import { Chart, Spark, type Mark } from '../ui/chart'
 import { Confirm } from '../ui/dialog'
 import { useChanges } from '../timeline'
 import { ChangeList } from '../ui/changes'
@@ -129,8 +129,8 @@ function Figures({ w, pods }: { w: Workload; pods: Pod[] }) {
     <div><dt>Replicas</dt><dd>{w.ready}<small> of {w.desired} ready</small></dd><dd class="faint">{restarts ? plural(restarts, 'restart') : 'no restarts'}</dd></div>
     <div><dt>Processor</dt><dd>{cores(cpu)}{cpuMax !== null && <small> of {cores(cpuMax)}</small>}</dd><dd>{cpuMax !== null ? <Meter label="Processor against the limit" value={cpu} max={cpuMax} mark={limit('cpu', 'requests')} /> : <span class="faint">no limit</span>}</dd>{throttled !== null && throttled > 0.01 && <dd class="warning">{percent(throttled)} throttled</dd>}</div>
     <div><dt>Memory</dt><dd>{bytes(memory)}{memoryMax !== null && <small> of {bytes(memoryMax)}</small>}</dd><dd>{memoryMax !== null ? <Meter label="Memory against the limit" value={memory} max={memoryMax} mark={limit('memory', 'requests')} /> : <span class="faint">no limit</span>}</dd></div>
-    {routes.length > 0 && <div><dt>Requests</dt><dd>{count(requests)}<small> per second</small></dd><dd class="faint">95 % within {seconds(p95)}</dd></div>}
-    {routes.length > 0 && <div><dt>Errors</dt><dd class={errors && errors > 0.01 ? 'critical' : ''}>{requests === null ? '–' : percent(errors ?? 0)}</dd><dd class="faint">of answers, 5 minutes</dd></div>}
+    {routes.length > 0 && <div><dt>Requests</dt><dd>{count(requests)}<small> per second</small></dd><dd class="faint">95 % within {seconds(p95)}</dd><Spark expr={`sum(rate(gantry_gateway_requests_total{${of5}}[1m]))`} /></div>}
+    {routes.length > 0 && <div><dt>Errors</dt><dd class={errors && errors > 0.01 ? 'critical' : ''}>{requests === null ? '–' : percent(errors ?? 0)}</dd><dd class="faint">of answers, 5 minutes</dd><Spark tone="bad" expr={`sum(rate(gantry_gateway_requests_total{${of5},code=~"5.."}[1m])) > 0`} /></div>}
   </dl>
 }
 

@@ -1,3 +1,4 @@
+import type { ComponentChildren } from 'preact'
 import { useMemo } from 'preact/hooks'
 import { pathTo } from '../router'
 import { useNamespace } from '../kube/paths'
@@ -19,12 +20,21 @@ const worst = { bad: 0, busy: 1, ok: 2, idle: 3 }
 export default function Workloads() {
   const namespace = useNamespace()
   const { items, views, loading } = useWorkloads()
+  return <>
+    <PageHead title="Workloads" />
+    <Trouble of={views} />
+    <WorkloadTable items={items} namespace={namespace} loading={loading}
+      empty={<Empty icon="workloads" title={namespace ? `Nothing runs in ${namespace}` : 'Nothing runs yet'}>Start with <code>gantry up PATH</code>, or <code>kubectl apply</code>.</Empty>} />
+  </>
+}
+
+export function WorkloadTable({ items, namespace, loading, empty, plain }: { items: Workload[]; namespace: string; loading: boolean; empty: ComponentChildren; plain?: boolean }) {
   const cpu = useQuery(usageOf('rate(container_cpu_usage_seconds_total{}[1m])', namespace), 10), memory = useQuery(usageOf('container_memory_working_set_bytes{}', namespace), 10)
   const columns = useMemo<Column<Workload>[]>(() => {
     const table = (all: typeof cpu.value) => new Map((all ?? []).map(s => [`${s.metric.namespace}/${s.metric.workload}`, s.value]))
     const c = table(cpu.value), m = table(memory.value), key = (w: Workload) => `${w.namespace}/${w.name}`
     return [
-      { key: 'name', title: 'Name', by: w => `${w.namespace}/${w.name}`, cell: w => <Name object={`${w.namespace}/${w.name}`} to={pathTo('workloads', w.namespace, kindInPath(w.kind), w.name)} /> },
+      { key: 'name', title: 'Name', by: w => `${w.namespace}/${w.name}`, cell: w => <Name object={plain ? w.name : `${w.namespace}/${w.name}`} to={pathTo('workloads', w.namespace, kindInPath(w.kind), w.name)} /> },
       { key: 'state', title: 'State', by: w => worst[w.health], cell: w => <span title={w.why}><Status health={w.health}>{w.says}</Status></span> },
       { key: 'ready', title: 'Ready', right: true, by: w => w.ready, cell: w => w.kind === 'CronJob' ? '' : `${w.ready}/${w.desired}` },
       { key: 'kind', title: 'Kind', wide: true, by: w => w.kind, cell: w => <span class="faint">{w.kind}</span> },
@@ -33,12 +43,7 @@ export default function Workloads() {
       { key: 'memory', title: 'Memory', right: true, wide: true, by: w => m.get(key(w)) ?? -1, cell: w => bytes(m.get(key(w))) },
       { key: 'age', title: 'Age', right: true, by: w => -Date.parse(w.metadata.creationTimestamp), cell: w => <Age at={w.metadata.creationTimestamp} /> },
     ]
-  }, [cpu.value, memory.value])
-  return <>
-    <PageHead title="Workloads" />
-    <Trouble of={views} />
-    <Table label="Workloads" rows={items} columns={columns} id={w => `${w.namespace}/${w.kind}/${w.name}`} loading={loading}
-      text={w => `${w.namespace}/${w.name} ${w.kind} ${w.says} ${images(w.template).join(' ')}`}
-      empty={<Empty icon="workloads" title={namespace ? `Nothing runs in ${namespace}` : 'Nothing runs yet'}>Start with <code>gantry up PATH</code>, or <code>kubectl apply</code>.</Empty>} />
-  </>
+  }, [cpu.value, memory.value, plain])
+  return <Table label="Workloads" rows={items} columns={columns} id={w => `${w.namespace}/${w.kind}/${w.name}`} loading={loading}
+    text={plain ? undefined : w => `${w.namespace}/${w.name} ${w.kind} ${w.says} ${images(w.template).join(' ')}`} empty={empty} />
 }

@@ -60,6 +60,19 @@ export function onGrid(found: { line: Line; series: Series[] }[], start: number,
   return { times, lines: lines.length > most ? lines.sort((a, b) => top(b) - top(a)).slice(0, most) : lines }
 }
 
+/** A small line without axes, beside a figure that says the same. */
+export function Spark({ expr, minutes = 30, tone = '' }: { expr: string; minutes?: number; tone?: 'bad' | '' }) {
+  const step = minutes * 60 / 40
+  const { value } = usePolled(async signal => {
+    const end = Math.floor(Date.now() / 1000 / step) * step
+    return onGrid([{ line: { expr, name: '' }, series: (await queryRange(expr, end - minutes * 60, end, step, signal)).slice(0, 1) }], end - minutes * 60, end, step, 1)
+  }, 20, [expr, minutes])
+  const values = value?.lines[0]?.values ?? [], top = Math.max(...values.map(v => v ?? 0), 1e-9), x = (i: number) => (i / Math.max(1, values.length - 1) * 100).toFixed(1)
+  let path = '', down = true
+  values.forEach((v, i) => { if (v === null) down = true; else { path += `${down ? 'M' : 'L'}${x(i)} ${(19 - v / top * 17).toFixed(1)}`; down = false } })
+  return <svg class={`spark ${tone}`} viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true">{path && <path d={path} />}</svg>
+}
+
 const palette = 6
 const leastSpan = 300 // seconds
 
@@ -115,14 +128,16 @@ function Plot({ data, unit, marks, stacked, height, title, onCursor }: PlotProps
     const font = '11px ' + css('--font')
     const axis = { stroke: css('--faint'), font, grid: { stroke: css('--line'), width: 1 }, ticks: { show: false } }
     const u = new uPlot({
-      width: at.clientWidth, height, legend: { show: false }, padding: [8, 4, 0, 0],
+      width: at.clientWidth, height, legend: { show: false }, padding: [8, 16, 0, 0],
       cursor: { y: false, points: { size: 6 }, sync: { key: 'gantry' }, drag: { setScale: false } },
       scales: { y: { range: (_u, min, max) => [Math.min(0, min), max > 0 ? max * 1.08 : 1] } },
       axes: [{ ...axis, size: 24, space: 70, values: (_u, ticks) => ticks.map(clock) }, { ...axis, size: 58, gap: 6, space: 34, incrs: unit.startsWith('bytes') ? powersOfTwo : undefined, values: (_u, ticks) => ticks.map(v => units[unit](v)) }],
       series: [{}, ...data.lines.map((l, i) => ({
         stroke: color(l, i), width: l.limit ? 1 : 1.5, dash: l.limit ? [4, 4] : undefined, points: { show: false }, spanGaps: false,
-        fill: l.limit || (!stacked && data.lines.length > 1) ? undefined : color(l, i) + (stacked ? '40' : '1f'),
+        fill: l.limit || (!stacked && data.lines.length > 1) ? undefined : color(l, i) + (stacked ? '66' : '1f'),
       }))],
+      // Of what is stacked, each fill reaches down to the line below it and no further.
+      bands: stacked ? data.lines.flatMap((l, i) => i > 0 && !l.limit ? [{ series: [i + 1, i] as [number, number] }] : []) : undefined,
       hooks: {
         setCursor: [u => onCursor(u.cursor.idx ?? null)],
         draw: [u => drawMarks(u, drawnMarks.current)],

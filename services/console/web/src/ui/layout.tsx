@@ -10,6 +10,8 @@ import { theme } from '../theme'
 import { namespaceSetting, useNamespace, pathOf } from '../kube/paths'
 import { useList } from '../kube/watch'
 import type { Namespace } from '../kube/types'
+import { usePolled } from '../prom'
+import { alerts } from '../alerting'
 import { Icon } from './icons'
 import { Told } from './dialog'
 import { openPalette, Palette } from './palette'
@@ -28,7 +30,7 @@ export function Layout({ path, children }: { path: string; children: ComponentCh
       <button type="button" class="icon-button burger" aria-label="Menu" aria-expanded={menu} aria-controls="menu" onClick={() => setMenu(!menu)}><Icon name={menu ? 'close' : 'menu'} /></button>
       <Link to="/" class="brand" aria-label="Gantry, overview"><Brand /><span>Gantry</span></Link>
       <NamespacePicker />
-      <button type="button" class="search-button" onClick={openPalette} aria-keyshortcuts="/ Control+K"><Icon name="search" /><span>Search everything</span><kbd>/</kbd></button>
+      <button type="button" class="search-button" aria-label="Search everything" onClick={openPalette} aria-keyshortcuts="/ Control+K"><Icon name="search" /><span>Search everything</span><kbd>/</kbd></button>
       <ThemeSwitch />
       <Person />
     </header>
@@ -42,13 +44,21 @@ export function Layout({ path, children }: { path: string; children: ComponentCh
 
 const Brand = () => <svg viewBox="0 0 32 32" width="22" height="22" aria-hidden="true"><rect width="32" height="32" rx="7" class="brand-back" /><path d="M6 10h20M9 10v14M23 10v14M16 10v6" class="brand-line" /><rect x="13" y="16" width="6" height="5" rx="1" class="brand-load" /></svg>
 
+/** How many alerts there are that somebody was told of: critical ones, or else the others. */
+function useFiring(): { count: number; critical: boolean } | null {
+  const { value } = usePolled(signal => alerts(signal), 15, [])
+  const loud = (value ?? []).filter(a => a.status.state === 'active' && ['critical', 'warning'].includes(a.labels.severity ?? '')), critical = loud.filter(a => a.labels.severity === 'critical').length
+  return loud.length ? { count: critical || loud.length, critical: critical > 0 } : null
+}
+
 function Menu({ path }: { path: string }) {
+  const firing = useFiring()
   const groups = new Map<string, typeof pages>()
   for (const p of pages) if (p.menu) groups.set(p.menu.group, [...(groups.get(p.menu.group) ?? []), p])
   const here = (p: string) => p === '/' ? path === '/' : path === p || path.startsWith(p + '/')
   return <>{[...groups].map(([group, list]) => <div class="group" key={group}>
     {group && <h2>{group}</h2>}
-    <ul>{list.map(p => <li key={p.path}><Link to={p.path} aria-current={here(p.path) ? 'page' : undefined}><Icon name={p.menu!.icon} />{p.title}</Link></li>)}</ul>
+    <ul>{list.map(p => <li key={p.path}><Link to={p.path} aria-current={here(p.path) ? 'page' : undefined}><Icon name={p.menu!.icon} />{p.title}{p.path === '/alerts' && firing && <span class={`badge ${firing.critical ? 'bad' : ''}`}><span class="hidden">, </span>{firing.count}<span class="hidden"> {firing.critical ? 'critical' : 'firing'}</span></span>}</Link></li>)}</ul>
   </div>)}</>
 }
 

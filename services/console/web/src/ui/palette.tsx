@@ -1,17 +1,34 @@
-// Search over everything by keyboard: pages, workloads, pods, services, namespaces, nodes.
+// Search over everything by keyboard: pages, objects of all kinds, images, alerts, deeds, and words in logs.
 
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
 import { createStore, useStore } from '../store'
-import { go, pathTo, withQuery } from '../router'
+import { go, pathTo, place, withQuery } from '../router'
 import { pages } from '../pages'
 import { pathOf } from '../kube/paths'
 import { useList } from '../kube/watch'
 import { namespaceSetting } from '../kube/paths'
 import type { Resource } from '../kube/types'
+import type { Build } from '../builds'
+import { pageOfImage, shortDigest, useImages } from '../images'
+import { alerts } from '../alerting'
+import { usePolled } from '../prom'
+import { logOut } from '../session'
+import { theme } from '../theme'
 import { Icon, type IconName } from './icons'
 
 const open = createStore(false)
 export const openPalette = () => open.set(true)
+
+/** Where the person was, the last first; of objects only, and only as long as this page is open. */
+const visited: string[] = []
+place.subscribe(() => {
+  const { path } = place.get()
+  if (path.split('/').length < 3) return
+  const was = visited.indexOf(path)
+  if (was >= 0) visited.splice(was, 1)
+  visited.unshift(path)
+  visited.length = Math.min(visited.length, 5)
+})
 
 addEventListener('keydown', e => {
   const typing = e.target instanceof HTMLElement && (e.target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(e.target.tagName))
@@ -21,7 +38,7 @@ addEventListener('keydown', e => {
   }
 })
 
-export interface Found { title: string; group: string; icon: IconName; to: string; detail?: string }
+export interface Found { title: string; group: string; icon: IconName; to: string; detail?: string; act?: () => void }
 
 /** How well a text fits what was typed: 0 is not at all. All words must occur; a start counts more. */
 export function fits(text: string, typed: string): number {
@@ -48,18 +65,19 @@ function Dialog() {
   const list = useRef<HTMLUListElement>(null)
   const all = useEverything()
   const found = useMemo(() => {
-    if (!typed.trim()) return all.filter(f => f.group === 'Page')
+    if (!typed.trim()) return [...visited.flatMap(path => all.find(f => f.to === path) ?? []), ...all.filter(f => f.group === 'Page')]
     const rated = all.map(f => ({ f, score: fits(f.title, typed) || fits(f.detail ? `${f.detail}/${f.title}` : f.title, typed) / 2 || fits(`${f.detail ?? ''}/${f.title} ${f.group}`, typed) / 4 })).filter(r => r.score > 0)
-    return rated.sort((a, b) => b.score - a.score).slice(0, most).map(r => r.f)
+    const text = typed.trim()
+    return [...rated.sort((a, b) => b.score - a.score).slice(0, most).map(r => r.f), { title: `“${text}” in all logs`, group: 'Search', icon: 'logs', to: withQuery('/logs', { text }) } satisfies Found as Found]
   }, [all, typed])
   const chosen = Math.min(at, found.length - 1)
   useEffect(() => { box.current!.showModal(); return () => open.set(false) }, [])
   useEffect(() => { list.current?.children[chosen]?.scrollIntoView({ block: 'nearest' }) }, [chosen])
-  const take = (f: Found | undefined) => { if (f) { open.set(false); go(f.to) } }
+  const take = (f: Found | undefined) => { if (f) { open.set(false); f.act ? f.act() : go(f.to) } }
   return <dialog ref={box} class="palette" aria-label="Search everything" onClose={() => open.set(false)} onClick={e => { if (e.target === box.current) box.current!.close() }}>
     <div class="palette-input"><Icon name="search" />
-      <input autofocus role="combobox" aria-expanded="true" aria-controls="found" aria-activedescendant={found.length ? `found-${chosen}` : undefined} aria-label="Search pages, workloads, pods, services"
-        placeholder="Search pages, workloads, pods, services…" value={typed} spellcheck={false} autocomplete="off"
+      <input autofocus role="combobox" aria-expanded="true" aria-controls="found" aria-activedescendant={found.length ? `found-${chosen}` : undefined} aria-label="Search pages, objects, images, alerts, logs"
+        placeholder="Search pages, objects, images, alerts, logs…" value={typed} spellcheck={false} autocomplete="off"
         onInput={e => { setTyped(e.currentTarget.value); setAt(0) }}
         onKeyDown={e => {
           const step = { ArrowDown: 1, ArrowUp: -1 }[e.key]
@@ -68,7 +86,7 @@ function Dialog() {
         }} />
       <kbd>esc</kbd></div>
     <ul id="found" ref={list} role="listbox" aria-label="Found">
-      {found.map((f, i) => <li key={f.to + f.group} id={`found-${i}`} role="option" aria-selected={i === chosen} onMouseMove={() => setAt(i)} onClick={() => take(f)}>
+      {found.map((f, i) => <li key={f.to + f.group + f.title} id={`found-${i}`} role="option" aria-selected={i === chosen} onMouseMove={() => setAt(i)} onClick={() => take(f)}>
         <Icon name={f.icon} /><span class="what">{f.detail && <span class="faint">{f.detail}/</span>}{f.title}</span><span class="faint">{f.group}</span>
       </li>)}
     </ul>
@@ -81,10 +99,15 @@ function useEverything(): Found[] {
   const deployments = useList<Resource>(pathOf('deployments', namespace)), stateful = useList<Resource>(pathOf('statefulsets', namespace))
   const daemons = useList<Resource>(pathOf('daemonsets', namespace)), pods = useList<Resource>(pathOf('pods', namespace))
   const services = useList<Resource>(pathOf('services', namespace)), namespaces = useList<Resource>(pathOf('namespaces'))
+  const jobs = useList<Resource>(pathOf('jobs', namespace)), cronJobs = useList<Resource>(pathOf('cronjobs', namespace)), claims = useList<Resource>(pathOf('persistentvolumeclaims', namespace))
+  const http = useList<Resource>(pathOf('httproutes', namespace)), grpc = useList<Resource>(pathOf('grpcroutes', namespace)), ingresses = useList<Resource>(pathOf('ingresses', namespace)), builds = useList<Build>(pathOf('builds', namespace))
+  const images = useImages().value?.images, firing = usePolled(signal => alerts(signal), 30, []).value
   return useMemo(() => {
     const of = (items: Resource[], group: string, icon: IconName, to: (o: Resource) => string): Found[] =>
       items.map(o => ({ title: o.metadata.name, detail: o.metadata.namespace, group, icon, to: to(o) }))
     const workload = (kind: string) => (o: Resource) => pathTo('workloads', o.metadata.namespace!, kind, o.metadata.name)
+    const route = (kind: string) => (o: Resource) => pathTo('gateway', kind, o.metadata.namespace!, o.metadata.name)
+    const deed = (title: string, icon: IconName, act: () => void): Found => ({ title, group: 'Do', icon, to: '', act })
     return [
       ...pages.filter(p => p.menu).map(p => ({ title: p.title, group: 'Page', icon: p.menu!.icon, to: p.path })),
       ...of(deployments.items, 'Deployment', 'workloads', workload('deployment')),
@@ -93,6 +116,13 @@ function useEverything(): Found[] {
       ...of(pods.items, 'Pod', 'pods', o => pathTo('pods', o.metadata.namespace!, o.metadata.name)),
       ...of(namespaces.items, 'Namespace', 'namespaces', o => pathTo('namespaces', o.metadata.name)),
       ...of(services.items, 'Service', 'gateway', o => withQuery('/workloads', { namespace: o.metadata.namespace, text: o.metadata.name })),
+      ...of(jobs.items, 'Job', 'workloads', workload('job')), ...of(cronJobs.items, 'CronJob', 'workloads', workload('cronjob')),
+      ...of(claims.items, 'Volume', 'volumes', o => withQuery('/volumes', { namespace: o.metadata.namespace, text: o.metadata.name })),
+      ...of(http.items, 'HTTPRoute', 'gateway', route('httproutes')), ...of(grpc.items, 'GRPCRoute', 'gateway', route('grpcroutes')), ...of(ingresses.items, 'Ingress', 'gateway', route('ingresses')),
+      ...builds.items.map(b => ({ title: `${b.spec.pipeline} #${b.spec.number}`, detail: b.metadata.namespace, group: 'Build', icon: 'builds' as const, to: pathTo('builds', b.metadata.namespace!, b.metadata.name) })),
+      ...(images ?? []).map(i => ({ title: `${i.repository}:${i.tags?.[0] ?? shortDigest(i.digest)}`, group: 'Image', icon: 'images' as const, to: pageOfImage(i.repository, i.digest) })),
+      ...(firing ?? []).map(a => ({ title: a.annotations.summary || a.labels.alertname, group: 'Alert', icon: 'alerts' as const, to: pathTo('alerts', a.fingerprint) })),
+      deed('Light colours', 'sun', () => theme.set('light')), deed('Dark colours', 'moon', () => theme.set('dark')), deed('Colours as the system', 'auto', () => theme.set('auto')), deed('Log out', 'user', () => void logOut()),
     ]
-  }, [deployments.items, stateful.items, daemons.items, pods.items, services.items, namespaces.items])
+  }, [deployments.items, stateful.items, daemons.items, pods.items, services.items, namespaces.items, jobs.items, cronJobs.items, claims.items, http.items, grpc.items, ingresses.items, builds.items, images, firing])
 }

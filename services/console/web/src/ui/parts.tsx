@@ -47,9 +47,9 @@ export function Age({ at }: { at: string | number | undefined }) {
 }
 
 /** How much of something is used: a bar with its figures beside it. */
-export function Meter({ value, max, label, mark }: { value: number | null; max: number | null; label: string; mark?: number | null }) {
+export function Meter({ value, max, label, mark, plain }: { value: number | null; max: number | null; label: string; mark?: number | null; /** Full is not bad. */ plain?: boolean }) {
   const part = value !== null && max ? Math.min(1, value / max) : 0
-  return <div class={`meter ${part > 0.9 ? 'high' : ''}`} role="meter" aria-label={label} aria-valuemin={0} aria-valuemax={100} aria-valuenow={Math.round(part * 100)}>
+  return <div class={`meter ${part > 0.9 && !plain ? 'high' : ''}`} role="meter" aria-label={label} aria-valuemin={0} aria-valuemax={100} aria-valuenow={Math.round(part * 100)}>
     <svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">
       <rect width={part * 100} height="4" />
       {mark != null && max ? <line x1={Math.min(100, mark / max * 100)} x2={Math.min(100, mark / max * 100)} y1="0" y2="4" /> : null}

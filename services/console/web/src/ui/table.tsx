@@ -28,11 +28,14 @@ interface Props<T> {
   loading?: boolean
   sort?: string
   tools?: ComponentChildren
+  /** Rows stand in groups with a heading each, in the order of groups. */
+  group?: (row: T) => string
+  groups?: (a: string, b: string) => number
 }
 
 const shown = 300
 
-export function Table<T>({ label, rows, columns, id, text, empty, loading, sort: first, tools }: Props<T>) {
+export function Table<T>({ label, rows, columns, id, text, empty, loading, sort: first, tools, group, groups }: Props<T>) {
   const filter = usePlace().query.get('text') ?? ''
   const [sort, setSort] = useState(first ?? columns[0].key)
   const [most, setMost] = useState(shown)
@@ -45,6 +48,7 @@ export function Table<T>({ label, rows, columns, id, text, empty, loading, sort:
       const order = typeof x === 'number' && typeof y === 'number' ? x - y : String(x).localeCompare(String(y), undefined, { numeric: true })
       return (down ? -order : order) || id(a).localeCompare(id(b))
     })
+    if (group) left.sort((a, b) => groups?.(group(a), group(b)) ?? group(a).localeCompare(group(b))) // which keeps the order within
     return left
   }, [rows, filter, sort, columns])
   return <div class="table">
@@ -61,7 +65,10 @@ export function Table<T>({ label, rows, columns, id, text, empty, loading, sort:
           {c.by ? <button type="button" onClick={() => setSort(on && !sort.startsWith('-') ? '-' + c.key : c.key)}>{c.title}<span class="arrow" aria-hidden="true">{on ? (sort.startsWith('-') ? ' ↓' : ' ↑') : ''}</span></button> : c.title}
         </th>
       })}</tr></thead>
-      <tbody role="rowgroup">{list.slice(0, most).map(r => <tr key={id(r)} role="row">{columns.map(c => <td key={c.key} role="cell" class={cls(c)} data-title={c.title}>{c.cell(r)}</td>)}</tr>)}</tbody>
+      <tbody role="rowgroup">{list.slice(0, most).flatMap((r, i) => [
+        group && (i === 0 || group(r) !== group(list[i - 1])) && <tr key={'group ' + group(r)} role="row" class="group"><th role="rowheader" scope="rowgroup" colSpan={columns.length}>{group(r)} <span>{list.filter(o => group(o) === group(r)).length}</span></th></tr>,
+        <tr key={id(r)} role="row">{columns.map(c => <td key={c.key} role="cell" class={cls(c)} data-title={c.title}>{c.cell(r)}</td>)}</tr>,
+      ])}</tbody>
     </table>}
     {list.length > most && <button type="button" class="more" onClick={() => setMost(most * 2)}>Show {Math.min(most, list.length - most)} more</button>}
     {!loading && list.length === 0 && (rows.length ? <Empty icon="search" title="Nothing matches">No {label.toLowerCase()} with “{filter}”.</Empty> : empty)}
