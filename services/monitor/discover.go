@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/prometheus/scrape"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
@@ -22,6 +24,8 @@ import (
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/gantryhq/gantry/internal/platform"
 )
 
 // monitoringGroup is the API group of the Prometheus operator, whose kinds charts bring.
@@ -34,7 +38,9 @@ var (
 
 // watched is what the service follows in the API.
 type watched struct {
+	client  clientset.Interface
 	factory informers.SharedInformerFactory
+	secrets informers.SharedInformerFactory              // only of SecretName
 	custom  dynamicinformer.DynamicSharedInformerFactory // kinds without Go types
 	changed chan struct{}                                // capacity 1
 }
@@ -51,16 +57,32 @@ func newWatched(cfg *rest.Config) (*watched, error) {
 		return nil, fmt.Errorf("start monitor: %w", err)
 	}
 	w := &watched{
+		client:  client,
 		factory: informers.NewSharedInformerFactory(client, 0),
+		secrets: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(platform.SystemNamespace),
+			informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, SecretName).String()
+			})),
 		custom:  dynamicinformer.NewDynamicSharedInformerFactory(custom, 0),
 		changed: make(chan struct{}, 1),
 	}
-	for _, resource := range []schema.GroupVersionResource{serviceMonitors, podMonitors} {
-		if err := w.touchOn(w.custom.ForResource(resource).Informer()); err != nil {
+	for _, i := range []cache.SharedInformer{
+		w.custom.ForResource(serviceMonitors).Informer(), w.custom.ForResource(podMonitors).Informer(), w.secrets.Core().V1().Secrets().Informer(),
+	} {
+		if err := w.touchOn(i); err != nil {
 			return nil, err
 		}
 	}
 	return w, nil
+}
+
+// secret says where samples are sent on to, or is nil.
+func (w *watched) secret() *corev1.Secret {
+	o, known, _ := w.secrets.Core().V1().Secrets().Informer().GetStore().GetByKey(platform.SystemNamespace + "/" + SecretName)
+	if !known {
+		return nil
+	}
+	return o.(*corev1.Secret)
 }
 
 // touchOn wakes the service at every change that an informer tells of.
@@ -94,7 +116,7 @@ func (f found) take(groups []*targetgroup.Group) {
 }
 
 // keepScraping follows the API and gives the scrape managers their jobs and targets until ctx ends.
-func (s *Service) keepScraping(ctx context.Context, platform, workloads *scrape.Manager) error {
+func (s *Service) keepScraping(ctx context.Context, platform, workloads *scrape.Manager, out *onward) error {
 	w := s.watched
 	events := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "unused"}, []string{"role", "event"})
 	pods, slicesOf := w.factory.Core().V1().Pods().Informer(), w.factory.Discovery().V1().EndpointSlices().Informer()
@@ -112,7 +134,9 @@ func (s *Service) keepScraping(ctx context.Context, platform, workloads *scrape.
 	}
 	w.factory.Start(ctx.Done())
 	w.custom.Start(ctx.Done())
+	w.secrets.Start(ctx.Done())
 	w.factory.WaitForCacheSync(ctx.Done())
+	w.secrets.WaitForCacheSync(ctx.Done())
 
 	group, ctx := errgroup.WithContext(ctx)
 	fromPods, fromSlices := make(chan []*targetgroup.Group), make(chan []*targetgroup.Group)
@@ -125,7 +149,8 @@ func (s *Service) keepScraping(ctx context.Context, platform, workloads *scrape.
 		group.Go(func() error { <-ctx.Done(); manager.Stop(); return nil })
 	}
 	group.Go(func() error {
-		k := &keeper{Service: s, pods: found{}, slices: found{}, podGate: podGate, sliceGate: sliceGate, toPlatform: toPlatform, toWorkloads: toWorkloads}
+		k := &keeper{Service: s, pods: found{}, slices: found{}, podGate: podGate, sliceGate: sliceGate, toPlatform: toPlatform, toWorkloads: toWorkloads,
+			out: out, refusals: newRefusals(ctx, w.client, s.cfg.Log, s.metrics)}
 		return k.run(ctx, platform, workloads, fromPods, fromSlices)
 	})
 	return group.Wait()
@@ -139,7 +164,12 @@ type keeper struct {
 	toPlatform, toWorkloads chan targetSets
 	nodes                   []string
 	jobs                    []job
-	refused                 map[string]string // why, by the monitor's key
+	translated              map[string]translation
+	refers                  bool // jobs refer to Secrets, which are looked at again after a while
+	out                     *onward
+	sent                    string // version of the Secret that says where samples are sent on to
+	sentErr                 error  // what is wrong with it
+	refusals                *refusals
 }
 
 // settle is how long changes are collected before they have an effect.
@@ -154,8 +184,9 @@ func (k *keeper) run(ctx context.Context, platform, workloads *scrape.Manager, f
 		return fmt.Errorf("configure scraping: %w", err)
 	}
 	k.watched.touch()
-	timer := time.NewTimer(time.Hour)
+	timer, again := time.NewTimer(time.Hour), time.NewTimer(time.Hour)
 	timer.Stop()
+	again.Stop()
 	waiting := false
 	for {
 		select {
@@ -171,7 +202,11 @@ func (k *keeper) run(ctx context.Context, platform, workloads *scrape.Manager, f
 			if err := k.sync(ctx, workloads); err != nil {
 				return err
 			}
+			if k.refers {
+				again.Reset(fresh)
+			}
 			continue
+		case <-again.C:
 		}
 		if !waiting {
 			waiting = true
@@ -195,7 +230,12 @@ func (k *keeper) sync(ctx context.Context, workloads *scrape.Manager) error {
 	custom := k.watched.custom
 	k.sliceGate.set(len(custom.ForResource(serviceMonitors).Informer().GetStore().ListKeys()) > 0)
 	k.podGate.set(len(custom.ForResource(podMonitors).Informer().GetStore().ListKeys()) > 0)
-	wanted := k.monitors()
+	not := map[string]refused{}
+	if err := k.sendOn(not); err != nil {
+		return err
+	}
+	wanted := k.monitors(ctx, not)
+	k.refusals.replace(not)
 	jobs := make([]job, 0, len(wanted))
 	sets := targetSets{}
 	for _, m := range wanted {
@@ -215,6 +255,30 @@ func (k *keeper) sync(ctx context.Context, workloads *scrape.Manager) error {
 	}
 	send(ctx, k.toWorkloads, sets)
 	return nil
+}
+
+// sendOn makes samples be sent on as the Secret says. One with a fault leaves what was before in force.
+func (k *keeper) sendOn(not map[string]refused) error {
+	secret, version := k.watched.secret(), ""
+	if secret != nil {
+		version = string(secret.UID) + secret.ResourceVersion
+	}
+	if version != k.sent {
+		k.sent = version
+		var cfg *promconfig.Config
+		k.sentErr = nil
+		if secret != nil {
+			cfg, k.sentErr = loadRemote(secret.Data[ConfigKey])
+		}
+		if k.sentErr == nil {
+			k.sentErr = k.out.apply(cfg)
+		}
+	}
+	if k.sentErr != nil && secret != nil {
+		not["secret/"+secret.Namespace+"/"+secret.Name] = refused{secret, k.sentErr.Error()}
+		return nil
+	}
+	return k.sentErr
 }
 
 func send(ctx context.Context, to chan<- targetSets, sets targetSets) bool {
@@ -237,11 +301,14 @@ func (f found) sorted(pass func(*targetgroup.Group) bool) []*targetgroup.Group {
 	return list
 }
 
-// scraping is the configuration of all workloads' jobs, as YAML without secrets.
-func (s *Service) scraping() string {
-	cfg := s.applied.Load()
-	if cfg == nil {
-		cfg = &promconfig.Config{}
+// scraping is the configuration of all workloads' jobs and of where samples are sent on to, as YAML without secrets.
+func (s *Service) scraping(out *onward) string {
+	cfg := promconfig.Config{}
+	if applied := s.applied.Load(); applied != nil {
+		cfg = *applied
+	}
+	if sending := out.sending.Load(); sending != nil && sending.cfg != nil {
+		cfg.RemoteWriteConfigs, cfg.GlobalConfig.ExternalLabels = sending.cfg.RemoteWriteConfigs, sending.cfg.GlobalConfig.ExternalLabels
 	}
 	return cfg.String()
 }

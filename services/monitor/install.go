@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/gantryhq/gantry/internal/crd"
+	"github.com/gantryhq/gantry/internal/platform"
 	"github.com/gantryhq/gantry/internal/rights"
 )
 
@@ -49,6 +50,15 @@ func EnsureRoles(ctx context.Context, cfg *rest.Config) error {
 		{Verbs: look, APIGroups: []string{monitoringGroup}, Resources: []string{"servicemonitors", "podmonitors"}},
 		{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"nodes/proxy", "nodes/metrics"}},
 		{Verbs: []string{"get"}, NonResourceURLs: []string{"/metrics"}},
+		// What ServiceMonitors and PodMonitors refer to, one by one: it can neither list nor watch them.
+		{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}},
+		{Verbs: []string{"create", "patch", "update"}, APIGroups: []string{""}, Resources: []string{"events"}},
+	})
+	if err != nil {
+		return err
+	}
+	err = rights.GrantIn(ctx, cfg, platform.SystemNamespace, User, []rbacv1.PolicyRule{
+		{Verbs: look, APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{SecretName}},
 	})
 	if err != nil {
 		return err

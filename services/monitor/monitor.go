@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	promrules "github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/scrape"
+	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"golang.org/x/sync/errgroup"
 
@@ -33,6 +35,7 @@ type Service struct {
 	metrics *prometheus.Registry // the service's own
 	watched *watched             // objects of the API
 	objects *objects.Exposition
+	vault   *vault
 	pipes   *pipes
 	answers atomic.Pointer[api.API] // nil until the samples can be read
 	applied atomic.Pointer[promconfig.Config]
@@ -47,7 +50,8 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, metrics: prometheus.NewRegistry(), watched: w, objects: objects.New(w.factory, w.custom)}
+	s := &Service{cfg: cfg, metrics: prometheus.NewRegistry(), watched: w, objects: objects.New(w.factory, w.custom),
+		vault: &vault{client: w.client, read: map[string]container{}}}
 	return s, nil
 }
 
@@ -70,12 +74,15 @@ func (s *Service) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	out := &onward{db: db, dir: s.cfg.Dir, log: s.cfg.Log, metrics: s.metrics}
+	db.SetWriteNotified(out)
 	engine := newEngine(&s.cfg, s.metrics)
-	platform, err := s.newManager(db, "platform", s.dialInside)
+	platform, err := s.newManager(out, "platform", s.dialInside)
 	if err != nil {
 		return err
 	}
-	workloads, err := s.newManager(db, "workloads", dialWorkload)
+	out.described = platform
+	workloads, err := s.newManager(out, "workloads", dialWorkload)
 	if err != nil {
 		return err
 	}
@@ -84,7 +91,7 @@ func (s *Service) Run(ctx context.Context) error {
 		Rules:  s.groups,
 		Engine: engine, Parser: parser.NewParser(parserOptions), Storage: db, Targets: []api.Targets{platform, workloads},
 		Stats:   func(limit int) *tsdb.Stats { return db.Head().Stats("__name__", limit) },
-		Started: time.Now(), Scraping: s.scraping, Version: s.cfg.Version, Retention: api.Retention(s.cfg.Retention, s.cfg.MaxBytes),
+		Started: time.Now(), Scraping: func() string { return s.scraping(out) }, Version: s.cfg.Version, Retention: api.Retention(s.cfg.Retention, s.cfg.MaxBytes),
 		Settings: map[string]string{
 			"storage.tsdb.retention.time": s.cfg.Retention.String(), "storage.tsdb.retention.size": fmt.Sprintf("%dB", s.cfg.MaxBytes),
 			"query.timeout": queryTimeout.String(), "query.max-samples": fmt.Sprint(maxSamples), "query.max-concurrency": fmt.Sprint(maxQueries),
@@ -93,7 +100,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serveInside(ctx) })
-	group.Go(func() error { return s.keepScraping(ctx, platform, workloads) })
+	group.Go(func() error { return s.keepScraping(ctx, platform, workloads, out) })
 	if s.cfg.Rules != nil {
 		// An engine of their own, so that no flood of queries keeps them from being evaluated.
 		engine := newEngine(&s.cfg, nil)
@@ -101,10 +108,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	err = group.Wait()
 	s.answers.Store(nil)
-	if closing := db.Close(); err == nil {
-		err = closing
-	}
-	return err
+	return errors.Join(err, out.close(), db.Close())
 }
 
 func (s *Service) groups() []*promrules.Group {
@@ -115,11 +119,11 @@ func (s *Service) groups() []*promrules.Group {
 }
 
 // newManager makes what scrapes targets that dial reaches.
-func (s *Service) newManager(db *tsdb.DB, name string, dial config.DialContextFunc) (*scrape.Manager, error) {
+func (s *Service) newManager(to storage.AppendableV2, name string, dial config.DialContextFunc) (*scrape.Manager, error) {
 	m, err := scrape.NewManager(&scrape.Options{
 		DiscoveryReloadInterval: model.Duration(reloadInterval), DiscoveryReloadOnStartup: true,
-		HTTPClientOptions: []config.HTTPClientOption{config.WithDialContextFunc(dial), config.WithUserAgent("gantry-monitor")},
-	}, s.cfg.Log.With("scrapes", name), nil, nil, db, prometheus.WrapRegistererWith(prometheus.Labels{"scrapes": name}, s.metrics))
+		HTTPClientOptions: []config.HTTPClientOption{config.WithDialContextFunc(dial), config.WithUserAgent("gantry-monitor"), config.WithSecretManager(s.vault)},
+	}, s.cfg.Log.With("scrapes", name), nil, nil, to, prometheus.WrapRegistererWith(prometheus.Labels{"scrapes": name}, s.metrics))
 	if err != nil {
 		return nil, fmt.Errorf("start scraping %s: %w", name, err)
 	}

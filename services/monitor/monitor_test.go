@@ -13,7 +13,10 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 )
@@ -117,6 +120,7 @@ func newKeeper(t *testing.T) *keeper {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.vault.client = fake.NewClientset(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "s"}, Data: map[string][]byte{"user": []byte("ann")}})
 	return &keeper{Service: s, pods: found{}, slices: found{}}
 }
 
@@ -131,7 +135,7 @@ func object(t *testing.T, text string) *unstructured.Unstructured {
 
 // A monitor becomes a job that Prometheus accepts, within the service's limits.
 func TestMonitorsBecomeJobs(t *testing.T) {
-	jobs, err := newKeeper(t).ofMonitor(object(t, `
+	jobs, _, err := newKeeper(t).ofMonitor(t.Context(), object(t, `
 metadata: {namespace: shop, name: web}
 spec:
   jobLabel: app
@@ -169,15 +173,21 @@ spec:
 // What a monitor must not get is refused with the reason, and its other endpoints are kept.
 func TestMonitorsThatCannotBeKept(t *testing.T) {
 	for what, endpoint := range map[string]string{
-		"a file of the machine":        `bearerTokenFile: /etc/shadow`,
-		"basicAuth is not supported":   `basicAuth: {username: {name: s, key: k}}`,
-		"tlsConfig.caFile":             `tlsConfig: {caFile: /etc/passwd}`,
-		"proxyUrl":                     `proxyUrl: http://127.0.0.1:1`,
-		"shorter than 1s":              `interval: 10ms`,
-		"greater than scrape interval": "interval: 5s\n    scrapeTimeout: 10s",
-		"error parsing regexp":         `relabelings: [{regex: "("}]`,
+		"a file of the machine":         `bearerTokenFile: /etc/shadow`,
+		"tlsConfig.caFile":              `tlsConfig: {caFile: /etc/passwd}`,
+		"authorization.credentialsFile": `authorization: {credentialsFile: /etc/shadow}`,
+		"use basicAuth":                 `authorization: {type: basic, credentials: {name: s, key: k}}`,
+		"proxyFromEnvironment":          `proxyFromEnvironment: true`,
+		"there is no secret a/gone":     `bearerTokenSecret: {name: gone, key: k}`,
+		"has no key":                    `basicAuth: {username: {name: s, key: user}, password: {name: s, key: none}}`,
+		"there is no configmap a/gone":  `tlsConfig: {ca: {configMap: {name: gone, key: ca}}}`,
+		"is missing":                    `oauth2: {tokenUrl: http://x/token, clientSecret: {name: s, key: user}}`,
+		"CA cert":                       `tlsConfig: {ca: {secret: {name: s, key: user}}}`,
+		"shorter than 1s":               `interval: 10ms`,
+		"greater than scrape interval":  "interval: 5s\n    scrapeTimeout: 10s",
+		"error parsing regexp":          `relabelings: [{regex: "("}]`,
 	} {
-		jobs, err := newKeeper(t).ofMonitor(object(t, "metadata: {namespace: a, name: b}\nspec:\n  selector: {}\n  podMetricsEndpoints:\n  - port: ok\n  - port: x\n    "+endpoint), false)
+		jobs, _, err := newKeeper(t).ofMonitor(t.Context(), object(t, "metadata: {namespace: a, name: b}\nspec:\n  selector: {}\n  podMetricsEndpoints:\n  - port: ok\n  - port: x\n    "+endpoint), false)
 		if err == nil || !strings.Contains(err.Error(), what) || len(jobs) != 1 {
 			t.Errorf("want a refusal that says %q and one job, got %d jobs and %v", what, len(jobs), err)
 		}

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"path"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/discovery/targetgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -55,13 +57,7 @@ type (
 		FilterRunning     *bool               `json:"filterRunning"`
 		Relabelings       []relabeling        `json:"relabelings"`
 		MetricRelabelings []relabeling        `json:"metricRelabelings"`
-		TLS               map[string]any      `json:"tlsConfig"`
-		BearerTokenFile   string              `json:"bearerTokenFile"`
-		BearerTokenSecret map[string]any      `json:"bearerTokenSecret"`
-		BasicAuth         map[string]any      `json:"basicAuth"`
-		Authorization     map[string]any      `json:"authorization"`
-		OAuth2            map[string]any      `json:"oauth2"`
-		ProxyURL          string              `json:"proxyUrl"`
+		login             `json:",inline"`
 	}
 	relabeling struct {
 		SourceLabels []string `json:"sourceLabels"`
@@ -81,9 +77,10 @@ type monitorJob struct {
 }
 
 // monitors are the jobs of workloads: those of annotations, and those of all monitors that can be kept.
-func (k *keeper) monitors() []monitorJob {
+func (k *keeper) monitors(ctx context.Context, not map[string]refused) []monitorJob {
 	list := annotated(k.cfg.Interval)
-	refused := map[string]string{}
+	translated := map[string]translation{}
+	k.refers = false
 	for resource, ofServices := range map[string]bool{"serviceMonitor": true, "podMonitor": false} {
 		gvr := podMonitors
 		if ofServices {
@@ -91,49 +88,69 @@ func (k *keeper) monitors() []monitorJob {
 		}
 		for _, o := range k.watched.custom.ForResource(gvr).Informer().GetStore().List() {
 			object := o.(*unstructured.Unstructured)
-			jobs, err := k.ofMonitor(object, ofServices)
-			if err != nil {
-				refused[resource+"/"+object.GetNamespace()+"/"+object.GetName()] = err.Error()
+			key := resource + "/" + object.GetNamespace() + "/" + object.GetName()
+			t := k.translate(ctx, key, object, ofServices)
+			translated[key] = t
+			if t.err != nil {
+				not[key] = refused{object, t.err.Error()}
 			}
-			list = append(list, jobs...)
+			k.refers = k.refers || t.refers
+			list = append(list, t.jobs...)
 		}
 	}
-	for name, why := range refused {
-		if k.refused[name] != why {
-			k.cfg.Log.Warn("a monitor cannot be kept", "monitor", name, "err", why)
-		}
-	}
-	k.refused = refused
+	k.translated = translated
 	slices.SortFunc(list, func(a, b monitorJob) int {
 		return strings.Compare(a.job["job_name"].(string), b.job["job_name"].(string))
 	})
 	return list
 }
 
+// translation is what became of a monitor.
+type translation struct {
+	version string
+	refers  bool // to Secrets, which may have changed after a while
+	at      time.Time
+	jobs    []monitorJob
+	err     error // why endpoints were left out
+}
+
+// translate translates a monitor, unless nothing has changed.
+func (k *keeper) translate(ctx context.Context, key string, object *unstructured.Unstructured, ofServices bool) translation {
+	before, known := k.translated[key]
+	version := string(object.GetUID()) + object.GetResourceVersion()
+	if known && before.version == version && (!before.refers || time.Since(before.at) < fresh) {
+		return before
+	}
+	t := translation{version: version, at: time.Now()}
+	t.jobs, t.refers, t.err = k.ofMonitor(ctx, object, ofServices)
+	return t
+}
+
 // ofMonitor translates a monitor. Endpoints that cannot be kept are left out, and the error says why.
-func (k *keeper) ofMonitor(object *unstructured.Unstructured, ofServices bool) ([]monitorJob, error) {
+func (k *keeper) ofMonitor(ctx context.Context, object *unstructured.Unstructured, ofServices bool) (jobs []monitorJob, refers bool, err error) {
 	var m struct {
 		Spec monitorSpec `json:"spec"`
 	}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &m); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	selector, err := metav1.LabelSelectorAsSelector(&m.Spec.Selector)
 	if err != nil {
-		return nil, fmt.Errorf("spec.selector: %w", err)
+		return nil, false, fmt.Errorf("spec.selector: %w", err)
 	}
 	pool, endpoints := "podMonitor", m.Spec.PodMetricsEndpoints
 	choose := k.podsOf
 	if ofServices {
 		pool, endpoints, choose = "serviceMonitor", m.Spec.Endpoints, k.servicesOf
 	}
-	var jobs []monitorJob
 	var problems []error
 	for i, e := range endpoints {
 		name := fmt.Sprintf("%s/%s/%s/%d", pool, object.GetNamespace(), object.GetName(), i)
 		j, err := endpointJob(k.cfg.Interval.String(), name, &m.Spec, &e, ofServices)
 		if err == nil {
-			_, err = load(j)
+			var asked bool
+			asked, err = k.letIn(ctx, j, object.GetNamespace(), &e.login)
+			refers = refers || asked
 		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("endpoint %d: %w", i, err))
@@ -145,7 +162,43 @@ func (k *keeper) ofMonitor(object *unstructured.Unstructured, ofServices bool) (
 		}
 		jobs = append(jobs, monitorJob{j, func(*keeper) []*targetgroup.Group { return choose(selector, namespaces) }})
 	}
-	return jobs, errors.Join(problems...)
+	return jobs, refers, errors.Join(problems...)
+}
+
+// letIn adds the login to a job, and says what is wrong with the whole. What it refers to must be there.
+func (k *keeper) letIn(ctx context.Context, j job, namespace string, l *login) (refers bool, err error) {
+	if err := l.into(ctx, j, namespace, k.vault); err != nil {
+		return true, err
+	}
+	cfg, err := load(j)
+	if err != nil {
+		return false, err
+	}
+	refs := refsIn(j)
+	for _, ref := range refs {
+		if _, err := k.vault.Fetch(ctx, ref); err != nil {
+			return true, err
+		}
+	}
+	if len(refs) > 0 { // certificates are read when a client is made
+		_, err = config.NewClientFromConfig(cfg.ScrapeConfigs[0].HTTPClientConfig, "trial", config.WithSecretManager(k.vault))
+	}
+	return len(refs) > 0, err
+}
+
+// refsIn are the references of a job to what a vault has.
+func refsIn(j job) (refs []string) {
+	for field, value := range j {
+		switch value := value.(type) {
+		case job:
+			refs = append(refs, refsIn(value)...)
+		case string:
+			if strings.HasSuffix(field, "_ref") {
+				refs = append(refs, value)
+			}
+		}
+	}
+	return refs
 }
 
 func (n namespaceSelector) has(namespace string) bool {
@@ -172,30 +225,8 @@ func (k *keeper) podsOf(selector labels.Selector, namespaces namespaceSelector) 
 	})
 }
 
-// unkept names what an endpoint asks for and does not get: all that would let whoever writes a
-// monitor use the service's files, or rights that the author may not have.
-func (e *endpoint) unkept() error {
-	for what, asked := range map[string]bool{
-		"bearerTokenFile, a file of the machine": e.BearerTokenFile != "", "bearerTokenSecret": e.BearerTokenSecret["key"] != nil && e.BearerTokenSecret["key"] != "",
-		"basicAuth": e.BasicAuth != nil, "authorization": e.Authorization != nil, "oauth2": e.OAuth2 != nil, "proxyUrl": e.ProxyURL != "",
-	} {
-		if asked {
-			return fmt.Errorf("%s is not supported: only targets that need no login can be scraped", what)
-		}
-	}
-	for field := range e.TLS {
-		if field != "insecureSkipVerify" && field != "serverName" {
-			return fmt.Errorf("tlsConfig.%s is not supported: use insecureSkipVerify and serverName, or a certificate of a known authority", field)
-		}
-	}
-	return nil
-}
-
 // endpointJob is the scrape job of one endpoint of a monitor, as the Prometheus operator makes it.
 func endpointJob(interval, name string, m *monitorSpec, e *endpoint, ofServices bool) (job, error) {
-	if err := e.unkept(); err != nil {
-		return nil, err
-	}
 	every, err := model.ParseDuration(cmp.Or(e.Interval, interval))
 	if err != nil {
 		return nil, fmt.Errorf("interval: %w", err)
@@ -216,9 +247,6 @@ func endpointJob(interval, name string, m *monitorSpec, e *endpoint, ofServices 
 	}
 	if len(e.Params) > 0 {
 		j["params"] = e.Params
-	}
-	if len(e.TLS) > 0 {
-		j["tls_config"] = map[string]any{"insecure_skip_verify": e.TLS["insecureSkipVerify"] == true, "server_name": fmt.Sprint(cmp.Or(e.TLS["serverName"], any("")))}
 	}
 	for field, asked := range map[string]int{"sample_limit": m.SampleLimit, "target_limit": m.TargetLimit, "label_limit": m.LabelLimit} {
 		if asked > 0 {
