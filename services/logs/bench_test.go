@@ -102,7 +102,7 @@ func BenchmarkArchive(b *testing.B) {
 // archiveAll reads all of a directory, whatever it is that containers may write.
 func archiveAll(b *testing.B, p *place, dir string) {
 	p.collect.dir = dir
-	p.collect.discover(time.Now(), "")
+	p.collect.discover(time.Now())
 	for _, s := range p.collect.all() {
 		s.refill(time.Now())
 		s.allowance = 1 << 40

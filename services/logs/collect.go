@@ -86,7 +86,7 @@ func (c *collector) run(ctx context.Context) {
 func (c *collector) poll(now time.Time) time.Duration {
 	c.step.Lock()
 	defer c.step.Unlock()
-	c.discover(now, "")
+	c.discover(now)
 	wait := pollInterval
 	for _, s := range c.all() {
 		if behind := c.advance(s, now, false); behind {
@@ -118,7 +118,7 @@ func (c *collector) drain(path string) {
 		return
 	}
 	pod, _, _ := strings.Cut(rel, string(filepath.Separator))
-	c.discover(time.Now(), pod)
+	c.discoverPod(time.Now(), pod, true)
 	for _, s := range c.all() {
 		if s.dir == path || strings.HasPrefix(s.dir, path+"/") || strings.HasPrefix(path, s.dir+"/") {
 			c.advance(s, time.Now(), s.dir == path || strings.HasPrefix(s.dir, path+"/"))
@@ -126,13 +126,13 @@ func (c *collector) drain(path string) {
 	}
 }
 
-// discover finds new directories of pods and containers. The pod urgent is not waited for. Holds step.
-func (c *collector) discover(now time.Time, urgent string) {
+// discover finds new directories of pods and containers. Holds step.
+func (c *collector) discover(now time.Time) {
 	info, err := os.Stat(c.dir)
 	if err != nil {
 		return // there is no pod yet
 	}
-	if changed := info.ModTime(); changed != c.listed || urgent != "" {
+	if changed := info.ModTime(); changed != c.listed {
 		entries, err := os.ReadDir(c.dir)
 		if err != nil {
 			c.log.Warn("cannot list the logs of pods", "err", err)
@@ -148,10 +148,11 @@ func (c *collector) discover(now time.Time, urgent string) {
 		}
 	}
 	for name := range c.pods {
-		c.discoverPod(now, name, name == urgent)
+		c.discoverPod(now, name, false)
 	}
 }
 
+// discoverPod finds the containers of one pod. One that is urgent is not waited for until its labels are known.
 func (c *collector) discoverPod(now time.Time, name string, urgent bool) {
 	info, err := os.Stat(filepath.Join(c.dir, name))
 	if err != nil {
