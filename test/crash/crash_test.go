@@ -105,7 +105,7 @@ func TestContainersOutliveServe(t *testing.T) {
 	pods = in.Client(t).CoreV1().Pods(namespace)
 	// What the node last knew may not have reached the disk: it says it again.
 	var after *corev1.Pod
-	waitFor(t, 5*time.Second, "the pod's status to be told again", func() bool {
+	waitFor(t, time.Minute, "the pod's status to be told again", func() bool {
 		after, err = pods.Get(ctx, "counter", metav1.GetOptions{})
 		return err == nil && len(after.Status.ContainerStatuses) == 1 && after.Status.ContainerStatuses[0].ContainerID != ""
 	})

@@ -75,7 +75,7 @@ func leave(r *reaper, dir string, code int) (*birth, int, error) {
 	if err := os.WriteFile(gate, []byte("\n"), 0); err != nil {
 		return nil, 0, err
 	}
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		r.mu.Lock()
 		_, ended := r.early[pid]
 		r.mu.Unlock()
