@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
@@ -91,6 +92,10 @@ const (
 // asked to log in), possibly wrapped with the reason.
 type Login interface {
 	Login(r *http.Request) (Caller, error)
+	// Token returns a token that stands for the login of a request, sent as a bearer
+	// token, and how long it is good. A request that has no login is refused, whoever
+	// sends it.
+	Token(r *http.Request) (token string, lifetime time.Duration, err error)
 }
 
 // Caller is who sends a request.
@@ -109,5 +114,8 @@ var (
 // anybody may do everything.
 type anybody struct{}
 
-func (anybody) Login(*http.Request) (Caller, error)       { return anybody{}, nil }
+func (anybody) Login(*http.Request) (Caller, error) { return anybody{}, nil }
+func (anybody) Token(*http.Request) (string, time.Duration, error) {
+	return "", 0, &refusal{status: http.StatusNotFound, code: "UNSUPPORTED", message: "this registry has no login"}
+}
 func (anybody) May(context.Context, Action, string) error { return nil }

@@ -70,7 +70,7 @@ func (r *Registry) refuse(w http.ResponseWriter, req *http.Request, err error) {
 		answer = &refusal{status: http.StatusInternalServerError, code: "UNKNOWN", message: "the registry met an error, which its log tells"}
 	}
 	if answer.status == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", `Basic realm="gantry registry"`)
+		challenge(w, req)
 	}
 	type entry struct {
 		Code    string `json:"code"`

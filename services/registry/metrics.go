@@ -35,7 +35,7 @@ func newMetrics(register func(...prometheus.Collector)) *metrics {
 
 // names of endpoints in metrics.
 var names = map[kind]string{
-	nothing: "none", version: "version", catalog: "catalog", tags: "tags", referrer: "referrers",
+	nothing: "none", version: "version", token: "token", catalog: "catalog", tags: "tags", referrer: "referrers",
 	manifest: "manifests", blob: "blobs", uploads: "uploads", upload: "uploads",
 }
 

@@ -124,14 +124,16 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 }
 
 func (r *Registry) serve(w http.ResponseWriter, req *http.Request, at route) error {
-	caller, err := r.login.Login(req)
-	if err != nil {
-		return err
+	c := call{Registry: r, w: w, req: req, route: at}
+	var err error
+	if at.kind != token { // where clients log in
+		if c.caller, err = r.login.Login(req); err != nil {
+			return err
+		}
 	}
 	if err := r.store.Ready(); err != nil {
 		return &refusal{status: http.StatusServiceUnavailable, code: "UNAVAILABLE", message: err.Error()}
 	}
-	c := call{Registry: r, w: w, req: req, caller: caller, route: at}
 	if at.name != "" {
 		reads := req.Method == http.MethodGet || req.Method == http.MethodHead
 		if c.holds, err = r.policy.Of(at.name); err != nil && !reads {
@@ -168,6 +170,7 @@ func (c *call) may(action Action) error {
 // endpoints is the distribution API.
 var endpoints = map[kind]map[string]func(*call) error{
 	version:  {http.MethodGet: (*call).version, http.MethodHead: (*call).version},
+	token:    {http.MethodGet: (*call).giveToken, http.MethodPost: (*call).giveToken},
 	catalog:  {http.MethodGet: (*call).catalog},
 	tags:     {http.MethodGet: (*call).tags},
 	referrer: {http.MethodGet: (*call).referrers},

@@ -345,11 +345,22 @@ func collect(t *testing.T, reg served, opt CollectOptions) Collected {
 type readersAndWriter struct{}
 
 func (readersAndWriter) Login(r *http.Request) (Caller, error) {
+	if user, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		return caller(user), nil
+	}
 	user, _, ok := r.BasicAuth()
 	if !ok {
 		return nil, ErrUnauthenticated
 	}
 	return caller(user), nil
+}
+
+func (readersAndWriter) Token(r *http.Request) (string, time.Duration, error) {
+	user, _, ok := r.BasicAuth()
+	if !ok {
+		return "", 0, ErrUnauthenticated
+	}
+	return user, time.Minute, nil
 }
 
 type caller string

@@ -13,6 +13,7 @@ type kind int
 const (
 	nothing kind = iota
 	version
+	token
 	catalog
 	tags
 	referrer
@@ -37,6 +38,8 @@ func parsePath(path string) (route, error) {
 	switch {
 	case path == "/v2" || path == "/v2/":
 		return route{kind: version}, nil
+	case path == tokenPath:
+		return route{kind: token}, nil
 	case !ok:
 		return route{}, unknown
 	case rest == "_catalog":

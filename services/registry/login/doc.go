@@ -3,8 +3,9 @@
 //
 // A login is a service-account token (as the password, with any user name, or as a
 // bearer token), or the name and password of an account, a Secret of type
-// gantry.dev/registry-account. On the loopback address user 0 of this machine needs no
-// login: the kernel says whose socket is at the other end.
+// gantry.dev/registry-account, or a token that [Logins.Token] gave for one of these. On the
+// loopback address user 0 of this machine needs no login: the kernel says whose socket is
+// at the other end.
 //
 // What somebody may do with repository shop/cart is what they may do with the resource
 // repositories.gantry.dev "cart" in namespace shop: get (pull), create (push), update

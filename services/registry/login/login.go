@@ -18,13 +18,14 @@ import (
 type Logins struct {
 	cluster  kubernetes.Interface
 	accounts *accounts
+	passes   passes
 }
 
 // New returns logins of the accounts and identities of a cluster. The client needs to
 // create TokenReviews and SubjectAccessReviews and to get Secrets in
 // platform.SystemNamespace.
 func New(cluster kubernetes.Interface) *Logins {
-	return &Logins{cluster: cluster, accounts: newAccounts(cluster)}
+	return &Logins{cluster: cluster, accounts: newAccounts(cluster), passes: newPasses()}
 }
 
 // Login implements [registry.Login]. A login that is sent counts, also from user 0.
@@ -34,21 +35,35 @@ func (l *Logins) Login(r *http.Request) (registry.Caller, error) {
 	basic = basic && user+password != "" // some clients that have no login say so in this way
 	token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	switch {
-	case basic && isToken(password):
-		return l.token(ctx, password)
 	case basic:
-		u, err := l.accounts.check(ctx, user, password)
+		return l.basic(ctx, user, password)
+	case bearer && strings.HasPrefix(token, passPrefix):
+		user, password, err := l.passes.open(token)
 		if err != nil {
 			return nil, err
 		}
-		return l.caller(u), nil
+		return l.basic(ctx, user, password)
 	case bearer:
 		return l.token(ctx, token)
 	// A browser of user 0 may be led here by a page whose name means this machine.
 	case fromRoot(ctx) && registry.IsLocal(r.Host):
 		return root{}, nil
 	}
-	return nil, fmt.Errorf("%w: log in with a service-account token as the password, or as an account that `gantry registry account create` made", registry.ErrUnauthenticated)
+	return nil, errNotLoggedIn
+}
+
+var errNotLoggedIn = fmt.Errorf("%w: log in with a service-account token as the password, or as an account that `gantry registry account create` made", registry.ErrUnauthenticated)
+
+// basic is who has a name and a password, which may be a service-account token.
+func (l *Logins) basic(ctx context.Context, user, password string) (registry.Caller, error) {
+	if isToken(password) {
+		return l.token(ctx, password)
+	}
+	u, err := l.accounts.check(ctx, user, password)
+	if err != nil {
+		return nil, err
+	}
+	return l.caller(u), nil
 }
 
 // isToken is whether a password is a JSON Web Token.
