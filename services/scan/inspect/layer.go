@@ -3,7 +3,6 @@ package inspect
 import (
 	"archive/tar"
 	"bufio"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -124,7 +124,8 @@ func (s *scan) entry(ctx context.Context, h *tar.Header, content io.Reader) erro
 	if h.Typeflag != tar.TypeReg {
 		return nil // a link shows a file that is looked at where it is
 	}
-	return s.file(ctx, name, h, bufio.NewReaderSize(content, headBytes))
+	s.content.Reset(content)
+	return s.file(ctx, name, h, s.content)
 }
 
 func (s *scan) mark(set map[string]bool, name string) error {

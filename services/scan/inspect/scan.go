@@ -38,6 +38,8 @@ type scan struct {
 	filesLeft int
 	packages  int
 
+	content *bufio.Reader // of one file after the other
+
 	rules  []secretRule // nil until needed
 	tree   tree
 	before map[string][]report.Package // of replaced files
@@ -60,7 +62,7 @@ type waiting struct {
 func newScan(o Options) *scan {
 	return &scan{
 		Options: o, detect: newDetectors(), found: &Found{}, bytesLeft: o.MaxUnpackedBytes, filesLeft: o.MaxFiles,
-		tree: tree{}, before: map[string][]report.Package{},
+		tree: tree{}, before: map[string][]report.Package{}, content: bufio.NewReaderSize(nil, headBytes),
 	}
 }
 
