@@ -206,13 +206,22 @@ type PipelineTest struct {
 }
 
 // PipelineDeploy is what runs after a Build.
+//
+// +kubebuilder:validation:XValidation:rule="!(has(self.path) && has(self.setImages))",message="say path or setImages, not both"
 type PipelineDeploy struct {
-	// Path in the repository: a Compose file, or a folder with one or with Kubernetes manifests.
+	// Path in the repository: a Compose file, or a folder with one or with Kubernetes
+	// manifests. By default the repository itself.
 	//
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:default=.
 	Path string `json:"path,omitempty"`
+
+	// SetImages gives workloads that are there already what was built, instead of applying
+	// what is at a path.
+	//
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	SetImages []PipelineSetImage `json:"setImages,omitempty"`
 
 	// Namespace where it runs; by default the Pipeline's own. The service account needs the
 	// rights there.
@@ -231,6 +240,32 @@ type PipelineDeploy struct {
 	//
 	// +kubebuilder:default=true
 	Rollback *bool `json:"rollback,omitempty"`
+}
+
+// PipelineSetImage gives a container of a workload an image that was built.
+type PipelineSetImage struct {
+	// Kind of the workload.
+	//
+	// +kubebuilder:validation:Enum=Deployment;StatefulSet;DaemonSet
+	// +kubebuilder:default=Deployment
+	Kind string `json:"kind,omitempty"`
+
+	// Name of the workload.
+	//
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+
+	// Container that gets the image; may be left out when there is only one.
+	//
+	// +kubebuilder:validation:MaxLength=63
+	Container string `json:"container,omitempty"`
+
+	// Image is one of spec.images, by name.
+	//
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=200
+	Image string `json:"image"`
 }
 
 // PipelineStatus is what is known of a Pipeline.

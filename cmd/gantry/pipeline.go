@@ -117,7 +117,8 @@ func newPipelineCreate(with runner) *cobra.Command {
 		Use:   "create NAME --repo URL",
 		Short: "Make a pipeline, and a service account that may deploy to its namespace",
 		Example: "  gantry pipeline create shop --repo https://git.example.com/acme/shop.git --poll 1m\n" +
-			"  gantry pipeline create shop --repo https://github.com/acme/shop --webhook github --path deploy",
+			"  gantry pipeline create shop --repo https://github.com/acme/shop --webhook github --path deploy\n" +
+			"  gantry pipeline create cart -n shop --repo https://github.com/acme/cart --image cart --set-image deployment/cart=cart",
 		Args: exactly(1, "NAME"),
 		RunE: with(func(ctx context.Context, p *pipelines, out io.Writer, args []string) error {
 			return p.create(ctx, out, args[0], o)
@@ -129,6 +130,7 @@ func newPipelineCreate(with runner) *cobra.Command {
 	f.StringVar(&o.secret, "secret", "", "Secret of the namespace with username and password, or ssh-privatekey and known_hosts")
 	f.StringVar(&o.path, "path", ".", "Compose file or folder of manifests to deploy; \"\" deploys nothing")
 	f.StringArrayVar(&o.images, "image", nil, "NAME or NAME=FOLDER to build in addition (repeatable)")
+	f.StringArrayVar(&o.setImages, "set-image", nil, "WORKLOAD[/CONTAINER]=IMAGE, such as deployment/cart=cart: give a workload that is there already what was built, instead of --path (repeatable)")
 	f.DurationVar(&o.poll, "poll", 0, "ask the repository for commits this often, such as 1m")
 	f.StringVar(&o.schedule, "schedule", "", "run at these times, as for cron: \"0 2 * * *\"")
 	f.StringVar(&o.timeZone, "time-zone", "", "of the schedule (default UTC)")
@@ -331,7 +333,7 @@ func newPipelineDelete(with runner) *cobra.Command {
 // createOptions are the flags of `gantry pipeline create`.
 type createOptions struct {
 	repo, branch, secret, path  string
-	images                      []string
+	images, setImages           []string
 	poll, timeout               time.Duration
 	schedule, timeZone, webhook string
 	testImage                   string
@@ -359,6 +361,16 @@ func (p *pipelines) create(ctx context.Context, out io.Writer, name string, o cr
 	}
 	if o.path != "" {
 		spec.Deploy = &v1alpha1.PipelineDeploy{Path: o.path, TimeoutSeconds: int32(o.timeout.Seconds())}
+	}
+	if len(o.setImages) > 0 {
+		spec.Deploy = &v1alpha1.PipelineDeploy{TimeoutSeconds: int32(o.timeout.Seconds())}
+	}
+	for _, text := range o.setImages {
+		s, err := parseSetImage(text)
+		if err != nil {
+			return err
+		}
+		spec.Deploy.SetImages = append(spec.Deploy.SetImages, s)
 	}
 	for _, i := range o.images {
 		image, folder, _ := strings.Cut(i, "=")
@@ -389,6 +401,25 @@ func (p *pipelines) create(ctx context.Context, out io.Writer, name string, o cr
 		return p.webhookSecret(ctx, out, created)
 	}
 	return nil
+}
+
+// parseSetImage reads WORKLOAD[/CONTAINER]=IMAGE, where WORKLOAD is as kubectl has it.
+func parseSetImage(text string) (s v1alpha1.PipelineSetImage, err error) {
+	kinds := map[string]string{"deployment": "Deployment", "deploy": "Deployment", "statefulset": "StatefulSet", "sts": "StatefulSet", "daemonset": "DaemonSet", "ds": "DaemonSet"}
+	workload, image, ok := strings.Cut(text, "=")
+	parts := strings.Split(workload, "/")
+	kind := kinds[strings.TrimSuffix(strings.ToLower(parts[0]), "s")]
+	if kind == "" {
+		kind = kinds[strings.ToLower(parts[0])] // ds, sts
+	}
+	if !ok || image == "" || len(parts) < 2 || len(parts) > 3 || kind == "" {
+		return s, usageError{fmt.Errorf("--set-image %q: want deployment/NAME=IMAGE, or deployment/NAME/CONTAINER=IMAGE; also statefulset and daemonset", text)}
+	}
+	s.Kind, s.Name, s.Image = kind, parts[1], image
+	if len(parts) == 3 {
+		s.Container = parts[2]
+	}
+	return s, nil
 }
 
 // prepare makes the namespace and the account with the right to deploy there.

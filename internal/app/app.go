@@ -35,6 +35,8 @@ type Application struct {
 	Source    string // the path that was loaded, absolute
 	Images    []Image
 	Objects   []*Object
+	// ImageChanges are all there is to deploy when there are some: then there are no Objects.
+	ImageChanges []ImageChange
 	// Warnings say what has no effect here, each naming file and field.
 	Warnings []string
 }

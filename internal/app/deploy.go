@@ -35,11 +35,15 @@ type Result struct {
 // buildsAtOnce bounds parallel builds; equal steps of several images run once.
 const buildsAtOnce = 8
 
-// Deploy makes the cluster agree with app and returns when everything is ready.
+// Deploy makes the cluster agree with app and returns when everything is ready. Of an app
+// that has ImageChanges it changes these and nothing else.
 func Deploy(ctx context.Context, cfg *rest.Config, app *Application, opt DeployOptions) (*Result, error) {
 	c, err := connect(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if len(app.ImageChanges) > 0 {
+		return changeImages(ctx, c, app, opt)
 	}
 	d := &deployment{cluster: c, app: app, opt: opt, result: &Result{}}
 	created, err := c.ensureNamespace(ctx, app)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -14,6 +15,7 @@ type encoded struct {
 	Name, Namespace, Source string
 	Images                  []Image         `json:",omitempty"`
 	Objects                 []encodedObject `json:",omitempty"`
+	ImageChanges            []ImageChange   `json:",omitempty"`
 	Warnings                []string        `json:",omitempty"`
 }
 
@@ -26,7 +28,7 @@ type encodedObject struct {
 
 // Encode writes the application as JSON. It holds the application's secrets.
 func (a *Application) Encode() ([]byte, error) {
-	e := encoded{Name: a.Name, Namespace: a.Namespace, Source: a.Source, Images: a.Images, Warnings: a.Warnings}
+	e := encoded{Name: a.Name, Namespace: a.Namespace, Source: a.Source, Images: a.Images, ImageChanges: a.ImageChanges, Warnings: a.Warnings}
 	for _, o := range a.Objects {
 		e.Objects = append(e.Objects, encodedObject{Object: o.Object, Origin: o.Origin, Wave: o.Wave, Await: o.Await})
 	}
@@ -43,7 +45,7 @@ func Decode(text []byte) (*Application, error) {
 	if err := json.Unmarshal(text, &e); err != nil {
 		return nil, fmt.Errorf("decode application: %w", err)
 	}
-	a := &Application{Name: e.Name, Namespace: e.Namespace, Source: e.Source, Images: e.Images, Warnings: e.Warnings}
+	a := &Application{Name: e.Name, Namespace: e.Namespace, Source: e.Source, Images: e.Images, ImageChanges: e.ImageChanges, Warnings: e.Warnings}
 	for _, o := range e.Objects {
 		integers(o.Object)
 		a.Objects = append(a.Objects, &Object{Unstructured: &unstructured.Unstructured{Object: o.Object}, Origin: o.Origin, Wave: o.Wave, Await: o.Await})
@@ -80,6 +82,12 @@ func (a *Application) UseBuilt(refs map[string]string) error {
 		}
 	}
 	a.Images = nil
+	for i := range a.ImageChanges {
+		name := a.ImageChanges[i].Image
+		if a.ImageChanges[i].Image = cmp.Or(refs[name], refs[a.Namespace+"/"+name]); a.ImageChanges[i].Image == "" {
+			return fmt.Errorf("image %s was not built", name)
+		}
+	}
 	return a.pin(refs)
 }
 

@@ -35,6 +35,9 @@ const (
 // deploy deploys the application and, when it does not become ready, the last good
 // one again.
 func (r *run) deploy(ctx context.Context, application *app.Application) error {
+	if err := r.former(ctx, application); err != nil {
+		return because("DeployFailed", err)
+	}
 	if err := r.keep(ctx, application); err != nil {
 		return because("DeployFailed", err)
 	}
@@ -54,22 +57,61 @@ func (r *run) deploy(ctx context.Context, application *app.Application) error {
 		return err
 	}
 	good, findErr := r.lastGood(ctx)
-	if findErr != nil || good == 0 {
+	before := application.Formerly()
+	if findErr != nil || good == 0 && before == nil {
 		return errors.Join(err, findErr)
 	}
+	what := "what ran before this build"
+	if good > 0 {
+		what = fmt.Sprintf("build %d", good)
+	}
 	r.log.printf("error: %v", err)
-	r.log.printf("the application did not become ready: deploying build %d again", good)
+	r.log.printf("the application did not become ready: deploying %s again", what)
 	rollbackCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackPatience)
 	defer cancel()
-	former, backErr := r.kept(rollbackCtx, good)
-	if backErr == nil {
-		_, backErr = r.apply(rollbackCtx, former)
-	}
-	if backErr != nil {
-		return errors.Join(err, fmt.Errorf("deploy build %d again: %w", good, backErr))
+	if backErr := r.goBack(rollbackCtx, good, before); backErr != nil {
+		return errors.Join(err, fmt.Errorf("deploy %s again: %w", what, backErr))
 	}
 	d.RolledBackTo = good
-	return because("RolledBack", hint.Wrap(fmt.Errorf("build %d runs again, because this one did not become ready: %w", good, err), "%s", hint.Of(err)))
+	return because("RolledBack", hint.Wrap(fmt.Errorf("%s runs again, because this one did not become ready: %w", what, err), "%s", hint.Of(err)))
+}
+
+// goBack deploys a Build again, or what ran before when there is none.
+func (r *run) goBack(ctx context.Context, good int64, before *app.Application) (err error) {
+	if good > 0 {
+		if before, err = r.kept(ctx, good); err != nil {
+			return err
+		}
+	}
+	_, err = r.apply(ctx, before)
+	return err
+}
+
+// imageChanges is the application of a Pipeline that sets images of what is there.
+func (r *run) imageChanges(namespace string) (*app.Application, error) {
+	a := &app.Application{Name: r.pipeline.Name, Namespace: namespace}
+	for _, s := range r.pipeline.Spec.Deploy.SetImages {
+		if !slices.ContainsFunc(r.pipeline.Spec.Images, func(i v1alpha1.PipelineImage) bool {
+			return i.Name == s.Image || i.Name == namespace+"/"+s.Image
+		}) {
+			return nil, hint.Wrap(fmt.Errorf("%s %s is to run image %s, which is none of spec.images", s.Kind, s.Name, s.Image), "add it there")
+		}
+		a.ImageChanges = append(a.ImageChanges, app.ImageChange{Kind: s.Kind, Name: s.Name, Container: s.Container, Image: s.Image})
+	}
+	return a, nil
+}
+
+// former notes which images run before the application's change. What an attempt that was
+// interrupted noted counts: it may have changed some.
+func (r *run) former(ctx context.Context, application *app.Application) error {
+	if len(application.ImageChanges) == 0 {
+		return nil
+	}
+	if begun, err := r.kept(ctx, r.build.Spec.Number); err == nil && len(begun.ImageChanges) == len(application.ImageChanges) {
+		application.ImageChanges = begun.ImageChanges
+		return nil
+	}
+	return application.FindFormer(ctx, r.cfg.As(r.build.Namespace, r.pipeline.Spec.ServiceAccountName))
 }
 
 // redeploy deploys what an earlier Build deployed.

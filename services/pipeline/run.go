@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -331,7 +332,10 @@ func (r *run) load(ctx context.Context) (*app.Application, error) {
 	if namespace == "" {
 		namespace = r.build.Namespace
 	}
-	a, err := r.cfg.Load(ctx, r.checkout, d.Path, namespace)
+	if len(d.SetImages) > 0 {
+		return r.imageChanges(namespace)
+	}
+	a, err := r.cfg.Load(ctx, r.checkout, cmp.Or(d.Path, "."), namespace)
 	if err != nil {
 		return nil, err
 	}
