@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/gantryhq/gantry/internal/attest"
 	"github.com/gantryhq/gantry/services/registry"
@@ -24,7 +25,7 @@ func startScanning(ctx context.Context, in *server) error {
 	}
 	s, err := scan.NewService(scan.ServiceConfig{
 		Client: in.api.ClientConfig(scan.User), Registry: in.registryAddr, DataDir: in.dataDir, Version: version,
-		Signer: in.signer, Command: []string{self, "scan-worker"},
+		Signer: in.signer, Command: []string{self, "scan-worker"}, Register: legacyregistry.RawMustRegister,
 	})
 	if err != nil {
 		return err

@@ -32,11 +32,14 @@ const uploadAge = 24 * time.Hour
 func (r *Registry) Collect(ctx context.Context, opt CollectOptions) (Collected, error) {
 	done, err := r.store.Collect(ctx, storage.CollectOptions{Grace: opt.UntaggedFor, InUse: opt.InUse})
 	r.metrics.collected.Add(float64(done.Bytes))
+	r.metrics.collectedBlobs.Add(float64(done.Blobs))
 	if err == nil {
 		err = r.store.ExpireUploads(uploadAge)
 	}
 	if err != nil {
 		return done, fmt.Errorf("collect registry: %w", err)
 	}
+	r.metrics.collections.Inc()
+	r.metrics.lastCollection.SetToCurrentTime()
 	return done, nil
 }

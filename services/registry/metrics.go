@@ -10,9 +10,10 @@ import (
 
 // metrics are what the README lists.
 type metrics struct {
-	requests       *prometheus.CounterVec
-	received, sent prometheus.Counter
-	collected      prometheus.Counter
+	requests                               *prometheus.CounterVec
+	received, sent                         prometheus.Counter
+	collected, collectedBlobs, collections prometheus.Counter
+	lastCollection                         prometheus.Gauge
 }
 
 func newMetrics(register func(...prometheus.Collector)) *metrics {
@@ -23,12 +24,15 @@ func newMetrics(register func(...prometheus.Collector)) *metrics {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "gantry_registry_requests_total", Help: "Requests, by what they asked for.",
 		}, []string{"endpoint", "method", "status"}),
-		received:  counter("received_bytes_total", "Bytes of blobs that clients and upstreams sent."),
-		sent:      counter("sent_bytes_total", "Bytes of answers."),
-		collected: counter("collected_bytes_total", "Bytes of blobs that collections removed."),
+		received:       counter("received_bytes_total", "Bytes of blobs that clients and upstreams sent."),
+		sent:           counter("sent_bytes_total", "Bytes of answers."),
+		collected:      counter("collected_bytes_total", "Bytes of blobs that collections removed."),
+		collectedBlobs: counter("collected_blobs_total", "Blobs that collections removed."),
+		collections:    counter("collections_total", "Collections that came to their end."),
+		lastCollection: prometheus.NewGauge(prometheus.GaugeOpts{Name: "gantry_registry_last_collection_timestamp_seconds", Help: "When the last collection came to its end; 0 is never since the start."}),
 	}
 	if register != nil {
-		register(m.requests, m.received, m.sent, m.collected)
+		register(m.requests, m.received, m.sent, m.collected, m.collectedBlobs, m.collections, m.lastCollection)
 	}
 	return m
 }

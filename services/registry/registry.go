@@ -70,6 +70,9 @@ func New(cfg Config) (*Registry, error) {
 	}
 	r.usage.store = r.store
 	r.metrics = newMetrics(cfg.Register)
+	if cfg.Register != nil {
+		cfg.Register(&held{r: r})
+	}
 	r.store.OnRemoval(func(name string) { r.usage.forget(Namespace(name)) })
 	return r, nil
 }

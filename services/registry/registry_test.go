@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/gantryhq/gantry/internal/testenv"
@@ -120,6 +122,50 @@ func TestCollectionFreesDeletedImagesAndSparesTaggedOnes(t *testing.T) {
 	}
 	// What was collected can be pushed again.
 	reg.push(t, "drop:1", drop)
+}
+
+func TestWhatIsHeldIsMeasured(t *testing.T) {
+	metrics := prometheus.NewPedanticRegistry()
+	reg := serve(t, Config{DataDir: t.TempDir(), Register: metrics.MustRegister})
+	one, other := randomImage(t, 2), randomImage(t, 1)
+	reg.push(t, "shop/one:1", one)
+	reg.push(t, "shop/again:1", one) // the same blobs
+	reg.push(t, "team/other:1", other)
+	size := func(img v1.Image) (bytes int64) {
+		m, err := img.Manifest()
+		must(t, err)
+		bytes, err = img.Size()
+		must(t, err)
+		for _, l := range append(m.Layers, m.Config) {
+			bytes += l.Size
+		}
+		return bytes
+	}
+	want := map[string]int64{
+		"gantry_registry_storage_bytes": size(one) + size(other), "gantry_registry_storage_blobs": 4 + 3, "gantry_registry_repositories": 3,
+		"gantry_registry_namespace_bytes shop": size(one), "gantry_registry_namespace_bytes team": size(other),
+	}
+	var got map[string]int64
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		families, err := metrics.Gather()
+		must(t, err)
+		got = map[string]int64{}
+		for _, f := range families {
+			for _, m := range f.Metric {
+				name := f.GetName()
+				for _, l := range m.Label {
+					name += " " + l.GetValue()
+				}
+				if _, asked := want[name]; asked {
+					got[name] = int64(m.GetGauge().GetValue())
+				}
+			}
+		}
+		if maps.Equal(got, want) {
+			return
+		}
+	}
+	t.Errorf("held is %v, want %v", got, want)
 }
 
 func TestCollectionSparesWhatIsDeployedByDigestOrJustPushed(t *testing.T) {

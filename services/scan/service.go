@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -45,7 +46,9 @@ type ServiceConfig struct {
 	// and output and the flags --dir and --database.
 	Command []string
 
-	Log *slog.Logger // nil means slog.Default()
+	// Register is told of the metrics; nil is nobody.
+	Register func(...prometheus.Collector)
+	Log      *slog.Logger // nil means slog.Default()
 }
 
 const (
@@ -75,6 +78,7 @@ type Service struct {
 	look    bool       // compare the registry with what was scanned
 	wait    map[string][]chan struct{}
 	wake    chan struct{}
+	known   figures // what the metrics say
 
 	// Of the loop alone:
 	state    state
@@ -87,6 +91,8 @@ type Service struct {
 type state struct {
 	Database string          `json:"database"` // digest
 	Scanned  map[string]bool `json:"scanned"`  // repository@digest with it
+	// Found counts what was found in those of them that are images.
+	Found map[string]report.Summary `json:"found"`
 }
 
 // NewService returns a service that does nothing before Run.
@@ -98,6 +104,9 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	s := &Service{
 		cfg: cfg, kube: kube, log: cfg.Log, dir: filepath.Join(cfg.DataDir, "scan"), registry: cfg.Registry, scheme: cfg.Scheme,
 		transport: cfg.Transport, command: cfg.Command, wake: make(chan struct{}, 1), wait: map[string][]chan struct{}{}, look: true, attempts: map[string]int{},
+	}
+	if cfg.Register != nil {
+		cfg.Register(&exposition{s})
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -278,6 +287,7 @@ func (s *Service) compare(ctx context.Context) error {
 	status, err := osvdb.Look(ctx, osvdb.Reference(s.registry), s.options(ctx)...)
 	if errors.Is(err, osvdb.ErrNone) {
 		s.status = nil
+		s.publish()
 		return nil
 	}
 	if err != nil {
@@ -285,7 +295,7 @@ func (s *Service) compare(ctx context.Context) error {
 	}
 	s.status = status
 	if s.state.Database != status.Digest {
-		s.state = state{Database: status.Digest, Scanned: map[string]bool{}}
+		s.state = state{Database: status.Digest, Scanned: map[string]bool{}, Found: map[string]report.Summary{}}
 	}
 	there, err := s.images(ctx)
 	if err != nil {
@@ -294,6 +304,7 @@ func (s *Service) compare(ctx context.Context) error {
 	for image := range s.state.Scanned {
 		if !there[image] {
 			delete(s.state.Scanned, image)
+			delete(s.state.Found, image)
 		}
 	}
 	for image := range there {
@@ -370,6 +381,7 @@ func (s *Service) one(ctx context.Context, image string) error {
 		return err
 	}
 	if before != nil && before.Database.Digest == s.status.Digest {
+		s.state.Found[image] = before.Summary()
 		return nil
 	}
 	r, err := s.scanInChild(ctx, subjects[len(subjects)-1])
@@ -387,6 +399,7 @@ func (s *Service) one(ctx context.Context, image string) error {
 			return err
 		}
 	}
+	s.state.Found[image] = r.Summary()
 	s.log.Info("image scanned", "image", image, "found", r.Line())
 	return s.tell(ctx, subjects, before, r)
 }
@@ -467,10 +480,10 @@ func (s *Service) statePath() string { return filepath.Join(s.dir, "state.json")
 
 // load reads the state. One that is lost or damaged costs looking at all images once.
 func (s *Service) load() error {
-	s.state = state{Scanned: map[string]bool{}}
+	s.state = state{}
 	text, err := os.ReadFile(s.statePath())
-	if err == nil && json.Unmarshal(text, &s.state) != nil || s.state.Scanned == nil {
-		s.state = state{Scanned: map[string]bool{}}
+	if err == nil && json.Unmarshal(text, &s.state) != nil || s.state.Scanned == nil || s.state.Found == nil {
+		s.state = state{Scanned: map[string]bool{}, Found: map[string]report.Summary{}}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read state of scanning: %w", err)
@@ -479,6 +492,7 @@ func (s *Service) load() error {
 }
 
 func (s *Service) save() error {
+	s.publish()
 	text, err := json.Marshal(s.state)
 	if err == nil {
 		err = errors.Join(os.MkdirAll(s.dir, 0o700), atomicfile.Write(s.statePath(), text, 0o600))

@@ -22,6 +22,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
@@ -85,6 +86,12 @@ func TestImagesAreScannedAsTheyComeAndWhenMoreIsKnown(t *testing.T) {
 	if r, err := s.Scan(ctx, image); err != nil || len(r.Vulnerabilities) != 2 {
 		t.Errorf("result %+v, %v", r, err)
 	}
+	for series, want := range map[string]float64{
+		"gantry_scan_findings shop/cart critical": 1, "gantry_scan_findings shop/cart high": 1, "gantry_scan_findings shop/cart low": 0,
+		"gantry_scan_fixable shop/cart": 2, "gantry_scan_images": 1, "gantry_scan_waiting": 0, "gantry_scan_database_records": 2,
+	} {
+		waitForMetric(t, s, series, want)
+	}
 	for predicate, want := range map[string]int{attest.VulnerabilityPredicate: 1, attest.SPDXPredicate: 1} {
 		claims, err := attest.Verify(ctx, image, predicate, results.Keys)
 		if err != nil || len(claims) != want {
@@ -143,6 +150,32 @@ func TestTheWorkerMayOnlyReadTheRegistry(t *testing.T) {
 			t.Errorf("%s: %d, want %d", method, res.StatusCode, want)
 		}
 	}
+}
+
+// waitForMetric waits until a series, named with the values of its labels, has a value.
+func waitForMetric(t *testing.T, s *Service, series string, want float64) {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(&exposition{s})
+	var got map[string]float64
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		families, err := registry.Gather()
+		must(t, err)
+		got = map[string]float64{}
+		for _, f := range families {
+			for _, m := range f.Metric {
+				name := f.GetName()
+				for _, l := range m.Label {
+					name += " " + l.GetValue()
+				}
+				got[name] = m.GetGauge().GetValue()
+			}
+		}
+		if v, there := got[series]; there && v == want {
+			return
+		}
+	}
+	t.Errorf("%s is not %v: %v", series, want, got)
 }
 
 func labelled(t *testing.T, value string) v1.Image {

@@ -99,7 +99,7 @@ func (s *Store) DeleteBlob(name string, d digest.Digest) error {
 // File returns the path of the local file of a blob or manifest of a repository; there is
 // none when content is in a bucket. The file never changes; it may be removed at any time.
 func (s *Store) File(name string, d digest.Digest) (path string, ok bool) {
-	if !s.onDisk() {
+	if !s.OnDisk() {
 		return "", false
 	}
 	for _, link := range []string{layerLink(name, d), revisionLink(name, d), ""} {
@@ -140,7 +140,7 @@ func (s *Store) placeBlob(local string, d digest.Digest) error {
 	if here { // and kept, as all that is there
 		return os.Remove(local)
 	}
-	if s.onDisk() {
+	if s.OnDisk() {
 		if err := syncFile(local); err != nil {
 			return fmt.Errorf("write to disk: %w", err)
 		}

@@ -87,7 +87,7 @@ func (s *Store) Ready() error {
 	if err := s.indexReferrers(); err != nil {
 		return fmt.Errorf("index referrers: %w", err)
 	}
-	if !s.onDisk() {
+	if !s.OnDisk() {
 		note, err := s.temporary([]byte(s.id))
 		if err == nil {
 			err = s.files.place(note, owner)
@@ -106,7 +106,7 @@ const owner = "gantry-owner"
 // owned is an error when another store has begun to use the bucket: collections of the
 // one would not know of pushes to the other.
 func (s *Store) owned() error {
-	if s.onDisk() {
+	if s.OnDisk() {
 		return nil
 	}
 	id, err := s.files.read(owner)
@@ -116,8 +116,8 @@ func (s *Store) owned() error {
 	return err
 }
 
-// onDisk is whether content is in files of this machine.
-func (s *Store) onDisk() bool { return s.files == files(s.local) }
+// OnDisk is whether content is in files of this machine.
+func (s *Store) OnDisk() bool { return s.files == files(s.local) }
 
 // lock is the lock of a repository.
 func (s *Store) lock(name string) *sync.RWMutex {
@@ -216,7 +216,7 @@ func (s *Store) temporary(content []byte) (path string, err error) {
 		return "", err
 	}
 	_, err = f.Write(content)
-	if err = errors.Join(err, f.Chmod(0o644)); err == nil && s.onDisk() {
+	if err = errors.Join(err, f.Chmod(0o644)); err == nil && s.OnDisk() {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
