@@ -41,7 +41,7 @@ func TestStory(t *testing.T) {
 	visit(t, in, "front.lab.localhost")
 	t.Run("browser", func(t *testing.T) {
 		play(t, in, story{Namespace: "lab", Workload: "front", Shell: true, Log: "FATAL: <b>no</b> database <img src=x onerror=alert(1)>",
-			Command: `echo 'FATAL: <b>no</b> database <img src=x onerror=alert(1)>'; echo '<img src=x onerror=alert(2)>' > /dev/termination-log; exit 3`})
+			Change: change{"/spec/template/spec/containers/0/command", []string{"sh", "-c", `echo 'FATAL: <b>no</b> database <img src=x onerror=alert(1)>'; echo '<img src=x onerror=alert(2)>' > /dev/termination-log; exit 3`}}})
 	})
 	t.Run("rights", func(t *testing.T) { viewersOnlyView(t, in) })
 }
@@ -57,7 +57,9 @@ func TestShop(t *testing.T) {
 	in.Run(t, "up", "../../examples/shop")
 	visit(t, in, "shop.localhost")
 	deliver(t, in)
-	play(t, in, story{Namespace: "shop", Workload: "storefront", Log: "FATAL: no catalogue", Command: `echo 'FATAL: no catalogue'; exit 3`, Screenshots: os.Getenv("GANTRY_SCREENSHOTS")})
+	// A mistake that people make, in an image without a shell.
+	play(t, in, story{Namespace: "shop", Workload: "storefront", Log: "address 8080: missing port in address", Screenshots: os.Getenv("GANTRY_SCREENSHOTS"),
+		Change: change{"/spec/template/spec/containers/0/env", []map[string]string{{"name": "LISTEN", "value": "8080"}}}})
 }
 
 // The parts of the pages that decide something, in Node.
@@ -104,14 +106,20 @@ func installed(t testing.TB) bool {
 	return true
 }
 
+// change is something that a deployment gets (JSON patch, op add).
+type change struct {
+	Path  string `json:"path"`
+	Value any    `json:"value"`
+}
+
 // story is what story.mjs is told.
 type story struct {
 	Link        string `json:"link"`
 	Namespace   string `json:"namespace"`
 	Workload    string `json:"workload"`
-	Command     string `json:"command"` // what breaks the workload, for a shell
-	Log         string `json:"log"`     // which the log then has
-	Shell       bool   `json:"shell"`   // whether its image has one
+	Change      change `json:"change"` // what breaks the workload
+	Log         string `json:"log"`    // which the log then has
+	Shell       bool   `json:"shell"`  // whether its image has one
 	Screenshots string `json:"screenshots,omitempty"`
 	Failure     string `json:"failure"` // a picture of the page when the story fails
 }

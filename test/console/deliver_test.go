@@ -2,9 +2,12 @@ package console
 
 import (
 	"fmt"
+	"net/http/cgi"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/gantryhq/gantry/test/instance"
@@ -54,7 +57,16 @@ func deliver(t *testing.T, in *instance.Instance) {
 	git("init", "-q", "-b", "main")
 	commit := func(message string) { git("add", "-A"); git("commit", "-q", "-m", message) }
 	commit("Greet who comes")
-	in.Run(t, "pipeline", "create", "site", "-n", "shop", "--repo", filepath.Join(dir, "site"), "--path", "", "--image", "site=.")
+	libexec, err := exec.Command("git", "--exec-path").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(&cgi.Handler{
+		Path: filepath.Join(strings.TrimSpace(string(libexec)), "git-http-backend"),
+		Env:  []string{"GIT_PROJECT_ROOT=" + dir, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_GLOBAL=/dev/null"},
+	})
+	t.Cleanup(server.Close)
+	in.Run(t, "pipeline", "create", "site", "-n", "shop", "--repo", server.URL+"/site/.git", "--path", "", "--image", "site=.")
 	run := func(fails bool) {
 		t.Helper()
 		out, err := exec.Command(in.Program, "--data-dir", in.DataDir, "pipeline", "run", "site", "-n", "shop").CombinedOutput()

@@ -7,6 +7,9 @@ import { Icon } from './icons'
 
 const kept = 5000, drawn = 1500
 
+/** What the API says when a container has no log because it never ran. */
+const neverRan = /no such file or directory|is waiting to start|not found$/
+
 export function LogView({ namespace, pod, containers, ended, restarted }: { namespace: string; pod: string; containers: string[]; ended: boolean; restarted: boolean }) {
   const [container, setContainer] = useState(containers[0] ?? '')
   const [previous, setPrevious] = useState(false)
@@ -58,7 +61,7 @@ export function LogView({ namespace, pod, containers, ended, restarted }: { name
       <span class="faint tally">{shown.length}{shown.length < lines.length && ` of ${lines.length}`}</span>
       {!stuck && <button type="button" onClick={() => setStuck(true)}>Follow</button>}
     </div>
-    {error && lines.length === 0 ? <Empty icon="logs" title="No log">{error}</Empty>
+    {error && lines.length === 0 ? neverRan.test(error) ? <Empty icon="logs" title="Nothing was written">The container has not run yet, or could not be started: its state says why.</Empty> : <Empty icon="logs" title="No log">{error}</Empty>
       : lines.length === 0 ? <Empty icon="logs" title="Nothing was written yet" />
       : <div class="lines" ref={box} role="log" aria-label={`Log of ${pod}`} tabIndex={0}
           onScroll={e => { const b = e.currentTarget; setStuck(b.scrollHeight - b.scrollTop - b.clientHeight < 30) }}>
