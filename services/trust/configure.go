@@ -25,7 +25,14 @@ func (s *Service) configureWebhooks(ctx context.Context, policies map[string]*po
 		mutating.Webhooks = append(mutating.Webhooks, s.podWebhook(p))
 		validating.Webhooks = append(validating.Webhooks, s.workloadWebhook(p))
 	}
-	return errors.Join(s.ensureMutating(ctx, mutating), s.ensureValidating(ctx, validating))
+	api := s.kube.AdmissionregistrationV1()
+	return errors.Join(
+		ensure(ctx, api.MutatingWebhookConfigurations(), mutating,
+			func(c *admissionv1.MutatingWebhookConfiguration) *[]admissionv1.MutatingWebhook { return &c.Webhooks }),
+		ensure(ctx, api.ValidatingWebhookConfigurations(), validating,
+			func(c *admissionv1.ValidatingWebhookConfiguration) *[]admissionv1.ValidatingWebhook {
+				return &c.Webhooks
+			}))
 }
 
 func (s *Service) clientConfig(path string) admissionv1.WebhookClientConfig {
@@ -82,44 +89,31 @@ func (s *Service) workloadWebhook(p *policy) admissionv1.ValidatingWebhook {
 	}
 }
 
-func (s *Service) ensureMutating(ctx context.Context, wanted *admissionv1.MutatingWebhookConfiguration) error {
-	client := s.kube.AdmissionregistrationV1().MutatingWebhookConfigurations()
-	present, err := client.Get(ctx, wanted.Name, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err) && len(wanted.Webhooks) == 0:
-		return nil
-	case apierrors.IsNotFound(err):
-		_, err = client.Create(ctx, wanted, metav1.CreateOptions{})
-	case err == nil && len(wanted.Webhooks) == 0:
-		err = client.Delete(ctx, wanted.Name, metav1.DeleteOptions{})
-	case err == nil && !equality.Semantic.DeepEqual(present.Webhooks, wanted.Webhooks):
-		update := present.DeepCopy()
-		update.Webhooks = wanted.Webhooks
-		_, err = client.Update(ctx, update, metav1.UpdateOptions{})
-	}
-	if err != nil {
-		return fmt.Errorf("write mutating webhook configuration %s: %w", wanted.Name, err)
-	}
-	return nil
+// configurations is the client of one kind of webhook configurations.
+type configurations[T any] interface {
+	Get(context.Context, string, metav1.GetOptions) (T, error)
+	Create(context.Context, T, metav1.CreateOptions) (T, error)
+	Update(context.Context, T, metav1.UpdateOptions) (T, error)
+	Delete(context.Context, string, metav1.DeleteOptions) error
 }
 
-func (s *Service) ensureValidating(ctx context.Context, wanted *admissionv1.ValidatingWebhookConfiguration) error {
-	client := s.kube.AdmissionregistrationV1().ValidatingWebhookConfigurations()
-	present, err := client.Get(ctx, wanted.Name, metav1.GetOptions{})
+// ensure makes a configuration what is wanted. One without webhooks is not to exist.
+func ensure[T metav1.Object, H any](ctx context.Context, client configurations[T], wanted T, webhooks func(T) *[]H) error {
+	name, hooks := wanted.GetName(), *webhooks(wanted)
+	present, err := client.Get(ctx, name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err) && len(wanted.Webhooks) == 0:
+	case apierrors.IsNotFound(err) && len(hooks) == 0:
 		return nil
 	case apierrors.IsNotFound(err):
 		_, err = client.Create(ctx, wanted, metav1.CreateOptions{})
-	case err == nil && len(wanted.Webhooks) == 0:
-		err = client.Delete(ctx, wanted.Name, metav1.DeleteOptions{})
-	case err == nil && !equality.Semantic.DeepEqual(present.Webhooks, wanted.Webhooks):
-		update := present.DeepCopy()
-		update.Webhooks = wanted.Webhooks
-		_, err = client.Update(ctx, update, metav1.UpdateOptions{})
+	case err == nil && len(hooks) == 0:
+		err = client.Delete(ctx, name, metav1.DeleteOptions{})
+	case err == nil && !equality.Semantic.DeepEqual(*webhooks(present), hooks):
+		*webhooks(present) = hooks
+		_, err = client.Update(ctx, present, metav1.UpdateOptions{})
 	}
 	if err != nil {
-		return fmt.Errorf("write validating webhook configuration %s: %w", wanted.Name, err)
+		return fmt.Errorf("write webhook configuration %s: %w", name, err)
 	}
 	return nil
 }
