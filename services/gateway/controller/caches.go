@@ -78,6 +78,11 @@ func newCaches(kube kubernetes.Interface, gateway gatewayclient.Interface, own *
 		f.changed = func(o any) { c.routeChanged(kind, nameOf(o.(metav1.Object))) }
 		f.touched = func(o any) { c.routeTouched(kind, nameOf(o.(metav1.Object))) }
 	}
+	for _, f := range []*follower{s.classes, s.gateways, s.listenerSets} {
+		f.changed = func(any) { c.listenersChanged() }
+	}
+	s.backendTLS.changed = func(any) { c.changed(func(change *translate.Change) { change.BackendTLS = true }) }
+	s.ingressClasses.changed = func(any) { c.changed(func(change *translate.Change) { change.IngressClasses = true }) }
 	s.grants.changed = func(o any) { c.grantChanged(o.(metav1.Object).GetNamespace()) }
 	if own != nil {
 		s.accessPolicies.changed = func(any) { c.policyChanged() }
@@ -246,19 +251,28 @@ func sameSpec(before, after any) bool {
 // objects takes the input of a translation from the caches.
 func (s *caches) objects() translate.Objects {
 	o := s.lookUps()
-	o.Classes = all[*gatewayv1.GatewayClass](s.classes)
-	o.Gateways = all[*gatewayv1.Gateway](s.gateways)
-	o.ListenerSets = all[*gatewayv1.ListenerSet](s.listenerSets)
+	s.addListeners(&o)
 	o.Routes = all[*gatewayv1.HTTPRoute](s.httpRoutes)
 	o.GRPCRoutes = all[*gatewayv1.GRPCRoute](s.grpcRoutes)
 	o.TLSRoutes = all[*gatewayv1.TLSRoute](s.tlsRoutes)
 	o.TCPRoutes = all[*gatewayv1.TCPRoute](s.tcpRoutes)
 	s.addGrants(&o)
 	s.addPolicies(&o)
+	s.addIngresses(&o)
+	return o
+}
+
+// addListeners adds what listeners and the ways to backends are made of.
+func (s *caches) addListeners(o *translate.Objects) {
+	o.Classes = all[*gatewayv1.GatewayClass](s.classes)
+	o.Gateways = all[*gatewayv1.Gateway](s.gateways)
+	o.ListenerSets = all[*gatewayv1.ListenerSet](s.listenerSets)
 	o.BackendTLS = all[*gatewayv1.BackendTLSPolicy](s.backendTLS)
+}
+
+func (s *caches) addIngresses(o *translate.Objects) {
 	o.Ingresses = all[*networkingv1.Ingress](s.ingresses)
 	o.IngressClasses = all[*networkingv1.IngressClass](s.ingressClasses)
-	return o
 }
 
 func (s *caches) addGrants(o *translate.Objects) { o.Grants = all[*gatewayv1.ReferenceGrant](s.grants) }
@@ -276,6 +290,12 @@ func (s *caches) changed(c translate.Change) translate.Objects {
 	if len(c.Grants) > 0 {
 		s.addGrants(&o)
 	}
+	if c.Listeners || c.BackendTLS || len(c.Grants)+len(c.References) > 0 {
+		s.addListeners(&o)
+	}
+	if c.IngressClasses {
+		s.addIngresses(&o)
+	}
 	if c.Policies {
 		s.addPolicies(&o)
 	}
@@ -290,6 +310,12 @@ func (s *caches) lookUps() translate.Objects {
 		},
 		GRPCRoute: func(n types.NamespacedName) *gatewayv1.GRPCRoute {
 			return one[*gatewayv1.GRPCRoute](s.grpcRoutes, n.String())
+		},
+		TLSRoute: func(n types.NamespacedName) *gatewayv1.TLSRoute {
+			return one[*gatewayv1.TLSRoute](s.tlsRoutes, n.String())
+		},
+		TCPRoute: func(n types.NamespacedName) *gatewayv1.TCPRoute {
+			return one[*gatewayv1.TCPRoute](s.tcpRoutes, n.String())
 		},
 		Ingress: func(n types.NamespacedName) *networkingv1.Ingress {
 			return one[*networkingv1.Ingress](s.ingresses, n.String())

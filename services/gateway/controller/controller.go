@@ -215,6 +215,11 @@ func (c *Controller) grantChanged(namespace string) {
 	c.changed(func(change *translate.Change) { add(&change.Grants, namespace) })
 }
 
+// listenersChanged has the listeners found anew.
+func (c *Controller) listenersChanged() {
+	c.changed(func(change *translate.Change) { change.Listeners = true })
+}
+
 // policyChanged has the policies read anew.
 func (c *Controller) policyChanged() {
 	c.changed(func(change *translate.Change) { change.Policies = true })
@@ -320,17 +325,11 @@ func (c *Controller) conclude(o *outcome) {
 		c.unsaid = unsaid{routes: map[translate.RouteName]bool{}, all: true}
 		return
 	}
-	known := c.latest.result
-	for name, parents := range o.result.Routes {
-		if known.Routes[name] = parents; parents == nil {
-			delete(known.Routes, name)
-		}
+	for name := range o.result.Routes {
 		c.unsaid.routes[name] = true
 	}
-	known.Gateways, known.ListenerSets = o.result.Gateways, o.result.ListenerSets
-	known.Ingresses, known.IngressProblems = o.result.Ingresses, o.result.IngressProblems
-	known.AdoptPolicies(o.result)
-	c.latest.where = o.where
+	o.result.Adopt(c.latest.result)
+	c.latest = o
 }
 
 // wishes are the certificates to be got.

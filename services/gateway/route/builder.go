@@ -89,6 +89,39 @@ func (b *Builder) AddSecureListener(port uint16, host string, s *Secure) {
 // AddRawListener makes a port take connections without looking into them.
 func (b *Builder) AddRawListener(port uint16) { b.port(port, false).Raw = true }
 
+// RemoveListener takes back what AddListener or AddSecureListener did. The rules that are
+// there keep it until they are removed, too.
+func (b *Builder) RemoveListener(port uint16, host string) {
+	p := b.table.ports[netip.AddrPortFrom(b.address, port)]
+	if p == nil {
+		return
+	}
+	p = b.port(port, p.TLS)
+	l := b.listener(port, p.TLS, host)
+	l.secure, l.declared = nil, false
+	b.tidy(p, l)
+	p.Diverts = p.listeners.has(func(l *listener) bool { return l.secure != nil })
+}
+
+// RemoveRawListener takes back what AddRawListener did.
+func (b *Builder) RemoveRawListener(port uint16) { b.port(port, false).Raw = false }
+
+// tidy removes a listener that nothing is left of.
+func (b *Builder) tidy(p *Port, l *listener) {
+	if !l.declared && l.hosts.empty() && l.streams.empty() {
+		p.listeners.remove(HostPattern{Name: l.hostname})
+	}
+}
+
+// ClearCertificates takes all key pairs away.
+func (b *Builder) ClearCertificates() {
+	for at, p := range b.table.ports {
+		if !p.certs.empty() {
+			b.At(at.Addr()).port(at.Port(), p.TLS).certs = hostMap[[]*Certificate]{}
+		}
+	}
+}
+
 // AddCertificate offers a key pair to TLS clients that ask for host.
 func (b *Builder) AddCertificate(port uint16, host HostPattern, c *Certificate) {
 	p := b.port(port, true)
@@ -171,9 +204,7 @@ func (b *Builder) RemoveRules(port uint16, tls bool, listenerHost string, host H
 	}
 	if v.exact.len()+len(v.regex)+v.prefix.len() == 0 {
 		l.hosts.remove(host)
-		if !l.declared && l.hosts.empty() {
-			b.port(port, tls).listeners.remove(HostPattern{Name: listenerHost})
-		}
+		b.tidy(b.port(port, tls), l)
 	}
 }
 
@@ -221,26 +252,65 @@ func (v *virtualHost) add(e entry, touched *edited) {
 }
 
 // AddStream makes the listener send TLS connections for host to the backends of
-// rule. Of two rules for the same host the one added first stays.
+// rule. Of several rules for the same host the one of the first route has them all.
 func (b *Builder) AddStream(port uint16, listenerHost string, host HostPattern, rule *Rule) {
-	b.noteGuard(rule)
-	b.listener(port, true, listenerHost).streams.get(host, func() *Rule { return rule })
+	l := b.listener(port, true, listenerHost)
+	l.streams.set(host, b.addStream(l.streams.get(host, func() []stream { return nil }), rule))
 }
 
 // AddRawStream sends the connections of a raw port to the backends of rule. Of
-// two rules the one added first stays.
+// several rules the one of the first route has them all.
 func (b *Builder) AddRawStream(port uint16, rule *Rule) {
-	b.noteGuard(rule)
 	p := b.port(port, false)
 	p.Raw = true
-	if p.stream == nil {
-		p.stream = rule
+	p.streams = b.addStream(p.streams, rule)
+}
+
+func (b *Builder) addStream(list []stream, rule *Rule) []stream {
+	b.noteGuard(rule)
+	b.order.Index++
+	if b.table.edit != nil {
+		b.table.edit.Added[rule.Route] = true
+	}
+	s := stream{rule, b.order}
+	i, _ := slices.BinarySearchFunc(list, s, func(a, b stream) int { return a.order.compare(b.order) })
+	return slices.Insert(slices.Clone(list), i, s)
+}
+
+// RemoveStreams takes the rules of a route that were added with the same listener and host
+// out again.
+func (b *Builder) RemoveStreams(port uint16, listenerHost string, host HostPattern, routeName string) {
+	l := b.listener(port, true, listenerHost)
+	left := b.removeStreams(l.streams.get(host, func() []stream { return nil }), routeName)
+	l.streams.set(host, left)
+	if len(left) == 0 {
+		l.streams.remove(host)
+		b.tidy(b.port(port, true), l)
 	}
 }
 
-// Build sorts the rules and returns the finished Table. The Builder must not be
-// used afterwards.
+// RemoveRawStreams takes the rules of a route out of a raw port again.
+func (b *Builder) RemoveRawStreams(port uint16, routeName string) {
+	p := b.port(port, false)
+	p.streams = b.removeStreams(p.streams, routeName)
+}
+
+func (b *Builder) removeStreams(list []stream, routeName string) []stream {
+	return slices.DeleteFunc(slices.Clone(list), func(s stream) bool {
+		if s.rule.Route != routeName {
+			return false
+		}
+		if b.table.edit != nil {
+			b.table.edit.Dropped = append(b.table.edit.Dropped, s.rule)
+		}
+		return true
+	})
+}
+
+// Build sorts the rules, closes ports for which there is no listener any more, and returns
+// the finished Table. The Builder must not be used afterwards.
 func (b *Builder) Build() *Table {
+	maps.DeleteFunc(b.table.ports, func(_ netip.AddrPort, p *Port) bool { return p.bare() })
 	for v, e := range b.hosts {
 		for key := range e.exact {
 			slices.SortFunc(v.exact.get(key), byPrecedence)
@@ -262,7 +332,7 @@ func (b *Builder) port(number uint16, tls bool) *Port {
 	at := netip.AddrPortFrom(b.address, number)
 	p := b.table.ports[at]
 	switch {
-	case p == nil:
+	case p == nil || p.TLS != tls && p.bare():
 		p = &Port{Address: b.address, Number: number, TLS: tls}
 	case b.owned[p]:
 		return p

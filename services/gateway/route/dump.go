@@ -23,8 +23,8 @@ func (t *Table) Dump(w io.Writer) {
 			at = p.At().String()
 		}
 		fmt.Fprintf(w, "port %s %s\n", at, scheme)
-		if p.stream != nil {
-			t.dumpRule(w, p.stream)
+		if r := first(p.streams); r != nil {
+			t.dumpRule(w, r)
 		}
 		p.certs.each(func(host string, certs []*Certificate) {
 			for _, c := range certs {
@@ -33,9 +33,9 @@ func (t *Table) Dump(w io.Writer) {
 		})
 		p.listeners.each(func(host string, l *listener) {
 			fmt.Fprintf(w, "  listener %s%s\n", host, l.secure)
-			l.streams.each(func(host string, r *Rule) {
+			l.streams.each(func(host string, list []stream) {
 				fmt.Fprintf(w, "    server name %s\n", host)
-				t.dumpRule(w, r)
+				t.dumpRule(w, first(list))
 			})
 			l.hosts.each(func(host string, v *virtualHost) {
 				fmt.Fprintf(w, "    host %s\n", host)

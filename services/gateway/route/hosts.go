@@ -118,6 +118,18 @@ func (m *hostMap[V]) change(f func(V) V) {
 	}
 }
 
+// has says whether f holds for one of the values.
+func (m *hostMap[V]) has(f func(V) bool) bool {
+	for _, part := range []map[string]V{m.exact, m.wildcard, m.oneLabel} {
+		for _, v := range part {
+			if f(v) {
+				return true
+			}
+		}
+	}
+	return m.any != nil && f(*m.any)
+}
+
 // each visits all values, most specific patterns first, in a stable order.
 func (m *hostMap[V]) each(visit func(pattern string, v V)) {
 	for _, part := range []struct {

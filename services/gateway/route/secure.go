@@ -74,14 +74,21 @@ func (p *Port) Stream(serverName string) *Rule {
 		return nil
 	}
 	if p.Raw {
-		return p.stream
+		return first(p.streams)
 	}
 	l, ok := p.listeners.find(serverName)
 	if !ok {
 		return nil
 	}
-	rule, _ := l.streams.find(serverName)
-	return rule
+	list, _ := l.streams.find(serverName)
+	return first(list)
+}
+
+func first(list []stream) *Rule {
+	if len(list) == 0 {
+		return nil
+	}
+	return list[0].rule
 }
 
 // BackendTLS is how connections to a backend are secured. It is shared by all

@@ -65,7 +65,18 @@ type Port struct {
 
 	listeners hostMap[*listener]
 	certs     hostMap[[]*Certificate]
-	stream    *Rule // of a Raw port, or nil
+	streams   []stream // of a Raw port: the first has its connections
+}
+
+// stream is a rule for connections.
+type stream struct {
+	rule  *Rule
+	order Order
+}
+
+// bare says that nothing is left of the port.
+func (p *Port) bare() bool {
+	return !p.Raw && p.listeners.empty() && p.certs.empty() && len(p.streams) == 0
 }
 
 // At is the key of the port: its address and number.
@@ -81,9 +92,9 @@ type Certificate struct {
 type listener struct {
 	hostname string
 	hosts    hostMap[*virtualHost]
-	secure   *Secure        // of a port with TLS, or nil for ordinary HTTPS
-	streams  hostMap[*Rule] // by server name, where secure says that there is no HTTP
-	declared bool           // it is there also without rules
+	secure   *Secure           // of a port with TLS, or nil for ordinary HTTPS
+	streams  hostMap[[]stream] // by server name, where secure says that there is no HTTP; the first applies
+	declared bool              // it is there also without rules
 }
 
 // virtualHost holds the rules of one host name, by path.
@@ -316,7 +327,7 @@ func (t *Table) Ports() []*Port {
 }
 
 func (v *virtualHost) lookup(method, path string, attributes Attributes) (Hit, bool) {
-	if e := first(v.exact.get(path), method, attributes); e != nil {
+	if e := firstOf(v.exact.get(path), method, attributes); e != nil {
 		return Hit{Rule: e.rule}, true
 	}
 	for i := range v.regex {
@@ -325,7 +336,7 @@ func (v *virtualHost) lookup(method, path string, attributes Attributes) (Hit, b
 		}
 	}
 	for prefix := clip(path, v.depth); ; {
-		if e := first(v.prefix.get(prefix), method, attributes); e != nil {
+		if e := firstOf(v.prefix.get(prefix), method, attributes); e != nil {
 			return Hit{Rule: e.rule, Prefix: prefix}, true
 		}
 		slash := strings.LastIndexByte(prefix, '/')
@@ -352,7 +363,7 @@ func clip(path string, depth int) string {
 	return strings.TrimSuffix(path, "/")
 }
 
-func first(entries []entry, method string, attributes Attributes) *entry {
+func firstOf(entries []entry, method string, attributes Attributes) *entry {
 	for i := range entries {
 		if entries[i].holds(method, attributes) {
 			return &entries[i]
@@ -417,11 +428,15 @@ func (t *Table) Demand() {
 
 func (t *Table) eachRule(visit func(*Rule)) {
 	for _, p := range t.ports {
-		if p.stream != nil {
-			visit(p.stream)
+		for _, s := range p.streams {
+			visit(s.rule)
 		}
 		p.listeners.each(func(_ string, l *listener) {
-			l.streams.each(func(_ string, r *Rule) { visit(r) })
+			l.streams.each(func(_ string, list []stream) {
+				for _, s := range list {
+					visit(s.rule)
+				}
+			})
 			l.hosts.each(func(_ string, v *virtualHost) {
 				for _, e := range v.regex {
 					visit(e.rule)

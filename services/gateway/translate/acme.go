@@ -1,7 +1,9 @@
 package translate
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	neturl "net/url"
 	"slices"
 	"strings"
@@ -61,11 +63,28 @@ func (t *translation) wish(kind string, owner metav1.Object, secret string, host
 		refuse("no host name is given")
 		return
 	}
-	name := types.NamespacedName{Namespace: owner.GetNamespace(), Name: secret}
-	w := t.wishes[name]
-	w.Secret, w.Directory, w.Email = name, directory, owner.GetAnnotations()[acmeEmail]
-	w.Hosts = slices.Compact(slices.Sorted(slices.Values(append(w.Hosts, precise...))))
-	t.wishes[name] = w
+	by := RouteName{kind, nameOf(owner)}
+	t.wished[by] = append(t.wished[by], Wish{
+		Secret: types.NamespacedName{Namespace: owner.GetNamespace(), Name: secret}, Hosts: precise,
+		Directory: directory, Email: owner.GetAnnotations()[acmeEmail],
+	})
+}
+
+// wishes are what anybody wants, one for each Secret.
+func (t *translation) wishes() []Wish {
+	bySecret := map[types.NamespacedName]Wish{}
+	owners := slices.SortedFunc(maps.Keys(t.wished), func(a, b RouteName) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	for _, by := range owners {
+		for _, w := range t.wished[by] {
+			w.Hosts = slices.Compact(slices.Sorted(slices.Values(append(w.Hosts[:len(w.Hosts):len(w.Hosts)], bySecret[w.Secret].Hosts...))))
+			bySecret[w.Secret] = w
+		}
+	}
+	return slices.SortedFunc(maps.Values(bySecret), func(a, b Wish) int {
+		return cmp.Or(cmp.Compare(a.Secret.Namespace, b.Secret.Namespace), cmp.Compare(a.Secret.Name, b.Secret.Name))
+	})
 }
 
 // listenerWish is for a listener whose only certificate is of its own namespace.

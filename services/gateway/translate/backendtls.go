@@ -1,8 +1,10 @@
 package translate
 
 import (
+	"cmp"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,9 +19,6 @@ import (
 type backendTLSPolicies struct {
 	byTarget map[backendTarget]*backendTLSPolicy
 	all      []*backendTLSPolicy
-	targeted map[types.NamespacedName]bool
-	// reached are the Gateways that have routes to targeted Services.
-	reached map[types.NamespacedName][]types.NamespacedName
 }
 
 // backendTarget is a Service, or one port of it.
@@ -52,13 +51,19 @@ func (p *backendTLSPolicies) of(service types.NamespacedName, port string) (*rou
 	return policy.tls, ""
 }
 
-// reach notes that a Gateway has a route to Services.
-func (p *backendTLSPolicies) reach(services []types.NamespacedName, g *gatewayv1.Gateway) {
-	for _, s := range services {
-		if p.targeted[s] && !slices.Contains(p.reached[s], nameOf(g)) {
-			p.reached[s] = append(p.reached[s], nameOf(g))
+// reaching are the Gateways that have routes to a Service, sorted.
+func (t *translation) reaching(service types.NamespacedName) []types.NamespacedName {
+	found := map[types.NamespacedName]bool{}
+	for name := range t.users[service] {
+		if p := t.placed[name]; p != nil {
+			for _, a := range p.attachments {
+				found[nameOf(a.listener.gateway)] = true
+			}
 		}
 	}
+	return slices.SortedFunc(maps.Keys(found), func(a, b types.NamespacedName) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 }
 
 // readBackendTLS finds out which policy decides about which Service, the older
@@ -66,8 +71,6 @@ func (p *backendTLSPolicies) reach(services []types.NamespacedName, g *gatewayv1
 func (t *translation) readBackendTLS() {
 	t.secured = backendTLSPolicies{
 		byTarget: map[backendTarget]*backendTLSPolicy{},
-		targeted: map[types.NamespacedName]bool{},
-		reached:  map[types.NamespacedName][]types.NamespacedName{},
 	}
 	for _, o := range oldestFirst(t.BackendTLS) {
 		p := t.backendTLSPolicy(o)
@@ -78,7 +81,6 @@ func (t *translation) readBackendTLS() {
 			}
 			target := backendTarget{types.NamespacedName{Namespace: o.Namespace, Name: string(ref.Name)}, string(deref(ref.SectionName, ""))}
 			p.services = append(p.services, target.service)
-			t.secured.targeted[target.service] = true
 			if older := t.secured.byTarget[target]; older != nil {
 				p.accepted = condition(string(gatewayv1.PolicyConditionAccepted), string(gatewayv1.PolicyReasonConflicted), false, o.Generation,
 					fmt.Sprintf("BackendTLSPolicy %s is older and targets Service %s too", nameOf(older.object), target.service))
@@ -198,7 +200,7 @@ func (t *translation) backendTLSStatuses() {
 		var ancestors []gatewayv1.PolicyAncestorStatus
 		var seen []types.NamespacedName
 		for _, service := range p.services {
-			for _, g := range t.secured.reached[service] {
+			for _, g := range t.reaching(service) {
 				if slices.Contains(seen, g) {
 					continue
 				}

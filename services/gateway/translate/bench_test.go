@@ -22,8 +22,7 @@ const (
 	benchServices = 1_000
 )
 
-// BenchmarkTranslate10000Routes is what a change of a Gateway costs, and of
-// everything else that Update does not take, before the new table is in force.
+// BenchmarkTranslate10000Routes is what everything costs that Update does not take.
 func BenchmarkTranslate10000Routes(b *testing.B) {
 	o := manyRoutes()
 	t := New()
@@ -43,6 +42,30 @@ func BenchmarkUpdateOneOf10000Routes(b *testing.B) {
 		r.Spec.Hostnames = []gatewayv1.Hostname{gatewayv1.Hostname(fmt.Sprintf("host-%d.example.com", i%7_000))}
 		o.HTTPRoute = func(types.NamespacedName) *gatewayv1.HTTPRoute { return r }
 		return o, Change{Routes: map[RouteName]bool{{"HTTPRoute", nameOf(r)}: true}}
+	})
+}
+
+// BenchmarkUpdateAListenerOf10000Routes is what it costs when the Gateway of all routes gets a
+// listener for one host, or loses it.
+func BenchmarkUpdateAListenerOf10000Routes(b *testing.B) { changeListeners(b, "host-1.example.com") }
+
+// BenchmarkUpdateAListenerFor10000Routes is the same for a listener that all routes are
+// attached to.
+func BenchmarkUpdateAListenerFor10000Routes(b *testing.B) { changeListeners(b, "") }
+
+func changeListeners(b *testing.B, host gatewayv1.Hostname) {
+	o := manyRoutes().withLookUps()
+	one := o.Gateways[0]
+	two := one.DeepCopy()
+	listener := *two.Spec.Listeners[0].DeepCopy()
+	listener.Name, listener.Port = "other", 8080
+	if host != "" {
+		listener.Hostname = &host
+	}
+	two.Spec.Listeners = append(two.Spec.Listeners, listener)
+	measureUpdates(b, o, func(i int) (Objects, Change) {
+		o.Gateways = []*gatewayv1.Gateway{[]*gatewayv1.Gateway{two, one}[i%2]}
+		return o, Change{Listeners: true}
 	})
 }
 

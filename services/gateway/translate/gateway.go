@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/pkg/features"
 
@@ -147,6 +148,12 @@ func (t *translation) assignAddresses() {
 // gateways collects the listeners of our Gateways and of their ListenerSets,
 // oldest first, so that of two that conflict the older keeps its place.
 func (t *translation) gateways() {
+	t.setsOf = map[types.NamespacedName][]*gatewayv1.ListenerSet{}
+	for _, s := range oldestFirst(t.ListenerSets) {
+		if g, ok := gatewayOf(s); ok {
+			t.setsOf[g] = append(t.setsOf[g], s)
+		}
+	}
 	for _, g := range oldestFirst(t.Gateways) {
 		if !t.ours(g) {
 			continue
@@ -155,7 +162,7 @@ func (t *translation) gateways() {
 		for i := range g.Spec.Listeners {
 			t.addListener(t.listener(g, nil, &g.Spec.Listeners[i]))
 		}
-		for _, s := range oldestFirst(t.listenerSets(g)) {
+		for _, s := range t.setsOf[nameOf(g)] {
 			t.attached[s] = t.attachSet(g, s)
 		}
 	}
@@ -212,7 +219,7 @@ func (t *translation) gatewayStatuses() {
 		}
 		status.Conditions = append([]metav1.Condition{accepted}, t.secureConditions(g)...)
 		sets := int32(0)
-		for _, s := range t.listenerSets(g) {
+		for _, s := range t.setsOf[nameOf(g)] {
 			if t.attached[s].Status == metav1.ConditionTrue {
 				sets++
 			}
@@ -224,10 +231,10 @@ func (t *translation) gatewayStatuses() {
 	}
 }
 
-// builders are where the ports of a Gateway are added.
-func (t *translation) builders(g *gatewayv1.Gateway) []*route.Builder {
-	list := make([]*route.Builder, len(t.addresses[g]))
-	for i, a := range t.addresses[g] {
+// builders are where the port of a listener is added.
+func (t *translation) builders(l *listener) []*route.Builder {
+	list := make([]*route.Builder, len(l.addresses))
+	for i, a := range l.addresses {
 		list[i] = t.builder.At(a)
 	}
 	return list

@@ -27,8 +27,8 @@ const (
 
 // ingress adds the rules of an Ingress: to port 80, or for hosts with a
 // certificate to port 443, with a redirect on port 80. An Ingress belongs to no Gateway; it shares the ports
-// with whatever listeners Gateways have there. certificates says which hosts have one.
-func (t *translation) ingress(i *networkingv1.Ingress, certificates func(*networkingv1.Ingress) func(host string) bool) {
+// with whatever listeners Gateways have there.
+func (t *translation) ingress(i *networkingv1.Ingress) {
 	if !t.ownsIngress(i) {
 		return
 	}
@@ -45,7 +45,7 @@ func (t *translation) ingress(i *networkingv1.Ingress, certificates func(*networ
 		return // its rules are parts of those that it is a canary of
 	}
 	t.ingressWishes(i)
-	secure := certificates(i)
+	secure := t.certified(i)
 	name := "Ingress/" + i.Namespace + "/" + i.Name
 	stays := i.Annotations[redirectAnnotation] == "false" || i.Annotations[legacyRedirectAnnotation] == "false"
 	serve := func(host string, match route.Match, rule *route.Rule) {
@@ -146,23 +146,52 @@ func (t *translation) addIngressPart(i *networkingv1.Ingress, p ingressPlace, ru
 	at.parts = append(at.parts, p)
 }
 
-// ingressCertificates offers the certificates of an Ingress and returns which
-// hosts have one.
-func (t *translation) ingressCertificates(i *networkingv1.Ingress) (secure func(host string) bool) {
-	return t.eachIngressCertificate(i, func(host string, cert *route.Certificate) {
-		t.builder.AddCertificate(HTTPSPort, route.HostPattern{Name: host, OneLabel: true}, cert)
-	})
+// certified returns which hosts of an Ingress have a certificate.
+func (t *translation) certified(i *networkingv1.Ingress) func(host string) bool {
+	var covered []string
+	t.eachIngressCertificate(i, func(host string, _ *route.Certificate) { covered = append(covered, host) },
+		func(err error) { t.ingressProblem(i, "%v", err) })
+	return func(host string) bool {
+		return slices.ContainsFunc(covered, func(c string) bool {
+			_, ok := route.Intersect(c, host)
+			return ok && host != route.AnyHost || c == host
+		})
+	}
 }
 
-func (t *translation) eachIngressCertificate(i *networkingv1.Ingress, offer func(host string, cert *route.Certificate)) (secure func(host string) bool) {
-	var covered []string
+// offerCertificates puts the certificates of all listeners and Ingresses into the table.
+func (t *translation) offerCertificates() {
+	for _, l := range t.listeners {
+		if !l.opens() {
+			continue
+		}
+		for _, b := range t.builders(l) {
+			for _, cert := range l.certificates {
+				b.AddCertificate(l.port, hostPattern(l.hostname), cert)
+			}
+		}
+	}
+	var secure []*networkingv1.Ingress
+	for _, i := range t.ingresses {
+		if len(i.Spec.TLS) > 0 && i.Annotations[annotationPrefix+"canary"] != "true" {
+			secure = append(secure, i)
+		}
+	}
+	for _, i := range oldestFirst(secure) {
+		t.eachIngressCertificate(i, func(host string, cert *route.Certificate) {
+			t.builder.AddCertificate(HTTPSPort, route.HostPattern{Name: host, OneLabel: true}, cert)
+		}, func(error) {})
+	}
+}
+
+func (t *translation) eachIngressCertificate(i *networkingv1.Ingress, offer func(host string, cert *route.Certificate), problem func(error)) {
 	for _, spec := range i.Spec.TLS {
 		if spec.SecretName == "" {
 			continue
 		}
 		cert, err := t.certificate(types.NamespacedName{Namespace: i.Namespace, Name: spec.SecretName})
 		if err != nil {
-			t.ingressProblem(i, "%v", err)
+			problem(err)
 		}
 		if cert == nil {
 			continue
@@ -174,14 +203,7 @@ func (t *translation) eachIngressCertificate(i *networkingv1.Ingress, offer func
 		for _, host := range hosts {
 			host = strings.ToLower(host)
 			offer(host, cert)
-			covered = append(covered, host)
 		}
-	}
-	return func(host string) bool {
-		return slices.ContainsFunc(covered, func(c string) bool {
-			_, ok := route.Intersect(c, host)
-			return ok && host != route.AnyHost || c == host
-		})
 	}
 }
 
@@ -198,7 +220,7 @@ func (t *translation) ingressBackend(i *networkingv1.Ingress, w *wishes, backend
 		is = func(p corev1.ServicePort) bool { return p.Name == wanted.Name }
 		text = wanted.Name
 	}
-	t.use(RouteName{"Ingress", nameOf(i)}, false, []types.NamespacedName{name})
+	t.use(RouteName{"Ingress", nameOf(i)}, []types.NamespacedName{name})
 	port, refused := t.servicePort(name, is, text)
 	if refused == nil {
 		b.Service.Port = port.Port

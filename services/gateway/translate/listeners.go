@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -40,11 +41,13 @@ type listener struct {
 
 	kinds        []gatewayv1.RouteGroupKind
 	certificates []*route.Certificate
-	stale        bool // certificates have one that is not in its Secret any more
+	stale        bool         // certificates have one that is not in its Secret any more
+	addresses    []netip.Addr // where its port is
 	attached     int32
 	// hosts that routes serve here, by the kind of the route: HTTPRoutes and
-	// GRPCRoutes cannot share one.
+	// GRPCRoutes cannot share one. kept are routes that are not here for that reason.
 	hosts map[string]*hostSet
+	kept  map[RouteName]bool
 
 	accepted, resolved, conflicted metav1.Condition
 }
@@ -104,7 +107,7 @@ func (l *listener) resolve(ok bool, reason gatewayv1.ListenerConditionReason, me
 	l.resolved = condition(string(gatewayv1.ListenerConditionResolvedRefs), string(reason), ok, o.GetGeneration(), message)
 }
 
-// addListener opens a listener unless it conflicts with an earlier one.
+// addListener adds a listener, which is refused if it conflicts with an earlier one.
 func (t *translation) addListener(l *listener) {
 	if l.accepted.Status == metav1.ConditionTrue {
 		t.conflict(l)
@@ -112,10 +115,17 @@ func (t *translation) addListener(l *listener) {
 	t.listeners = append(t.listeners, l)
 	parent := parentOf(l.gateway, l.set)
 	t.byParent[parent] = append(t.byParent[parent], l)
-	if !l.serves() || refusedGateway(l.gateway) != nil {
+}
+
+// opens says whether the listener is in the table, with the routes that are attached to it.
+func (l *listener) opens() bool { return l.serves() && refusedGateway(l.gateway) == nil }
+
+// open adds a listener to the table.
+func (t *translation) open(l *listener) {
+	if !l.opens() {
 		return
 	}
-	for _, b := range t.builders(l.gateway) {
+	for _, b := range t.builders(l) {
 		switch {
 		case l.family == rawTCP:
 			b.AddRawListener(l.port)
@@ -123,9 +133,6 @@ func (t *translation) addListener(l *listener) {
 			b.AddSecureListener(l.port, l.hostname, l.secure)
 		default:
 			b.AddListener(l.port, l.tls, l.hostname)
-		}
-		for _, cert := range l.certificates {
-			b.AddCertificate(l.port, hostPattern(l.hostname), cert)
 		}
 	}
 }
@@ -139,6 +146,9 @@ func (t *translation) listener(g *gatewayv1.Gateway, set *gatewayv1.ListenerSet,
 		hostname: strings.ToLower(string(deref(spec.Hostname, ""))),
 		family:   unknown,
 		hosts:    map[string]*hostSet{},
+		kept:     map[RouteName]bool{},
+
+		addresses: t.addresses[g],
 	}
 	l.accept(true, gatewayv1.ListenerReasonAccepted, "")
 	l.resolve(true, gatewayv1.ListenerReasonResolvedRefs, "")

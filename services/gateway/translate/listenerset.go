@@ -5,20 +5,15 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// listenerSets lists those that name the Gateway as their parent.
-func (t *translation) listenerSets(g *gatewayv1.Gateway) []*gatewayv1.ListenerSet {
-	var sets []*gatewayv1.ListenerSet
-	for _, s := range t.ListenerSets {
-		p := s.Spec.ParentRef
-		if deref(p.Group, gatewayv1.GroupName) == gatewayv1.GroupName && deref(p.Kind, "Gateway") == "Gateway" &&
-			string(p.Name) == g.Name && string(deref(p.Namespace, gatewayv1.Namespace(s.Namespace))) == g.Namespace {
-			sets = append(sets, s)
-		}
-	}
-	return sets
+// gatewayOf is the Gateway that a ListenerSet names as its parent, if that is one.
+func gatewayOf(s *gatewayv1.ListenerSet) (name types.NamespacedName, ok bool) {
+	p := s.Spec.ParentRef
+	return types.NamespacedName{Namespace: string(deref(p.Namespace, gatewayv1.Namespace(s.Namespace))), Name: string(p.Name)},
+		deref(p.Group, gatewayv1.GroupName) == gatewayv1.GroupName && deref(p.Kind, "Gateway") == "Gateway"
 }
 
 // attachSet adds the listeners of a ListenerSet to its Gateway, and returns its

@@ -40,7 +40,7 @@ type inheritance struct {
 	traffic [levels]*trafficParts
 }
 
-// sparePlaces is how many places may come up between two whole translations.
+// sparePlaces is how much may come up between two whole translations beyond twice what there was.
 const sparePlaces = 1000
 
 // policyCache remembers what policies were compiled to between translations.
@@ -66,8 +66,6 @@ type policies struct {
 	annotated []annotated
 	// precise are the listeners that a policy is for, or was.
 	precise map[target]bool
-	// maxPlaces bounds the places that are remembered although nobody may refer to them.
-	maxPlaces int
 }
 
 type protectedRule struct {
@@ -202,9 +200,9 @@ func (t *translation) target(namespace string, ref gatewayv1.LocalPolicyTargetRe
 			return string(deref(r.Name, "")) == at.section
 		})), true
 	case gatewayv1.GroupName + "/TLSRoute":
-		return at, named(t.TLSRoutes, at) != nil && at.section == "", true
+		return at, t.TLSRoute(types.NamespacedName{Namespace: namespace, Name: at.name}) != nil && at.section == "", true
 	case gatewayv1.GroupName + "/TCPRoute":
-		return at, named(t.TCPRoutes, at) != nil && at.section == "", true
+		return at, t.TCPRoute(types.NamespacedName{Namespace: namespace, Name: at.name}) != nil && at.section == "", true
 	case "networking.k8s.io/Ingress":
 		i := t.Ingress(types.NamespacedName{Namespace: namespace, Name: at.name})
 		return at, i != nil && at.section == "", i == nil || t.ownsIngress(i)
@@ -367,11 +365,6 @@ func (t *translation) keySets() map[types.NamespacedName][]*guard.KeySet {
 		}
 	}
 	return sets
-}
-
-// AdoptPolicies takes the statuses of policies from a later result.
-func (r *Result) AdoptPolicies(later *Result) {
-	r.AccessPolicies, r.TrafficPolicies, r.keySets = later.AccessPolicies, later.TrafficPolicies, later.keySets
 }
 
 // AccessPolicyStatus is the status of a policy at this moment: the keys of tokens may

@@ -29,6 +29,7 @@ type cachedCertificate struct {
 func (t *translation) certificate(name types.NamespacedName) (*route.Certificate, error) {
 	secret := t.Secret(name)
 	if secret == nil {
+		delete(t.certificates, name)
 		if t.Issuing != nil {
 			if state := t.Issuing(name); state != "" {
 				return nil, fmt.Errorf("Secret %s does not exist yet: %s", name, state)

@@ -57,24 +57,32 @@ func (t *translation) routes() []*anyRoute {
 		list = append(list, t.grpcRoute(r))
 	}
 	for _, r := range t.TLSRoutes {
-		list = append(list, &anyRoute{r, "TLSRoute", r.Spec.ParentRefs, r.Spec.Hostnames, func(a *anyRoute) *compiledRoute {
-			var rules [][]gatewayv1.BackendRef
-			for _, rule := range r.Spec.Rules {
-				rules = append(rules, rule.BackendRefs)
-			}
-			return t.compileStream(a, rules)
-		}})
+		list = append(list, t.tlsRoute(r))
 	}
 	for _, r := range t.TCPRoutes {
-		list = append(list, &anyRoute{r, "TCPRoute", r.Spec.ParentRefs, nil, func(a *anyRoute) *compiledRoute {
-			var rules [][]gatewayv1.BackendRef
-			for _, rule := range r.Spec.Rules {
-				rules = append(rules, rule.BackendRefs)
-			}
-			return t.compileStream(a, rules)
-		}})
+		list = append(list, t.tcpRoute(r))
 	}
 	return list
+}
+
+func (t *translation) tlsRoute(r *gatewayv1.TLSRoute) *anyRoute {
+	return &anyRoute{r, "TLSRoute", r.Spec.ParentRefs, r.Spec.Hostnames, func(a *anyRoute) *compiledRoute {
+		var rules [][]gatewayv1.BackendRef
+		for _, rule := range r.Spec.Rules {
+			rules = append(rules, rule.BackendRefs)
+		}
+		return t.compileStream(a, rules)
+	}}
+}
+
+func (t *translation) tcpRoute(r *gatewayv1.TCPRoute) *anyRoute {
+	return &anyRoute{r, "TCPRoute", r.Spec.ParentRefs, nil, func(a *anyRoute) *compiledRoute {
+		var rules [][]gatewayv1.BackendRef
+		for _, rule := range r.Spec.Rules {
+			rules = append(rules, rule.BackendRefs)
+		}
+		return t.compileStream(a, rules)
+	}}
 }
 
 func (t *translation) httpRoute(r *gatewayv1.HTTPRoute) *anyRoute {
@@ -89,26 +97,41 @@ func (t *translation) grpcRoute(r *gatewayv1.GRPCRoute) *anyRoute {
 func (t *translation) route(r *anyRoute) {
 	r, compiled := t.lastGood(r)
 	name := RouteName{r.kind, nameOf(r)}
-	t.placed[name] = &placed{services: compiled.services}
-	t.use(name, r.stream(), compiled.services)
-	t.builder.SetOrder(route.Order{Age: r.GetCreationTimestamp().Unix(), Name: nameOf(r).String()})
+	t.placed[name] = &placed{route: r, compiled: compiled}
+	t.use(name, compiled.services)
+	t.settle(name)
+}
+
+// settle attaches a route to those of its listeners on which it is not yet.
+func (t *translation) settle(name RouteName) {
+	p := t.placed[name]
+	r, compiled := p.route, p.compiled
+	for _, l := range p.kept {
+		delete(l.kept, name)
+	}
+	p.kept = nil
 	var parents []gatewayv1.RouteParentStatus
-	for _, ref := range r.parents {
+	for i, ref := range r.parents {
 		listeners, ours := t.parent(r, ref)
 		if !ours {
 			continue
 		}
-		accepted := t.attach(r, ref, listeners, compiled)
+		t.builder.SetOrder(route.Order{Age: r.GetCreationTimestamp().Unix(), Name: nameOf(r).String(), Index: i * maxRules})
+		accepted := t.attach(p, ref, listeners)
 		parents = append(parents, gatewayv1.RouteParentStatus{
 			ParentRef:      ref,
 			ControllerName: ControllerName,
 			Conditions:     t.conditions(compiled, accepted, r.GetGeneration()),
 		})
 	}
-	if parents != nil {
+	if parents != nil || t.result.Partial {
 		t.result.Routes[name] = parents
 	}
 }
+
+// maxRules is more than the matches that a route can have on one listener: rules that it
+// has by its second parent come after those by its first one.
+const maxRules = 1 << 20
 
 // lastGood compiles a route or, if there is a mistake in it and there was none in
 // an earlier version, that one.
@@ -144,29 +167,45 @@ func (t *translation) lastGood(r *anyRoute) (*anyRoute, *compiledRoute) {
 // parent finds the listeners of the Gateway or ListenerSet that ref names, and
 // says whether that is ours at all.
 func (t *translation) parent(r *anyRoute, ref gatewayv1.ParentReference) (listeners []*listener, ours bool) {
-	kind := string(deref(ref.Kind, "Gateway"))
-	if deref(ref.Group, gatewayv1.GroupName) != gatewayv1.GroupName || kind != "Gateway" && kind != "ListenerSet" {
+	at, ok := r.parentName(ref)
+	if !ok {
 		return nil, false
 	}
-	listeners, ours = t.byParent[parentName{kind, types.NamespacedName{
-		Namespace: string(deref(ref.Namespace, gatewayv1.Namespace(r.GetNamespace()))), Name: string(ref.Name),
-	}}]
+	listeners, ours = t.byParent[at]
 	return listeners, ours
 }
 
-// attach adds the rules to every listener that ref selects, and returns the
-// Accepted condition.
-func (t *translation) attach(r *anyRoute, ref gatewayv1.ParentReference, listeners []*listener, c *compiledRoute) metav1.Condition {
+// parentName is the Gateway or ListenerSet that ref names, if it names one.
+func (r *anyRoute) parentName(ref gatewayv1.ParentReference) (name parentName, ok bool) {
+	kind := string(deref(ref.Kind, "Gateway"))
+	return parentName{kind, types.NamespacedName{
+		Namespace: string(deref(ref.Namespace, gatewayv1.Namespace(r.GetNamespace()))), Name: string(ref.Name),
+	}}, deref(ref.Group, gatewayv1.GroupName) == gatewayv1.GroupName && (kind == "Gateway" || kind == "ListenerSet")
+}
+
+// selects says whether a reference to its Gateway or ListenerSet means a listener.
+func selects(ref gatewayv1.ParentReference, l *listener) bool {
+	return (ref.SectionName == nil || *ref.SectionName == l.spec.Name) && (ref.Port == nil || *ref.Port == l.spec.Port)
+}
+
+// attach adds the rules to every listener that ref selects and that has them not yet, and
+// returns the Accepted condition.
+func (t *translation) attach(p *placed, ref gatewayv1.ParentReference, listeners []*listener) metav1.Condition {
+	r, c := p.route, p.compiled
 	refuse := func(reason gatewayv1.RouteConditionReason, message string) metav1.Condition {
 		return condition(string(gatewayv1.RouteConditionAccepted), string(reason), false, r.GetGeneration(), message)
 	}
 	selected, allowed, matching, attached := 0, 0, 0, 0
 	var taken string
 	for _, l := range listeners {
-		if (ref.SectionName != nil && *ref.SectionName != l.spec.Name) || (ref.Port != nil && *ref.Port != l.spec.Port) {
+		if !selects(ref, l) {
 			continue
 		}
 		selected++
+		if p.on(l) {
+			allowed, matching, attached = allowed+1, matching+1, attached+1
+			continue
+		}
 		if !t.allows(l, r.kind, r.GetNamespace()) {
 			continue
 		}
@@ -177,6 +216,8 @@ func (t *translation) attach(r *anyRoute, ref gatewayv1.ParentReference, listene
 		}
 		matching++
 		if other, host := l.takenBy(r.kind, hosts); other != "" {
+			l.kept[RouteName{r.kind, nameOf(r)}] = true
+			p.kept = append(p.kept, l)
 			taken = fmt.Sprintf("host name %q is already served by a %s: the two kinds cannot share one", host, other)
 			continue
 		}
@@ -186,9 +227,8 @@ func (t *translation) attach(r *anyRoute, ref gatewayv1.ParentReference, listene
 		}
 		l.attached++
 		l.hostsOf(r.kind).add(hosts, 1)
-		t.secured.reach(c.services, l.gateway)
-		t.placed[RouteName{r.kind, nameOf(r)}].add(l, hosts, c.rules)
-		if l.serves() && refusedGateway(l.gateway) == nil {
+		p.attachments = append(p.attachments, attachment{l, hosts})
+		if l.opens() {
 			t.addRules(l, hosts, c.rules)
 		}
 	}
@@ -271,7 +311,7 @@ func (s *hostSet) overlaps(host string) bool {
 }
 
 func (t *translation) addRules(l *listener, hosts []string, rules []compiledRule) {
-	for _, b := range t.builders(l.gateway) {
+	for _, b := range t.builders(l) {
 		for _, r := range rules {
 			rule := t.protect(l, t.withClientCertificate(r.rule, l.gateway))
 			if l.family == rawTCP {

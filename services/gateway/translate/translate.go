@@ -60,9 +60,11 @@ type Objects struct {
 	Credential  func(types.NamespacedName) *corev1.Secret
 	Credentials func(namespace string) []*corev1.Secret
 
-	// HTTPRoute and GRPCRoute look up routes; for Translate they may be nil.
+	// These look up routes; for Translate they may be nil.
 	HTTPRoute func(types.NamespacedName) *gatewayv1.HTTPRoute
 	GRPCRoute func(types.NamespacedName) *gatewayv1.GRPCRoute
+	TLSRoute  func(types.NamespacedName) *gatewayv1.TLSRoute
+	TCPRoute  func(types.NamespacedName) *gatewayv1.TCPRoute
 	// Ingress likewise.
 	Ingress func(types.NamespacedName) *networkingv1.Ingress
 
@@ -128,6 +130,8 @@ type Translator struct {
 	backendTLS   map[string]*route.BackendTLS
 
 	last *translation // of everything, for Update
+	// most bounds what may be remembered until everything is translated again.
+	most int
 	// good are the routes as they were last without a mistake: what is served
 	// while somebody looks for a mistake in a later version.
 	good map[RouteName]metav1.Object
@@ -158,18 +162,18 @@ type translation struct {
 	result    *Result
 	listeners []*listener
 	byParent  map[parentName][]*listener
-	addresses map[*gatewayv1.Gateway][]netip.Addr // where its ports are; the zero Addr is the shared one
+	addresses map[*gatewayv1.Gateway][]netip.Addr               // where its ports are; the zero Addr is the shared one
+	setsOf    map[types.NamespacedName][]*gatewayv1.ListenerSet // by Gateway, oldest first
 	clients   map[*gatewayv1.Gateway]clientCertificate
 	policies  policies
 	secured   backendTLSPolicies
 	grants    map[string][]*gatewayv1.ReferenceGrant // by namespace
 	attached  map[*gatewayv1.ListenerSet]metav1.Condition
-	wishes    map[types.NamespacedName]Wish
+	wished    map[RouteName][]Wish // by who wants the certificates: a Gateway, ListenerSet or Ingress
 	placed    map[RouteName]*placed
 	users     map[types.NamespacedName]map[RouteName]bool // of a Service
 	abroad    map[string]map[RouteName]bool               // that refer to Services of a namespace which is not theirs
 	lent      map[string]bool                             // namespaces whose objects Gateways and ListenerSets of others refer to
-	fixed     map[types.NamespacedName]bool               // Services whose users Update cannot compile
 	ingresses map[RouteName]*networkingv1.Ingress         // ours, as they were compiled
 	// clientPairs are Secrets whose certificates the gateway itself shows to backends.
 	clientPairs map[types.NamespacedName]bool
@@ -190,7 +194,7 @@ func (t *Translator) Translate(objects Objects) *Result {
 		addresses:  map[*gatewayv1.Gateway][]netip.Addr{},
 		clients:    map[*gatewayv1.Gateway]clientCertificate{},
 		attached:   map[*gatewayv1.ListenerSet]metav1.Condition{},
-		wishes:     map[types.NamespacedName]Wish{},
+		wished:     map[RouteName][]Wish{},
 		usedCerts:  map[types.NamespacedName]bool{},
 
 		usedAuthorities: map[types.NamespacedName]bool{},
@@ -199,16 +203,19 @@ func (t *Translator) Translate(objects Objects) *Result {
 		users:           map[types.NamespacedName]map[RouteName]bool{},
 		abroad:          map[string]map[RouteName]bool{},
 		lent:            map[string]bool{},
-		fixed:           map[types.NamespacedName]bool{},
 		ingresses:       map[RouteName]*networkingv1.Ingress{},
 		clientPairs:     map[types.NamespacedName]bool{},
 		result:          newResult(),
 	}
+	clear(t.asked)
 	run.adopt(objects.withLookUps())
 	run.readGrants(objects.Grants)
 	run.classes()
 	run.assignAddresses()
 	run.gateways()
+	for _, l := range run.listeners {
+		run.open(l)
+	}
 	run.readBackendTLS()
 	run.readPolicies()
 	for _, r := range oldestFirst(run.routes()) {
@@ -216,17 +223,15 @@ func (t *Translator) Translate(objects Objects) *Result {
 	}
 	run.readCanaries()
 	for _, i := range oldestFirst(objects.Ingresses) {
-		run.ingress(i, run.ingressCertificates)
+		run.ingress(i)
 	}
-	t.cache.merged, run.policies.maxPlaces = run.policies.merged, 2*len(run.policies.places)+sparePlaces
+	run.offerCertificates()
+	t.cache.merged = run.policies.merged
 	run.gatewayStatuses()
 	run.listenerSetStatuses()
 	run.backendTLSStatuses()
-	run.result.Wishes = slices.SortedFunc(maps.Values(run.wishes), func(a, b Wish) int {
-		return cmp.Or(cmp.Compare(a.Secret.Namespace, b.Secret.Namespace), cmp.Compare(a.Secret.Name, b.Secret.Name))
-	})
 	run.forget()
-	t.last = run
+	t.last, t.most = run, 2*run.remembered()+sparePlaces
 	return run.finish()
 }
 
@@ -237,6 +242,12 @@ func (o Objects) withLookUps() Objects {
 	}
 	if o.GRPCRoute == nil {
 		o.GRPCRoute = lookUp(o.GRPCRoutes)
+	}
+	if o.TLSRoute == nil {
+		o.TLSRoute = lookUp(o.TLSRoutes)
+	}
+	if o.TCPRoute == nil {
+		o.TCPRoute = lookUp(o.TCPRoutes)
 	}
 	if o.Ingress == nil {
 		o.Ingress = lookUp(o.Ingresses)
@@ -254,6 +265,7 @@ func lookUp[T metav1.Object](list []T) func(types.NamespacedName) T {
 
 // finish builds the table and gives the result what Bind needs.
 func (t *translation) finish() *Result {
+	t.result.Wishes = t.wishes()
 	t.result.Table = t.builder.Build()
 	t.builder = nil // it holds much that only building needs
 	t.result.listeners, t.result.addresses, t.result.sets, t.result.pool = t.listeners, t.addresses, t.attached, t.Pool
@@ -272,6 +284,11 @@ func newResult() *Result {
 		TrafficPolicies: map[types.NamespacedName]gatewayv1.PolicyStatus{},
 		IngressProblems: map[types.NamespacedName][]string{},
 	}
+}
+
+// remembered is how much is known that a whole translation would forget if nobody uses it any more.
+func (t *translation) remembered() int {
+	return len(t.policies.places) + len(t.certificates) + len(t.authorities) + len(t.Translator.backendTLS) + len(t.asked)
 }
 
 // forget drops what this run did not use from the Translator's memory.

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/gantryhq/gantry/services/gateway/route"
 )
@@ -21,6 +22,12 @@ type Change struct {
 	Grants map[string]bool
 	// Policies says that AccessPolicies or TrafficPolicies may differ.
 	Policies bool
+	// Listeners says that Gateways, ListenerSets or GatewayClasses may differ.
+	Listeners bool
+	// BackendTLS says that BackendTLSPolicies may differ.
+	BackendTLS bool
+	// IngressClasses may differ, and with them which Ingresses are ours.
+	IngressClasses bool
 }
 
 // Reference names an object that is only looked up: a Secret, a ConfigMap, a Namespace,
@@ -37,30 +44,31 @@ const authoritiesOf = "Authorities"
 // maxUpdate is for how many routes compiling everything anew is not slower.
 const maxUpdate = 1000
 
-// placed is where a route has been attached.
+// placed is a route as it was compiled, and where it is attached; or an Ingress.
 type placed struct {
-	services    []types.NamespacedName
+	route       *anyRoute
+	compiled    *compiledRoute
 	attachments []attachment
-	parts       []ingressPlace
+	kept        []*listener // that it is not attached to because another kind has its hosts
+
+	services []types.NamespacedName // of an Ingress
+	parts    []ingressPlace
 }
 
+// attachment is a listener that has the rules of a route for these hosts.
 type attachment struct {
 	listener *listener
 	hosts    []string
-	rules    []compiledRule
 }
 
-func (p *placed) add(l *listener, hosts []string, rules []compiledRule) {
-	p.attachments = append(p.attachments, attachment{l, hosts, rules})
+// on says whether the route is attached to a listener.
+func (p *placed) on(l *listener) bool {
+	return slices.ContainsFunc(p.attachments, func(a attachment) bool { return a.listener == l })
 }
 
 // use notes which Services a route or an Ingress refers to.
-func (t *translation) use(name RouteName, stream bool, services []types.NamespacedName) {
+func (t *translation) use(name RouteName, services []types.NamespacedName) {
 	for _, s := range services {
-		if stream {
-			t.fixed[s] = true
-			continue
-		}
 		if t.users[s] == nil {
 			t.users[s] = map[RouteName]bool{}
 		}
@@ -71,12 +79,13 @@ func (t *translation) use(name RouteName, stream bool, services []types.Namespac
 	}
 }
 
-// Update compiles the routes that a change concerns into a copy of the last
-// table that shares everything else with it. It returns false where a change can
-// concern more than that: then Translate is needed. Of the objects only the look-ups
-// are used, and the lists of what the change says may differ.
+// Update compiles what a change concerns into a copy of the last table that shares everything
+// else with it. It returns false where a change can concern more than that: then Translate is
+// needed. Of the objects only the look-ups are used, and the lists of what the change says may
+// differ; those of Gateways, ListenerSets, GatewayClasses and BackendTLSPolicies must be there
+// also for changes of references and grants.
 func (t *Translator) Update(objects Objects, c Change) (*Result, bool) {
-	if t.last == nil {
+	if t.last == nil || t.last.remembered() > t.most {
 		return nil, false
 	}
 	before := t.last.result
@@ -87,18 +96,32 @@ func (t *Translator) Update(objects Objects, c Change) (*Result, bool) {
 	return result, ok
 }
 
+// affected is what a change is about, as far as that is known.
+type affected struct {
+	names      map[RouteName]bool // routes and Ingresses to be compiled again
+	resettled  map[RouteName]bool // routes that may be attached elsewhere
+	listeners  bool
+	backendTLS bool
+	policies   bool
+	// certificates says that listeners or Ingresses offer other ones.
+	certificates bool
+	rotated      []*route.Certificate // that only take the place of others
+	opened       opened               // what the listeners were in the table, if listeners
+}
+
 func (t *translation) update(objects Objects, c Change) (*Result, bool) {
-	names, ok := t.concerned(c)
-	if !ok {
-		return nil, false
+	a := &affected{
+		names: maps.Clone(c.Routes), resettled: map[RouteName]bool{},
+		listeners: c.Listeners, backendTLS: c.BackendTLS, policies: c.Policies || c.Listeners || c.IngressClasses,
+	}
+	if a.names == nil {
+		a.names = map[RouteName]bool{}
 	}
 	t.adopt(objects)
+	t.concern(c, a)
+	t.references(c.References, a)
 	if len(c.Grants) > 0 {
 		t.readGrants(objects.Grants)
-	}
-	rotated, policies, ok := t.references(c.References)
-	if !ok {
-		return nil, false
 	}
 	if c.Policies {
 		t.AccessPolicies, t.TrafficPolicies = objects.AccessPolicies, objects.TrafficPolicies
@@ -106,27 +129,48 @@ func (t *translation) update(objects Objects, c Change) (*Result, bool) {
 	before := t.result
 	t.result = before.successor()
 	clear(t.policies.copies) // of this run only
-	for name := range names {
-		policies = policies || t.hasPolicy(name) // whose status says whether the route exists
+	if c.IngressClasses {
+		t.reclass(objects, a)
 	}
-	if policies = policies || c.Policies; policies && !t.reattach(names) {
+	if a.listeners {
+		t.relisten(objects, a)
+	}
+	if a.backendTLS {
+		t.resecure(objects, a)
+	}
+	for name := range a.names {
+		a.policies = a.policies || t.hasPolicy(name) // whose status says whether the route exists
+	}
+	if a.policies {
+		t.reattach(a.names)
+	}
+	if len(a.names) > maxUpdate {
 		return nil, false
 	}
-	if len(names) > maxUpdate {
-		return nil, false
-	}
-	present, ingresses, ok := t.separate(names)
+	present, ingresses, ok := t.separate(a)
 	if !ok {
 		return nil, false
 	}
 	t.builder = before.Table.Edit()
-	for _, cert := range rotated {
+	t.replace(a, present, ingresses)
+	t.gatewayStatuses()
+	t.listenerSetStatuses()
+	t.backendTLSStatuses()
+	return t.finish(), true
+}
+
+// replace takes out of the table what is affected, and puts in what there is instead.
+func (t *translation) replace(a *affected, present []*anyRoute, ingresses []*networkingv1.Ingress) {
+	if a.certificates {
+		t.builder.ClearCertificates()
+	}
+	for _, cert := range a.rotated {
 		t.builder.ReplaceCertificate(cert)
 	}
-	if policies {
+	if a.policies {
 		t.demandAnew()
 	}
-	for name := range names {
+	for name := range a.names {
 		if name.Kind == "Ingress" {
 			t.displaceIngress(name)
 			continue
@@ -134,52 +178,73 @@ func (t *translation) update(objects Objects, c Change) (*Result, bool) {
 		t.displace(name)
 		t.result.Routes[name] = nil
 	}
+	for name := range a.resettled {
+		t.unsettle(name)
+	}
+	if a.listeners {
+		t.reopen(a.opened)
+	}
+	for name := range a.resettled {
+		if p := t.placed[name]; p != nil && !a.names[name] {
+			present = append(present, p.route)
+		}
+	}
 	for _, r := range oldestFirst(present) {
+		if name := (RouteName{r.kind, nameOf(r)}); t.placed[name] != nil {
+			t.settle(name)
+			continue
+		}
 		t.route(r)
 	}
 	for _, i := range oldestFirst(ingresses) {
-		t.ingress(i, t.knownCertificates)
+		t.ingress(i)
 	}
-	t.gatewayStatuses()
-	t.listenerSetStatuses()
-	return t.finish(), true
+	if a.certificates {
+		t.offerCertificates()
+	}
 }
 
 // successor is a result in which everything is as it was that only a whole translation, or
 // a change of policies, decides.
 func (r *Result) successor() *Result {
 	next := newResult()
-	next.Partial, next.Classes, next.Wishes = true, r.Classes, r.Wishes
+	next.Partial, next.Classes = true, r.Classes
 	next.Ingresses, next.IngressProblems = slices.Clone(r.Ingresses), maps.Clone(r.IngressProblems)
-	next.AdoptPolicies(r)
+	next.AccessPolicies, next.TrafficPolicies, next.keySets = r.AccessPolicies, r.TrafficPolicies, r.keySets
 	return next
 }
 
-// concerned are the routes that a change names, directly or by what they refer to.
-func (t *translation) concerned(c Change) (names map[RouteName]bool, ok bool) {
-	names = map[RouteName]bool{}
-	maps.Copy(names, c.Routes)
-	for s := range c.Services {
-		if t.fixed[s] || t.secured.targeted[s] {
-			return nil, false
+// Adopt makes the result of an update complete with what an earlier one says of everything else.
+func (r *Result) Adopt(earlier *Result) {
+	if !r.Partial {
+		return
+	}
+	changed := r.Routes
+	r.Routes, r.Partial = earlier.Routes, false
+	for name, parents := range changed {
+		if r.Routes[name] = parents; parents == nil {
+			delete(r.Routes, name)
 		}
-		maps.Copy(names, t.users[s])
+	}
+}
+
+// concern finds what a change is about, by whom it names and who refers to that.
+func (t *translation) concern(c Change, a *affected) {
+	for s := range c.Services {
+		maps.Copy(a.names, t.users[s])
 	}
 	for namespace := range c.Grants {
-		if t.lent[namespace] {
-			return nil, false // a listener may refer to what is there
-		}
-		maps.Copy(names, t.abroad[namespace])
+		maps.Copy(a.names, t.abroad[namespace])
+		a.listeners = a.listeners || t.lent[namespace] // a listener may refer to what is there
 	}
-	return names, true
 }
 
 // separate returns what there is of the named routes and Ingresses, if all of them can be
 // compiled without the others.
-func (t *translation) separate(names map[RouteName]bool) (present []*anyRoute, ingresses []*networkingv1.Ingress, ok bool) {
-	for name := range names {
+func (t *translation) separate(a *affected) (present []*anyRoute, ingresses []*networkingv1.Ingress, ok bool) {
+	for name := range a.names {
 		if name.Kind == "Ingress" {
-			if !t.separableIngress(name) {
+			if !t.separableIngress(name, a) {
 				return nil, nil, false
 			}
 			if i := t.ourIngress(name); i != nil {
@@ -187,11 +252,17 @@ func (t *translation) separate(names map[RouteName]bool) (present []*anyRoute, i
 			}
 			continue
 		}
-		if !t.separable(name) {
+		r := t.lookUp(name)
+		if !t.separable(name, r) {
 			return nil, nil, false
 		}
-		if r := t.lookUp(name); r != nil {
+		if r != nil {
 			present = append(present, r)
+		}
+	}
+	for name := range a.resettled {
+		if p := t.placed[name]; p != nil && !t.separable(name, p.route) {
+			return nil, nil, false
 		}
 	}
 	return present, ingresses, true
@@ -199,7 +270,7 @@ func (t *translation) separate(names map[RouteName]bool) (present []*anyRoute, i
 
 // adopt takes the look-ups of new objects, and remembers what is looked up.
 func (t *translation) adopt(o Objects) {
-	t.HTTPRoute, t.GRPCRoute, t.Ingress = o.HTTPRoute, o.GRPCRoute, o.Ingress
+	t.HTTPRoute, t.GRPCRoute, t.TLSRoute, t.TCPRoute, t.Ingress = o.HTTPRoute, o.GRPCRoute, o.TLSRoute, o.TCPRoute, o.Ingress
 	t.Service, t.Issuing = o.Service, o.Issuing
 	t.Secret = noting(t.asked, "Secret", o.Secret)
 	t.ConfigMap = noting(t.asked, "ConfigMap", o.ConfigMap)
@@ -233,28 +304,55 @@ func noting[T any](asked map[Reference]bool, kind string, lookUp func(types.Name
 	}
 }
 
-// references returns the certificates that take the place of others, and whether policies
-// must be read again. It reports false where a changed object means more than that to somebody.
-func (t *translation) references(changed map[Reference]bool) (certs []*route.Certificate, policies, ok bool) {
+// references finds what changed objects mean to those who refer to them.
+func (t *translation) references(changed map[Reference]bool, a *affected) {
 	for r := range changed {
 		if !t.asked[r] && !(r.Kind == "Credential" && t.asked[allCredentials(r.Namespace)]) {
 			continue // nobody refers to it
 		}
-		switch {
-		case r.Kind == "Credential", r.Kind == "ConfigMap" && !t.asked[Reference{authoritiesOf, r.NamespacedName}]:
-			policies = true
-			continue
-		case r.Kind != "Secret" || t.clientPairs[r.NamespacedName]:
-			return nil, false, false
+		switch r.Kind {
+		case "Credential":
+			a.policies = true
+		case "ConfigMap": // it may hold authorities, keys or both
+			a.policies = true
+			if t.asked[Reference{authoritiesOf, r.NamespacedName}] {
+				a.listeners, a.backendTLS = true, true
+			}
+		case "Namespace":
+			a.listeners = true
+			for name, p := range t.placed {
+				if p.route != nil && name.Namespace == r.Name {
+					a.resettled[name] = true
+				}
+			}
+		case "Secret":
+			t.certificateChanged(r.NamespacedName, a)
 		}
-		before, known := t.certificates[r.NamespacedName]
-		cert, err := t.certificate(r.NamespacedName)
-		if !known || before.err != nil || err != nil {
-			return nil, false, false // listeners, and who waits for a certificate, say so
-		}
-		certs = append(certs, cert)
 	}
-	return certs, policies, true
+}
+
+// certificateChanged replaces a certificate, or has all look again who refer to it.
+func (t *translation) certificateChanged(name types.NamespacedName, a *affected) {
+	before, known := t.certificates[name]
+	cert, err := t.certificate(name)
+	if known && before.err == nil && err == nil && !t.clientPairs[name] {
+		a.rotated = append(a.rotated, cert)
+		for _, l := range t.listeners {
+			for i, c := range l.certificates {
+				if c.Source == cert.Source {
+					l.certificates = slices.Clone(l.certificates)
+					l.certificates[i] = cert
+				}
+			}
+		}
+		return
+	}
+	a.listeners, a.certificates = true, true
+	for ingress, i := range t.ingresses {
+		if i.Namespace == name.Namespace && slices.ContainsFunc(i.Spec.TLS, func(s networkingv1.IngressTLS) bool { return s.SecretName == name.Name }) {
+			a.names[ingress] = true
+		}
+	}
 }
 
 func (t *translation) lookUp(name RouteName) *anyRoute {
@@ -267,43 +365,34 @@ func (t *translation) lookUp(name RouteName) *anyRoute {
 		if r := t.GRPCRoute(name.NamespacedName); r != nil {
 			return t.grpcRoute(r)
 		}
+	case "TLSRoute":
+		if r := t.TLSRoute(name.NamespacedName); r != nil {
+			return t.tlsRoute(r)
+		}
+	case "TCPRoute":
+		if r := t.TCPRoute(name.NamespacedName); r != nil {
+			return t.tcpRoute(r)
+		}
 	}
 	return nil
 }
 
-// separable says whether a route can be compiled without the others: nothing
-// that it does, or did, decides about another object.
-func (t *translation) separable(name RouteName) bool {
-	if name.Kind != "HTTPRoute" && name.Kind != "GRPCRoute" {
+// separable says whether a route can be compiled without the others: HTTPRoutes and GRPCRoutes
+// keep each other from host names.
+func (t *translation) separable(name RouteName, now *anyRoute) bool {
+	decides := func(l *listener, hosts []string) bool {
+		if len(l.kept) > 0 {
+			return true
+		}
+		other, _ := l.takenBy(name.Kind, hosts)
+		return other != ""
+	}
+	if old := t.placed[name]; old != nil && slices.ContainsFunc(old.attachments, func(a attachment) bool { return decides(a.listener, a.hosts) }) {
 		return false
 	}
-	var listeners []*listener
-	services := []types.NamespacedName{}
-	if old := t.placed[name]; old != nil {
-		services = old.services
-		for _, a := range old.attachments {
-			listeners = append(listeners, a.listener)
-		}
-	}
-	if r := t.lookUp(name); r != nil {
-		services = append(slices.Clip(services), r.compile(r).services...)
-		for _, ref := range r.parents {
-			of, _ := t.parent(r, ref)
-			listeners = append(listeners, of...)
-		}
-	}
-	// The Gateways that reach a Service are in the status of its policy.
-	if slices.ContainsFunc(services, func(s types.NamespacedName) bool { return t.secured.targeted[s] }) {
-		return false
-	}
-	// HTTPRoutes and GRPCRoutes keep each other from host names.
-	return !slices.ContainsFunc(listeners, func(l *listener) bool {
-		for kind, hosts := range l.hosts {
-			if kind != name.Kind && !hosts.empty() {
-				return true
-			}
-		}
-		return false
+	return now == nil || !slices.ContainsFunc(now.parents, func(ref gatewayv1.ParentReference) bool {
+		listeners, _ := t.parent(now, ref)
+		return slices.ContainsFunc(listeners, func(l *listener) bool { return decides(l, hostsFor(l, now)) })
 	})
 }
 
@@ -317,22 +406,39 @@ func (t *translation) displace(name RouteName) {
 	if t.lookUp(name) == nil {
 		delete(t.good, name)
 	}
-	for _, s := range old.services {
+	for _, s := range old.compiled.services {
 		delete(t.users[s], name)
 	}
+	for _, l := range old.kept {
+		delete(l.kept, name)
+	}
 	for _, a := range old.attachments {
-		l := a.listener
-		l.attached--
-		l.hostsOf(name.Kind).add(a.hosts, -1)
-		routeName := name.Kind + "/" + name.Namespace + "/" + name.Name
-		for _, b := range t.builders(l.gateway) {
-			for _, rule := range a.rules {
-				for _, host := range a.hosts {
-					for _, match := range rule.matches {
-						if l.serves() && refusedGateway(l.gateway) == nil {
-							b.RemoveRules(l.port, l.tls, l.hostname, hostPattern(host), match, routeName)
-						}
-					}
+		t.detach(name, old, a)
+	}
+}
+
+// detach takes a route from a listener.
+func (t *translation) detach(name RouteName, p *placed, a attachment) {
+	l := a.listener
+	l.attached--
+	l.hostsOf(name.Kind).add(a.hosts, -1)
+	if !l.opens() {
+		return
+	}
+	routeName := p.route.String()
+	for _, b := range t.builders(l) {
+		if l.family == rawTCP {
+			b.RemoveRawStreams(l.port, routeName)
+			continue
+		}
+		for _, host := range a.hosts {
+			if p.route.stream() {
+				b.RemoveStreams(l.port, l.hostname, hostPattern(host), routeName)
+				continue
+			}
+			for _, rule := range p.compiled.rules {
+				for _, match := range rule.matches {
+					b.RemoveRules(l.port, l.tls, l.hostname, hostPattern(host), match, routeName)
 				}
 			}
 		}

@@ -6,8 +6,6 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/gantryhq/gantry/services/gateway/route"
 )
 
 // ourIngress looks up an Ingress that this gateway serves.
@@ -18,19 +16,12 @@ func (t *translation) ourIngress(name RouteName) *networkingv1.Ingress {
 	return nil
 }
 
-// separableIngress says whether an Ingress can be compiled without the others: it offers
-// the certificates that it did, takes part in no canary, and no policy is made of it or
-// for it.
-func (t *translation) separableIngress(name RouteName) bool {
-	if t.Ingress == nil || len(t.canaries) > 0 || t.hasPolicy(name) {
-		return false
-	}
+// separableIngress says whether an Ingress can be compiled without the others: it takes part in
+// no canary, and no policy is made of it.
+func (t *translation) separableIngress(name RouteName, a *affected) bool {
 	before, now := t.ingresses[name], t.ourIngress(name)
 	if before == nil && now == nil {
 		return true
-	}
-	if now == nil && len(t.ingresses) == 1 {
-		return false // it may be why a port is open
 	}
 	empty := &networkingv1.Ingress{}
 	if before == nil {
@@ -39,38 +30,33 @@ func (t *translation) separableIngress(name RouteName) bool {
 	if now == nil {
 		now = empty
 	}
-	if !reflect.DeepEqual(before.Spec.TLS, now.Spec.TLS) || before.Annotations[acmeDirectory] != now.Annotations[acmeDirectory] || before.Annotations[acmeEmail] != now.Annotations[acmeEmail] {
-		return false
-	}
+	a.certificates = a.certificates || !reflect.DeepEqual(before.Spec.TLS, now.Spec.TLS)
 	for _, i := range []*networkingv1.Ingress{before, now} {
-		if w := readAnnotations(i); w.canary != nil || w.access != nil || w.traffic != nil {
+		if w := readAnnotations(i); w.canary != nil || w.access != nil || w.traffic != nil || t.hasCanary(i) {
 			return false
-		}
-		for _, s := range servicesOf(i) {
-			if t.secured.targeted[s] {
-				return false
-			}
 		}
 	}
 	return true
 }
 
-func servicesOf(i *networkingv1.Ingress) (list []types.NamespacedName) {
-	add := func(b *networkingv1.IngressBackend) {
-		if b != nil && b.Service != nil {
-			list = append(list, types.NamespacedName{Namespace: i.Namespace, Name: b.Service.Name})
+// hasCanary says whether another Ingress takes a part of the requests of this one.
+func (t *translation) hasCanary(i *networkingv1.Ingress) bool {
+	return len(t.canaries) > 0 && slices.ContainsFunc(i.Spec.Rules, func(r networkingv1.IngressRule) bool {
+		return r.HTTP != nil && slices.ContainsFunc(r.HTTP.Paths, func(p networkingv1.HTTPIngressPath) bool {
+			return t.canaries[placeOf(i, r.Host, p)] != nil
+		})
+	})
+}
+
+// reclass finds the Ingresses that are ours from now on, or were so far.
+func (t *translation) reclass(o Objects, a *affected) {
+	t.IngressClasses = o.IngressClasses
+	for _, i := range o.Ingresses {
+		name := RouteName{"Ingress", nameOf(i)}
+		if _, was := t.ingresses[name]; was != t.ownsIngress(i) {
+			a.names[name] = true
 		}
 	}
-	add(i.Spec.DefaultBackend)
-	for _, r := range i.Spec.Rules {
-		if r.HTTP == nil {
-			continue
-		}
-		for p := range r.HTTP.Paths {
-			add(&r.HTTP.Paths[p].Backend)
-		}
-	}
-	return list
 }
 
 // displaceIngress takes an Ingress out of the table.
@@ -81,6 +67,7 @@ func (t *translation) displaceIngress(name RouteName) {
 	}
 	delete(t.placed, name)
 	delete(t.ingresses, name)
+	delete(t.wished, name)
 	delete(t.result.IngressProblems, name.NamespacedName)
 	t.result.Ingresses = slices.DeleteFunc(t.result.Ingresses, func(n types.NamespacedName) bool { return n == name.NamespacedName })
 	for _, s := range old.services {
@@ -89,9 +76,4 @@ func (t *translation) displaceIngress(name RouteName) {
 	for _, p := range old.parts {
 		t.builder.RemoveRules(p.port, p.tls, p.listener, p.host, p.match, "Ingress/"+name.Namespace+"/"+name.Name)
 	}
-}
-
-// knownCertificates are those that the table has already.
-func (t *translation) knownCertificates(i *networkingv1.Ingress) (secure func(host string) bool) {
-	return t.eachIngressCertificate(i, func(string, *route.Certificate) {})
 }

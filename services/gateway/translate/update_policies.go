@@ -14,12 +14,9 @@ import (
 // its first policy or loses the last one, since it inherits from other objects then.
 
 // reattach reads the policies again, and adds the routes to names that must be compiled for
-// it. It reports false where the others are concerned, too.
-func (t *translation) reattach(names map[RouteName]bool) bool {
+// it.
+func (t *translation) reattach(names map[RouteName]bool) {
 	p := &t.policies
-	if len(p.places) > p.maxPlaces {
-		return false // it is time to forget those that nobody refers to any more
-	}
 	before := *p
 	t.result.AccessPolicies, t.result.TrafficPolicies = map[types.NamespacedName]gatewayv1.PolicyStatus{}, map[types.NamespacedName]gatewayv1.PolicyStatus{}
 	t.attachPolicies()
@@ -32,12 +29,9 @@ func (t *translation) reattach(names map[RouteName]bool) bool {
 			switch at.kind {
 			case "Namespace":
 			case "Gateway":
-				if at.section != "" && !p.precise[at] {
-					return false // its listener has been nobody's before
-				}
-			case "TLSRoute", "TCPRoute":
-				if appears {
-					return false
+				if at.section != "" && !p.precise[at] { // its listener has been nobody's before
+					p.precise[at] = true
+					t.nameAttached(at, names)
 				}
 			default:
 				name := RouteName{at.kind, types.NamespacedName{Namespace: at.namespace, Name: at.name}}
@@ -47,7 +41,18 @@ func (t *translation) reattach(names map[RouteName]bool) bool {
 			}
 		}
 	}
-	return true
+}
+
+// nameAttached names the routes of a listener.
+func (t *translation) nameAttached(at target, names map[RouteName]bool) {
+	for name, p := range t.placed {
+		if slices.ContainsFunc(p.attachments, func(on attachment) bool {
+			g := on.listener.gateway
+			return g.Namespace == at.namespace && g.Name == at.name && string(on.listener.spec.Name) == at.section
+		}) {
+			names[name] = true
+		}
+	}
 }
 
 // demandAnew says at every place what policies demand there now.

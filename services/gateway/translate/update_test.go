@@ -148,13 +148,9 @@ func TestAnUpdateEndsWhereAWholeTranslationDoes(t *testing.T) {
 				t.Fatalf("seed %d step %d: %v was not taken", seed, step, change)
 			}
 			bound(result)
-			for name, parents := range result.Routes {
-				if known.Routes[name] = parents; parents == nil {
-					delete(known.Routes, name)
-				}
-			}
+			result.Adopt(known)
 			old := Result{Table: before, Gateways: known.Gateways, Routes: map[RouteName][]gatewayv1.RouteParentStatus{}}
-			known.Table, known.Gateways = result.Table, result.Gateways
+			known = result
 			known.Problems = nil
 			if got, want := dump(known), dump(w.whole()); got != want {
 				t.Fatalf("seed %d step %d after %v: got\n%s\nwant\n%s", seed, step, change, got, want)
@@ -174,27 +170,22 @@ func TestAnUpdateLeavesToAWholeTranslationWhatConcernsOthers(t *testing.T) {
 	if _, ok := translator.Update(w.objects, Change{}); ok {
 		t.Error("there is nothing to update yet")
 	}
-	port, web := gatewayv1.PortNumber(80), types.NamespacedName{Namespace: "edge", Name: "web"}
 	w.objects.GRPCRoutes = []*gatewayv1.GRPCRoute{{
 		ObjectMeta: metav1.ObjectMeta{Name: "g", Namespace: "edge"},
-		Spec:       gatewayv1.GRPCRouteSpec{CommonRouteSpec: gatewayv1.CommonRouteSpec{ParentRefs: []gatewayv1.ParentReference{{Name: "edge"}}}},
+		Spec: gatewayv1.GRPCRouteSpec{CommonRouteSpec: gatewayv1.CommonRouteSpec{ParentRefs: []gatewayv1.ParentReference{{Name: "edge"}}},
+			Hostnames: []gatewayv1.Hostname{"g.example.com"}},
 	}}
-	w.objects.TCPRoutes = []*gatewayv1.TCPRoute{{
-		ObjectMeta: metav1.ObjectMeta{Name: "t", Namespace: "edge"},
-		Spec: gatewayv1.TCPRouteSpec{Rules: []gatewayv1.TCPRouteRule{{
-			BackendRefs: []gatewayv1.BackendRef{{BackendObjectReference: gatewayv1.BackendObjectReference{Name: "web", Port: &port}}},
-		}}},
-	}}
-	translator.Translate(w.objects)
-	name := types.NamespacedName{Namespace: "shop", Name: "r"}
-	w.routes[name] = w.route(name)
-	for what, change := range map[string]Change{
-		"an HTTPRoute beside GRPCRoutes": {Routes: map[RouteName]bool{{"HTTPRoute", name}: true}},
-		"a TCPRoute":                     {Routes: map[RouteName]bool{{"TCPRoute", name}: true}},
-		"the Service of a TCPRoute":      {Services: map[types.NamespacedName]bool{web: true}},
-	} {
-		if _, ok := translator.Update(w.objects, change); ok {
-			t.Errorf("%s was compiled alone", what)
+	w.objects.TLSRoute = func(types.NamespacedName) *gatewayv1.TLSRoute { return nil }
+	w.objects.TCPRoute = func(types.NamespacedName) *gatewayv1.TCPRoute { return nil }
+	name := types.NamespacedName{Namespace: "edge", Name: "r"}
+	for host, alone := range map[gatewayv1.Hostname]bool{"h.example.com": true, "g.example.com": false, "*.example.com": false} {
+		delete(w.routes, name)
+		translator.Translate(w.objects)
+		w.routes[name] = w.route(name)
+		w.routes[name].Spec.ParentRefs[0].SectionName = nil
+		w.routes[name].Spec.Hostnames = []gatewayv1.Hostname{host}
+		if _, ok := translator.Update(w.objects, Change{Routes: map[RouteName]bool{{"HTTPRoute", name}: true}}); ok != alone {
+			t.Errorf("an HTTPRoute for %s beside a GRPCRoute for g.example.com: compiled alone %v, want %v", host, ok, alone)
 		}
 	}
 }
