@@ -5,6 +5,7 @@
 #   make test     all tests: unit, API contract, end to end with real containers
 #   make bench    scale-out 1→50→0 and 1→200, CPU and memory per pod; beside Docker Swarm where docker.io is installed
 #   make bench-build     the shop's images from nothing, beside docker build where docker.io is installed, and after a change (BENCH_COLD=0: only the latter)
+#   make bench-delivery  what registry, trust, scanning, pipelines and the Docker API add to an idle serve
 #   make bench-gateway   the gateway's CPU per request, latency and memory beside nginx, HAProxy and Caddy
 #   make bench-flash     a flash sale: how fast capacity follows a hundredfold load, and a first request from zero
 #   make bench-alerts    healthy hours and forty kinds of fault in simulated time: which alerts were missed, which were false
@@ -86,6 +87,10 @@ bench: build
 .PHONY: bench-build
 bench-build: build
 	$(GO) test -run '^$$' -bench ShopBuilds -benchtime 1x -timeout 60m -v ./test/bench
+
+.PHONY: bench-delivery
+bench-delivery: build
+	$(GO) test -run '^$$' -bench DeliveryAtRest -benchtime 1x -timeout 30m -v ./test/bench
 
 .PHONY: bench-gateway
 bench-gateway: build

@@ -186,7 +186,7 @@ func (c *alertsClient) answer(ctx context.Context, r *rest.Request, into any) er
 	text, err := r.DoRaw(ctx)
 	switch {
 	case apierrors.IsNotFound(err) && len(text) == 0, apierrors.IsNotFound(err) && strings.HasPrefix(string(text), "404 page not found"):
-		return hint.Wrap(errors.New("ask for alerts: this installation has none"), "start `gantry serve` without --no-metrics")
+		return hint.Wrap(errors.New("ask for alerts: this installation has none"), "start `gantry serve` without --no-metrics; other clusters do not have this yet")
 	case apierrors.IsServiceUnavailable(err):
 		return hint.Wrap(errors.New("ask for alerts: alerting is starting"), "try again in a moment")
 	case apierrors.IsForbidden(err):

@@ -124,7 +124,7 @@ func getService(ctx context.Context, client rest.Interface, what, path string, p
 	text, err := request.DoRaw(ctx)
 	switch {
 	case apierrors.IsNotFound(err):
-		return hint.Wrap(fmt.Errorf("%s: nothing answers at %s", what, path), "start `gantry serve` without --no-logs and --no-metrics")
+		return hint.Wrap(fmt.Errorf("%s: nothing answers at %s", what, path), "start `gantry serve` without --no-logs and --no-metrics; other clusters do not have this yet")
 	case apierrors.IsServiceUnavailable(err) && len(text) == 0:
 		return hint.Wrap(fmt.Errorf("%s: the service is starting", what), "try again in a moment")
 	case err != nil && len(text) > 0:

@@ -118,7 +118,7 @@ func (r *logReader) dial(ctx context.Context, params url.Values) (*websocket.Con
 	}
 	text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
 	if answer.StatusCode == http.StatusNotFound {
-		return nil, hint.Wrap(errors.New("follow logs: nothing answers at /loki/"), "start `gantry serve` without --no-logs")
+		return nil, hint.Wrap(errors.New("follow logs: nothing answers at /loki/"), "start `gantry serve` without --no-logs; other clusters do not have this yet")
 	}
 	return nil, fmt.Errorf("follow logs: %s", strings.TrimSpace(string(text)))
 }

@@ -60,7 +60,7 @@ func (p *pipelines) find(ctx context.Context, name string) (*v1alpha1.Pipeline, 
 	}
 	list, err := p.api.Pipelines("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {
-		return nil, fmt.Errorf("find pipeline %s: %w", name, err)
+		return nil, noPipelines(fmt.Errorf("find pipeline %s: %w", name, err))
 	}
 	switch len(list.Items) {
 	case 0:
@@ -69,6 +69,14 @@ func (p *pipelines) find(ctx context.Context, name string) (*v1alpha1.Pipeline, 
 		return &list.Items[0], nil
 	}
 	return nil, hint.Wrap(fmt.Errorf("there are pipelines %s in several namespaces", name), "say which: -n %s", list.Items[0].Namespace)
+}
+
+// noPipelines explains an error about a list, which is there wherever its kind is.
+func noPipelines(err error) error {
+	if apierrors.IsNotFound(err) {
+		return hint.Wrap(errors.New("this cluster has no pipelines"), "they run in `gantry serve`; other clusters do not have them yet")
+	}
+	return err
 }
 
 func (p *pipelines) get(ctx context.Context, namespace, name string) (*v1alpha1.Pipeline, error) {
@@ -218,7 +226,7 @@ func newPipelineList(with runner) *cobra.Command {
 		RunE: with(func(ctx context.Context, p *pipelines, out io.Writer, _ []string) error {
 			list, err := p.api.Pipelines(p.namespace).List(ctx, metav1.ListOptions{})
 			if err != nil {
-				return fmt.Errorf("list pipelines: %w", err)
+				return noPipelines(fmt.Errorf("list pipelines: %w", err))
 			}
 			if output == "json" {
 				return writeJSON(out, list.Items)
@@ -394,7 +402,7 @@ func (p *pipelines) create(ctx context.Context, out io.Writer, name string, o cr
 		return err
 	}
 	if _, err := p.api.Pipelines(namespace).Create(ctx, created, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("make pipeline %s: %w", name, err)
+		return noPipelines(fmt.Errorf("make pipeline %s: %w", name, err))
 	}
 	fmt.Fprintf(out, "pipeline %s/%s created\n", namespace, name)
 	if spec.Triggers.Webhook != nil {

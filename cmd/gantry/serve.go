@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -90,6 +91,7 @@ type serveOptions struct {
 	serviceCIDR    netip.Prefix
 	monitor        monitorOptions
 	logs           logsOptions
+	without        []string // components that are not started
 	verbose        bool
 }
 
@@ -142,6 +144,8 @@ func newServeCommand(g *globals) *cobra.Command {
 	o.monitor.addFlags(c)
 	o.logs.addFlags(c)
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
+	f.StringSliceVar(&o.without, "without", nil, "components to leave out, to measure what they cost")
+	_ = f.MarkHidden("without") // it is there
 	return c
 }
 
@@ -225,6 +229,9 @@ func serve(ctx context.Context, o serveOptions, out io.Writer) (err error) {
 		err = errors.Join(err, in.stop())
 	}()
 	for _, c := range components {
+		if slices.Contains(o.without, c.name) {
+			continue
+		}
 		t := time.Now()
 		if err := c.start(stopCtx, in); err != nil {
 			if ctx.Err() != nil {

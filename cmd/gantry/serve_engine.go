@@ -105,12 +105,16 @@ func startNode(ctx context.Context, in *server) error {
 	if err != nil {
 		return err
 	}
-	n, err := node.New(node.Config{
+	cfg := node.Config{
 		Client:  in.api.ClientConfig("system:node:"+in.nodeName, "system:nodes"),
 		DataDir: in.dataDir, NodeName: in.nodeName, NodeIP: in.network.NodeIP(),
 		Driver: driver, Images: in.images, Network: in.network,
-		Handlers: handlers, DefaultHandler: in.runtime, Version: version, Admit: in.trust.Check, BeforeLogsGo: in.drainLogs,
-	})
+		Handlers: handlers, DefaultHandler: in.runtime, Version: version, BeforeLogsGo: in.drainLogs,
+	}
+	if in.trust != nil {
+		cfg.Admit = in.trust.Check
+	}
+	n, err := node.New(cfg)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func (r *Reader) query(ctx context.Context, promql string) (model.Vector, error)
 	text, err := r.client.Get().AbsPath("/prometheus/api/v1/query").Param("query", promql).DoRaw(ctx)
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, hint.Wrap(fmt.Errorf("read figures: nothing answers at /prometheus/"), "start `gantry serve` without --no-metrics")
+		return nil, hint.Wrap(fmt.Errorf("read figures: nothing answers at /prometheus/"), "start `gantry serve` without --no-metrics; other clusters do not have this yet")
 	case apierrors.IsServiceUnavailable(err):
 		return nil, hint.Wrap(fmt.Errorf("read figures: the monitor is starting"), "try again in a moment")
 	case apierrors.IsForbidden(err):

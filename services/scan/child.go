@@ -31,7 +31,7 @@ const (
 	jobPatience   = 15 * time.Minute
 	maxAnswer     = 64 << 20 // bytes of one report
 	keptLog       = 4 << 10  // of what the worker writes to standard error
-	lowPriority   = 10       // niceness
+	lowPriority   = 15       // niceness: a build beside it has thirty times as much
 	childPatience = 10 * time.Second
 )
 
