@@ -364,20 +364,6 @@ func (b *Builder) listener(port uint16, tls bool, host string) *listener {
 	return l
 }
 
-// set replaces the value of a pattern that get has created.
-func (m *hostMap[V]) set(p HostPattern, v V) {
-	switch {
-	case p.Name == AnyHost:
-		m.any = &v
-	case !strings.HasPrefix(p.Name, "*."):
-		m.exact[p.Name] = v
-	case p.OneLabel:
-		m.oneLabel[p.Name[1:]] = v
-	default:
-		m.wildcard[p.Name[1:]] = v
-	}
-}
-
 // byPrecedence orders rules for the same path as the Gateway API demands.
 func byPrecedence(a, b entry) int {
 	methods := func(e entry) int {

@@ -1,7 +1,6 @@
 package route
 
 import (
-	"maps"
 	"slices"
 	"strings"
 )
@@ -20,75 +19,82 @@ type HostPattern struct {
 
 // hostMap maps host patterns to values and finds the most specific one.
 type hostMap[V any] struct {
-	exact    map[string]V
-	wildcard map[string]V // key ".example.com"
-	oneLabel map[string]V // likewise, for patterns with OneLabel
+	exact    byHost[V]
+	wildcard byHost[V] // key ".example.com"
+	oneLabel byHost[V] // likewise, for patterns with OneLabel
 	any      *V
+}
+
+// in is where a pattern is that is not AnyHost, and its key there.
+func (m *hostMap[V]) in(p HostPattern) (*byHost[V], string) {
+	switch {
+	case !strings.HasPrefix(p.Name, "*."):
+		return &m.exact, p.Name
+	case p.OneLabel:
+		return &m.oneLabel, p.Name[1:]
+	}
+	return &m.wildcard, p.Name[1:]
 }
 
 // get returns the value stored for exactly this pattern, adding one if there is none.
 func (m *hostMap[V]) get(p HostPattern, create func() V) V {
-	var in *map[string]V
-	key := p.Name
-	switch {
-	case p.Name == AnyHost:
+	if p.Name == AnyHost {
 		if m.any == nil {
 			v := create()
 			m.any = &v
 		}
 		return *m.any
-	case !strings.HasPrefix(p.Name, "*."):
-		in = &m.exact
-	case p.OneLabel:
-		in, key = &m.oneLabel, p.Name[1:]
-	default:
-		in, key = &m.wildcard, p.Name[1:]
 	}
-	if *in == nil {
-		*in = map[string]V{}
-	}
-	v, ok := (*in)[key]
+	in, key := m.in(p)
+	v, ok := in.get(key)
 	if !ok {
 		v = create()
-		(*in)[key] = v
+		in.set(key, v)
 	}
 	return v
 }
 
-// clone returns a copy that can be changed without the original.
+// set replaces the value of a pattern.
+func (m *hostMap[V]) set(p HostPattern, v V) {
+	if p.Name == AnyHost {
+		m.any = &v
+		return
+	}
+	in, key := m.in(p)
+	in.set(key, v)
+}
+
+// clone returns a copy that can be changed without the original, which must not be changed
+// any more.
 func (m *hostMap[V]) clone() hostMap[V] {
-	return hostMap[V]{exact: maps.Clone(m.exact), wildcard: maps.Clone(m.wildcard), oneLabel: maps.Clone(m.oneLabel), any: m.any}
+	return hostMap[V]{exact: m.exact.clone(), wildcard: m.wildcard.clone(), oneLabel: m.oneLabel.clone(), any: m.any}
 }
 
 // remove takes a pattern out.
 func (m *hostMap[V]) remove(p HostPattern) {
-	switch {
-	case p.Name == AnyHost:
+	if p.Name == AnyHost {
 		m.any = nil
-	case !strings.HasPrefix(p.Name, "*."):
-		delete(m.exact, p.Name)
-	case p.OneLabel:
-		delete(m.oneLabel, p.Name[1:])
-	default:
-		delete(m.wildcard, p.Name[1:])
+		return
 	}
+	in, key := m.in(p)
+	in.remove(key)
 }
 
 func (m *hostMap[V]) empty() bool {
-	return len(m.exact)+len(m.wildcard)+len(m.oneLabel) == 0 && m.any == nil
+	return m.any == nil && m.exact.empty() && m.wildcard.empty() && m.oneLabel.empty()
 }
 
 // find returns the value of the most specific pattern that matches host.
 func (m *hostMap[V]) find(host string) (V, bool) {
-	if v, ok := m.exact[host]; ok {
+	if v, ok := m.exact.get(host); ok {
 		return v, true
 	}
-	if len(m.wildcard) > 0 || len(m.oneLabel) > 0 {
+	if !m.wildcard.empty() || !m.oneLabel.empty() {
 		for i, label := strings.IndexByte(host, '.'), 0; i >= 0; label++ {
-			if v, ok := m.oneLabel[host[i:]]; ok && label == 0 {
+			if v, ok := m.oneLabel.get(host[i:]); ok && label == 0 {
 				return v, true
 			}
-			if v, ok := m.wildcard[host[i:]]; ok {
+			if v, ok := m.wildcard.get(host[i:]); ok {
 				return v, true
 			}
 			next := strings.IndexByte(host[i+1:], '.')
@@ -107,10 +113,12 @@ func (m *hostMap[V]) find(host string) (V, bool) {
 
 // change replaces every value, in a copy.
 func (m *hostMap[V]) change(f func(V) V) {
-	for _, part := range []map[string]V{m.exact, m.wildcard, m.oneLabel} {
-		for k, v := range part {
-			part[k] = f(v)
+	for _, part := range []*byHost[V]{&m.exact, &m.wildcard, &m.oneLabel} {
+		changed := byHost[V]{}
+		for k, v := range part.all {
+			changed.set(k, f(v))
 		}
+		*part = changed
 	}
 	if m.any != nil {
 		v := f(*m.any)
@@ -120,8 +128,8 @@ func (m *hostMap[V]) change(f func(V) V) {
 
 // has says whether f holds for one of the values.
 func (m *hostMap[V]) has(f func(V) bool) bool {
-	for _, part := range []map[string]V{m.exact, m.wildcard, m.oneLabel} {
-		for _, v := range part {
+	for _, part := range []*byHost[V]{&m.exact, &m.wildcard, &m.oneLabel} {
+		for _, v := range part.all {
 			if f(v) {
 				return true
 			}
@@ -134,15 +142,16 @@ func (m *hostMap[V]) has(f func(V) bool) bool {
 func (m *hostMap[V]) each(visit func(pattern string, v V)) {
 	for _, part := range []struct {
 		mark   string
-		values map[string]V
-	}{{"", m.exact}, {"(one label)*", m.oneLabel}, {"*", m.wildcard}} {
-		keys := make([]string, 0, len(part.values))
-		for k := range part.values {
+		values *byHost[V]
+	}{{"", &m.exact}, {"(one label)*", &m.oneLabel}, {"*", &m.wildcard}} {
+		var keys []string
+		for k := range part.values.all {
 			keys = append(keys, k)
 		}
 		slices.Sort(keys)
 		for _, k := range keys {
-			visit(part.mark+k, part.values[k])
+			v, _ := part.values.get(k)
+			visit(part.mark+k, v)
 		}
 	}
 	if m.any != nil {

@@ -36,6 +36,10 @@ func BenchmarkTranslate10000Routes(b *testing.B) {
 // BenchmarkUpdateOneOf10000Routes is what a change of a route costs.
 func BenchmarkUpdateOneOf10000Routes(b *testing.B) {
 	o := manyRoutes()
+	for i, r := range o.Routes {
+		r.Spec.Hostnames[0] = gatewayv1.Hostname(fmt.Sprintf("host-%d.example.com", i))
+	}
+	b.ReportAllocs()
 	measureUpdates(b, o, func(i int) (Objects, Change) {
 		r := o.Routes[i%benchRoutes].DeepCopy()
 		r.Generation++
