@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,10 +14,15 @@ type Outcome struct {
 	Kind     string
 	Times    []time.Duration // of the requests that succeeded
 	Failures []string        // when and why
+	// Held are requests that were due and not sent, since too many waited for an answer.
+	Held int
 }
 
 // load sends requests at a fixed rate, whether or not earlier ones were answered, as
-// clients that know nothing of each other do.
+// clients that know nothing of each other do; but no more than a second's wait for an
+// answer. Beyond what the machine can carry at all, the queue, which is in this process, would
+// grow until every request in it was older than one limit or another, which tells nothing of
+// whether one was lost.
 type load struct {
 	kind    string
 	rate    int // per second
@@ -31,7 +37,9 @@ func (l load) run(ctx context.Context) *Outcome {
 	out := &Outcome{Kind: l.kind}
 	var mu sync.Mutex
 	var running sync.WaitGroup
+	var waiting atomic.Int64
 	one := func() {
+		defer waiting.Add(-1)
 		began := time.Now()
 		request, cancel := context.WithTimeout(context.Background(), requestTimeout)
 		defer cancel()
@@ -55,6 +63,13 @@ func (l load) run(ctx context.Context) *Outcome {
 			return out
 		case <-tick.C:
 			for due := int(time.Since(began).Seconds() * float64(l.rate)); sent < due; sent++ {
+				if waiting.Load() >= int64(l.rate) {
+					mu.Lock()
+					out.Held++
+					mu.Unlock()
+					continue
+				}
+				waiting.Add(1)
 				running.Go(one)
 			}
 		}
