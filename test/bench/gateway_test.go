@@ -47,7 +47,7 @@ func BenchmarkGatewayRoutes(b *testing.B) {
 			_, err := routes.GatewayV1().HTTPRoutes(namespace).Create(ctx, manyRoute(i), metav1.CreateOptions{})
 			return err
 		}))
-		awaitAccepted(b, routes)
+		awaitAccepted(b, routes, manyRoutes)
 		took := time.Since(start)
 		time.Sleep(settling) // memory of the work itself is given back
 		after := gatewayMemory(b, in, "Pss")
@@ -81,7 +81,8 @@ func BenchmarkRouteChange(b *testing.B) {
 			return err
 		}))
 		awaitRouted(b, in.Gateway, fmt.Sprintf("many-%d.example.com", total-1))
-		time.Sleep(settling) // until all statuses are written
+		awaitAccepted(b, routes, total) // what is written meanwhile comes before the changes
+		time.Sleep(settling)
 		pid := gatewayPID(b, in)
 		used, took := processorTime(b, pid), make([]time.Duration, manyChanges)
 		for i := range took {
@@ -102,6 +103,10 @@ func BenchmarkRouteChange(b *testing.B) {
 	}
 }
 
+// askAgain is how exactly the time of a change is measured. Who asks without a pause takes the
+// processors from those who make the change.
+const askAgain = 100 * time.Microsecond
+
 // awaitRouted asks the gateway until it has a route for the host. Its Service has no
 // endpoints, so that the answer comes at once and from the gateway itself.
 func awaitRouted(t testing.TB, gateway, host string) {
@@ -120,6 +125,7 @@ func awaitRouted(t testing.TB, gateway, host string) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s is answered with %s", host, response.Status)
 		}
+		time.Sleep(askAgain)
 	}
 }
 
@@ -173,8 +179,8 @@ func manyRoute(i int) *gatewayv1.HTTPRoute {
 	return r
 }
 
-// awaitAccepted returns when the gateway has accepted all routes.
-func awaitAccepted(t testing.TB, routes gatewayclient.Interface) {
+// awaitAccepted returns when the statuses of all n routes say that the gateway has accepted them.
+func awaitAccepted(t testing.TB, routes gatewayclient.Interface, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
 		list, err := routes.GatewayV1().HTTPRoutes(namespace).List(t.Context(), metav1.ListOptions{})
@@ -187,11 +193,11 @@ func awaitAccepted(t testing.TB, routes gatewayclient.Interface) {
 				}
 			}
 		}
-		if accepted == manyRoutes {
+		if accepted == n {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d routes are accepted", accepted, manyRoutes)
+			t.Fatalf("%d of %d routes are accepted", accepted, n)
 		}
 	}
 }
