@@ -111,6 +111,49 @@ func TestLokiAPI(t *testing.T) {
 	}
 }
 
+// The requests that Grafana's Loki data source and logcli send are answered, as
+// https://grafana.com/docs/loki/latest/reference/loki-http-api/ describes them.
+func TestCallsOfGrafanaAndLogcli(t *testing.T) {
+	p := newPlace(t)
+	s := served(t, p)
+	p.write(web+"0.log", `level=error msg="no stock"`, `level=info msg=ok`)
+	p.poll()
+	end := time.Now().Add(time.Hour).UnixNano()
+	start := fmt.Sprint(end - int64(3*time.Hour))
+	span := func(params ...string) []string { return append(params, "start", start, "end", fmt.Sprint(end)) }
+	for _, c := range []struct {
+		what, path string
+		params     []string
+		has        string
+	}{
+		{"Grafana looks whether anybody answers", "query", []string{"query", "vector(1)+vector(1)", "time", fmt.Sprint(end), "limit", "1"}, `"2"`},
+		{"Grafana asks for the version", "status/buildinfo", nil, `"version"`},
+		{"Grafana lists labels", "labels", span(), `"app"`},
+		{"Grafana lists labels of a selection", "labels", span("query", `{app="web"}`), `"pod"`},
+		{"Grafana lists values", "label/app/values", span("query", `{namespace="shop"}`), `["web"]`},
+		{"Grafana lists series", "series", span("match[]", `{app="web"}`), `"pod":"web-1"`},
+		{"Grafana shows how much a query reads", "index/stats", span("query", `{app="web"}`), `"streams":1`},
+		{"Grafana shows lines", "query_range", span("query", `{app="web"}`, "direction", "backward", "limit", "1000", "step", "15000ms"), `no stock`},
+		{"Grafana draws how many lines there are", "query_range", span("query", `sum by (level, detected_level) (count_over_time({app="web"} | drop __error__[1m]))`, "step", "60"), `{"detected_level":"error"}`},
+		{"Grafana shows the lines before one", "query_range", span("query", `{app="web"} | json | drop __error__`, "direction", "BACKWARD", "limit", "100"), `no stock`},
+		{"logcli query", "query_range", span("query", `{app="web"}`, "direction", "BACKWARD", "limit", "30"), `no stock`},
+		{"logcli query --forward", "query_range", span("query", `{app="web"} | logfmt`, "direction", "FORWARD", "limit", "30"), `"level":"error"`},
+		{"logcli instant-query", "query", []string{"query", `sum(count_over_time({app="web"}[3h]))`, "time", fmt.Sprint(end), "limit", "30", "direction", "BACKWARD"}, `"vector"`},
+		{"logcli labels", "labels", span(), `"namespace"`},
+		{"logcli labels app", "label/app/values", span(), `"web"`},
+		{"logcli series", "series", span("match", `{app="web"}`), `"web-1"`},
+		{"logcli series of nothing", "series", span("match", `{app="none"}`), `"data":[]`},
+		{"logcli stats", "index/stats", span("query", `{app="web"}`), `"entries":`},
+		{"logcli volume", "index/volume", span("query", `{app="web"}`, "limit", "30", "aggregateBy", "series"), `{"app":"web"}`},
+		{"logcli volume_range", "index/volume_range", span("query", `{app="web"}`, "limit", "30", "step", "60"), `"matrix"`},
+	} {
+		code, text := get(t, s, "root", c.path, c.params...)
+		if code != http.StatusOK || !strings.Contains(text, c.has) {
+			t.Errorf("%s (%s %q): %d %s\nwant %q", c.what, c.path, c.params, code, text, c.has)
+		}
+	}
+}
+
 func TestTailShowsWhatWasAndWhatComes(t *testing.T) {
 	p := newPlace(t)
 	s := served(t, p)

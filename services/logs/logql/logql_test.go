@@ -35,6 +35,12 @@ func TestLinesThatPass(t *testing.T) {
 		{`{app="web"} | logfmt | size > 1KB or level="error"`, `size=3MB`, true},
 		{`{app="web"} | detected_level="error"`, `2026-01-01 ERROR it broke`, true},
 		{`{app="web"} | stream="stderr"`, `x`, false},
+		{`{app="web"} | json | drop __error__ | __error__=""`, `no json`, true},
+		{`{app="web"} | json | drop level, app | level="" | app="" | namespace="shop"`, `{"level":"warn"}`, true},
+		{`{app="web"} | json | drop level="info" | level="warn"`, `{"level":"warn"}`, true},
+		{`{app="web"} | drop app=~"w.*" | app="web"`, `x`, false},
+		{`{app="web"} | keep app, namespace="bank" | namespace="" | app="web"`, `x`, true},
+		{`{app="web"} | drop detected_level | detected_level="error"`, `ERROR`, false},
 	} {
 		q, err := Parse(c.query)
 		if err != nil {
@@ -78,7 +84,8 @@ func TestNumbersAreAskedFor(t *testing.T) {
 		`sum by (app, level) (count_over_time({a="b"} |= "x" | json [1m]))`: "count_over_time 1m0s [{sum 0 [app level] false}]",
 		`topk(5, sum(bytes_rate({a="b"}[1h])) without (pod))`:               "bytes_rate 1h0m0s [{sum 0 [pod] true} {topk 5 [] false}]",
 		`vector(1)+vector(1)`: "vector 0s []",
-		`max(sum by (x) (count_over_time({a="b"} [1d] | logfmt | y="z")))`: "count_over_time 24h0m0s [{sum 0 [x] false} {max 0 [] false}]",
+		`sum by (level, detected_level) (count_over_time({a="b"} |= "x" | drop __error__[1m]))`: "count_over_time 1m0s [{sum 0 [level detected_level] false}]",
+		`max(sum by (x) (count_over_time({a="b"} [1d] | logfmt | y="z")))`:                      "count_over_time 24h0m0s [{sum 0 [x] false} {max 0 [] false}]",
 	} {
 		q, err := Parse(text)
 		if err != nil {
@@ -100,6 +107,8 @@ func TestWhatIsRefused(t *testing.T) {
 		`{a="b"} |~ "("`:                   "missing closing",
 		`{a="b"} | line_format "{{.x}}"`:   "line_format is not known here",
 		`{a="b"} |> "<_> x"`:               "pattern filters",
+		`{a="b"} | drop`:                   "name of a label",
+		`{a="b"} | keep a=b`:               "text in quotes",
 		`{a="b"} x`:                        "expected the end",
 		`{a="b"} | level`:                  "expected a comparison",
 		`quantile_over_time(0.9, {a="b"})`: "not known here",

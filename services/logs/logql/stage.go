@@ -18,6 +18,7 @@ type Line struct {
 	Text      []byte
 	Stream    labels.Labels  // of its log
 	Extracted []labels.Label // by parsers
+	leveless  bool           // its level was dropped
 }
 
 // Get is the value of a label, or "".
@@ -27,7 +28,7 @@ func (l *Line) Get(name string) string {
 			return e.Value
 		}
 	}
-	if v := l.Stream.Get(name); v != "" || name != LevelLabel {
+	if v := l.Stream.Get(name); v != "" || name != LevelLabel || l.leveless {
 		return v
 	}
 	return Level(l.Text)
@@ -104,6 +105,33 @@ func (f *labelFilter) Pass(l *Line) bool {
 		return n < f.number
 	}
 	return n <= f.number
+}
+
+// labelsStage leaves labels out, or with keep all others. A condition has a label left out or kept only with certain values.
+type labelsStage struct {
+	keep  bool
+	names map[string]*labels.Matcher // nil is any value
+}
+
+func (s *labelsStage) Pass(l *Line) bool {
+	out := func(name, value string) bool {
+		m, named := s.names[name]
+		return (named && (m == nil || m.Matches(value))) != s.keep
+	}
+	l.Extracted = slices.DeleteFunc(l.Extracted, func(e labels.Label) bool { return out(e.Name, e.Value) })
+	any := false
+	l.Stream.Range(func(e labels.Label) { any = any || out(e.Name, e.Value) })
+	if any {
+		b := labels.NewBuilder(l.Stream)
+		l.Stream.Range(func(e labels.Label) {
+			if out(e.Name, e.Value) {
+				b.Del(e.Name)
+			}
+		})
+		l.Stream = b.Labels()
+	}
+	l.leveless = l.leveless || out(LevelLabel, Level(l.Text))
+	return true
 }
 
 // either passes what any of its stages passes, both what all pass.
@@ -186,12 +214,43 @@ func (p *reader) pipe() (Stage, error) {
 		case "logfmt":
 			p.take()
 			return parserStage(parseLogfmt), nil
-		case "regexp", "pattern", "unpack", "line_format", "label_format", "unwrap", "decolorize", "drop", "keep", "distinct":
-			return nil, fmt.Errorf("| %s is not known here: there are | json, | logfmt and filters on labels", t.text)
+		case "drop", "keep":
+			p.take()
+			return p.labelsStage(t.text == "keep")
+		case "regexp", "pattern", "unpack", "line_format", "label_format", "unwrap", "decolorize", "distinct":
+			return nil, fmt.Errorf("| %s is not known here: there are | json, | logfmt, | drop, | keep and filters on labels", t.text)
 		}
 	}
 	return p.labelFilters(0)
 }
+
+// labelsStage reads names of labels, each perhaps with a value that it must have.
+func (p *reader) labelsStage(keep bool) (Stage, error) {
+	s := &labelsStage{keep: keep, names: map[string]*labels.Matcher{}}
+	for {
+		if p.peek().kind != word {
+			return nil, p.unexpected("the name of a label")
+		}
+		name := p.take().text
+		s.names[name] = nil
+		if of, conditional := matchTypes[p.peek().text]; conditional && p.peek().kind == punctuation {
+			p.take()
+			if p.peek().kind != quotation {
+				return nil, p.unexpected("a text in quotes")
+			}
+			m, err := labels.NewMatcher(of, name, p.take().text)
+			if err != nil {
+				return nil, err
+			}
+			s.names[name] = m
+		}
+		if !p.accept(",") {
+			return s, nil
+		}
+	}
+}
+
+var matchTypes = map[string]labels.MatchType{"=": labels.MatchEqual, "==": labels.MatchEqual, "!=": labels.MatchNotEqual, "=~": labels.MatchRegexp, "!~": labels.MatchNotRegexp}
 
 func (p *reader) isWord(text string) bool { return p.peek().kind == word && p.peek().text == text }
 
@@ -233,9 +292,8 @@ func (p *reader) labelFilter(depth int) (Stage, error) {
 	}
 	f := &labelFilter{name: p.take().text}
 	op := p.take()
-	types := map[string]labels.MatchType{"=": labels.MatchEqual, "==": labels.MatchEqual, "!=": labels.MatchNotEqual, "=~": labels.MatchRegexp, "!~": labels.MatchNotRegexp}
 	value := p.take()
-	if of, ok := types[op.text]; ok && value.kind == quotation {
+	if of, ok := matchTypes[op.text]; ok && value.kind == quotation {
 		m, err := labels.NewMatcher(of, f.name, value.text)
 		f.match = m
 		return f, err

@@ -17,9 +17,13 @@ import (
 // usualLabels is which time is looked at for labels when nothing is said.
 const usualLabels = 6 * time.Hour
 
-// selections are the stream selectors of a parameter that may come several times.
-func (a *asked) selections(name string) (list [][]*labels.Matcher, err error) {
-	for _, text := range a.form[name] {
+// selections are the stream selectors of parameters that may come several times.
+func (a *asked) selections(names ...string) (list [][]*labels.Matcher, err error) {
+	var texts []string
+	for _, name := range names {
+		texts = append(texts, a.form[name]...)
+	}
+	for _, text := range texts {
 		if text == "" || text == "{}" {
 			continue
 		}
@@ -78,7 +82,7 @@ func (s *Server) values(a *asked) (any, error) {
 }
 
 func (s *Server) series(a *asked) (any, error) {
-	selections, err := a.selections("match[]")
+	selections, err := a.selections("match[]", "match") // logcli sends the latter
 	if err != nil {
 		return nil, err
 	}
