@@ -82,7 +82,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return err
 	}
 	out.described = platform
-	workloads, err := s.newManager(out, "workloads", dialWorkload)
+	workloads, err := s.newManager(newDam(out, db.Head().NumSeries, s.metrics), "workloads", dialWorkload)
 	if err != nil {
 		return err
 	}
@@ -91,6 +91,7 @@ func (s *Service) Run(ctx context.Context) error {
 		Rules:  s.groups,
 		Engine: engine, Parser: parser.NewParser(parserOptions), Storage: db, Targets: []api.Targets{platform, workloads},
 		Stats:   func(limit int) *tsdb.Stats { return db.Head().Stats("__name__", limit) },
+		Chunks:  s.chunks,
 		Started: time.Now(), Scraping: func() string { return s.scraping(out) }, Version: s.cfg.Version, Retention: api.Retention(s.cfg.Retention, s.cfg.MaxBytes),
 		Settings: map[string]string{
 			"storage.tsdb.retention.time": s.cfg.Retention.String(), "storage.tsdb.retention.size": fmt.Sprintf("%dB", s.cfg.MaxBytes),
@@ -111,6 +112,17 @@ func (s *Service) Run(ctx context.Context) error {
 	return errors.Join(err, out.close(), db.Close())
 }
 
+// chunks is how many chunks of samples are in memory, which only a metric of the database tells.
+func (s *Service) chunks() int64 {
+	families, _ := s.metrics.Gather()
+	for _, f := range families {
+		if f.GetName() == "prometheus_tsdb_head_chunks" {
+			return int64(f.GetMetric()[0].GetGauge().GetValue())
+		}
+	}
+	return 0
+}
+
 func (s *Service) groups() []*promrules.Group {
 	if s.cfg.Rules == nil {
 		return nil
@@ -121,7 +133,7 @@ func (s *Service) groups() []*promrules.Group {
 // newManager makes what scrapes targets that dial reaches.
 func (s *Service) newManager(to storage.AppendableV2, name string, dial config.DialContextFunc) (*scrape.Manager, error) {
 	m, err := scrape.NewManager(&scrape.Options{
-		DiscoveryReloadInterval: model.Duration(reloadInterval), DiscoveryReloadOnStartup: true,
+		DiscoveryReloadInterval: model.Duration(reloadInterval), DiscoveryReloadOnStartup: true, PassMetadataInContext: true,
 		HTTPClientOptions: []config.HTTPClientOption{config.WithDialContextFunc(dial), config.WithUserAgent("gantry-monitor"), config.WithSecretManager(s.vault)},
 	}, s.cfg.Log.With("scrapes", name), nil, nil, to, prometheus.WrapRegistererWith(prometheus.Labels{"scrapes": name}, s.metrics))
 	if err != nil {
