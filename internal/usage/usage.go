@@ -1,7 +1,6 @@
 // Package usage reads from the monitor what pods use, and adds it up by workload, namespace or node.
 //
-// It asks the Prometheus HTTP API under the API server's address with the caller's identity, which
-// must be allowed to (ClusterRole gantry-metrics-reader). Rates are those of the last minute; what has
+// It asks with the caller's identity (package samples). Rates are those of the last minute; what has
 // not run for two scrapes has none yet.
 //
 // Imported by the commands that show figures.
@@ -10,17 +9,14 @@ package usage
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/prometheus/common/model"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/gantryhq/gantry/internal/hint"
+	"github.com/gantryhq/gantry/internal/samples"
 )
 
 // Row is what one thing uses. Nil is not known, or for a limit that there is none.
@@ -48,39 +44,24 @@ func CheckBy(by string) error {
 }
 
 // Reader reads from one installation. Its methods are safe for concurrent use.
-type Reader struct{ client rest.Interface }
+type Reader struct{ samples *samples.Reader }
 
 // NewReader makes a reader of the installation that cfg names.
 func NewReader(cfg *rest.Config) (*Reader, error) {
-	client, err := kubernetes.NewForConfig(cfg)
+	reader, err := samples.New(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("read figures: %w", err)
 	}
-	return &Reader{client.CoreV1().RESTClient()}, nil
+	return &Reader{reader}, nil
 }
 
 // query asks for a vector.
 func (r *Reader) query(ctx context.Context, promql string) (model.Vector, error) {
-	text, err := r.client.Get().AbsPath("/prometheus/api/v1/query").Param("query", promql).DoRaw(ctx)
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil, hint.Wrap(fmt.Errorf("read figures: nothing answers at /prometheus/"), "start `gantry serve` without --no-metrics; other clusters do not have this yet")
-	case apierrors.IsServiceUnavailable(err):
-		return nil, hint.Wrap(fmt.Errorf("read figures: the monitor is starting"), "try again in a moment")
-	case apierrors.IsForbidden(err):
-		return nil, hint.Wrap(fmt.Errorf("read figures: %w", err), "ask an administrator to bind the ClusterRole gantry-metrics-reader to you")
-	case err != nil:
+	found, err := r.samples.Vector(ctx, promql, time.Now())
+	if err != nil {
 		return nil, fmt.Errorf("read figures: %w", err)
 	}
-	var answer struct {
-		Data struct {
-			Result model.Vector `json:"result"`
-		} `json:"data"`
-	}
-	if err := json.Unmarshal(text, &answer); err != nil {
-		return nil, fmt.Errorf("read figures: %w", err)
-	}
-	return answer.Data.Result, nil
+	return found, nil
 }
 
 // key names a row.

@@ -6,29 +6,20 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/prometheus/client_golang/api"
-	prometheusv1 "github.com/prometheus/client_golang/api/prometheus/v1"
-	"github.com/prometheus/common/model"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/gantryhq/gantry/internal/samples"
 )
 
 // asker asks the monitor and the time line.
 type asker struct {
-	prometheus prometheusv1.API
-	client     rest.Interface
+	*samples.Reader
+	client rest.Interface
 }
 
 func newAsker(cfg *rest.Config) (*asker, error) {
-	transport, err := rest.TransportFor(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("start anomaly detection: %w", err)
-	}
-	base, _, err := rest.DefaultServerUrlFor(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("start anomaly detection: %w", err)
-	}
-	client, err := api.NewClient(api.Config{Address: base.JoinPath("prometheus").String(), RoundTripper: transport})
+	reader, err := samples.New(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("start anomaly detection: %w", err)
 	}
@@ -36,33 +27,7 @@ func newAsker(cfg *rest.Config) (*asker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start anomaly detection: %w", err)
 	}
-	return &asker{prometheus: prometheusv1.NewAPI(client), client: kube.CoreV1().RESTClient()}, nil
-}
-
-// vector evaluates an expression at a time.
-func (a *asker) vector(ctx context.Context, expr string, at time.Time) (model.Vector, error) {
-	value, _, err := a.prometheus.Query(ctx, expr, at)
-	if err != nil {
-		return nil, fmt.Errorf("ask the monitor for %s: %w", expr, err)
-	}
-	vector, ok := value.(model.Vector)
-	if !ok {
-		return nil, fmt.Errorf("ask the monitor for %s: it answers with a %s", expr, value.Type())
-	}
-	return vector, nil
-}
-
-// series evaluates an expression over a time.
-func (a *asker) series(ctx context.Context, expr string, from, to time.Time, every time.Duration) (model.Matrix, error) {
-	value, _, err := a.prometheus.QueryRange(ctx, expr, prometheusv1.Range{Start: from, End: to, Step: every})
-	if err != nil {
-		return nil, fmt.Errorf("ask the monitor for %s: %w", expr, err)
-	}
-	matrix, ok := value.(model.Matrix)
-	if !ok {
-		return nil, fmt.Errorf("ask the monitor for %s: it answers with a %s", expr, value.Type())
-	}
-	return matrix, nil
+	return &asker{reader, kube.CoreV1().RESTClient()}, nil
 }
 
 // timelinePath is where the time line (services/logs) is asked for.

@@ -118,12 +118,12 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // remember learns baselines from the series that the service has left. It is false while nobody answers.
 func (s *Service) remember(ctx context.Context, now time.Time) bool {
-	days, err := s.asks.series(ctx, fmt.Sprintf("quantile_over_time(0.5, gantry_signal[%ds])", int(slot.Seconds())), now.Add(-daysKept*24*time.Hour), now, slot)
+	days, err := s.asks.Matrix(ctx, fmt.Sprintf("quantile_over_time(0.5, gantry_signal[%ds])", int(slot.Seconds())), now.Add(-daysKept*24*time.Hour), now, slot)
 	if err != nil {
 		s.log.Debug("the monitor does not answer yet", "err", err)
 		return false
 	}
-	minutes, err := s.asks.series(ctx, "gantry_signal", now.Add(-lastHour*step), now.Add(-step), step)
+	minutes, err := s.asks.Matrix(ctx, "gantry_signal", now.Add(-lastHour*step), now.Add(-step), step)
 	if err != nil {
 		return false
 	}
@@ -257,7 +257,7 @@ func (s *Service) read(ctx context.Context, at time.Time) (map[key]reading, erro
 	defer cancel()
 	var errs []error
 	ask := func(expr string) model.Vector {
-		v, err := s.asks.vector(ctx, expr, at)
+		v, err := s.asks.Vector(ctx, expr, at)
 		if err != nil {
 			errs = append(errs, err)
 		}

@@ -44,7 +44,7 @@ func Role(throughAPI bool) *rbacv1.ClusterRole {
 		{Verbs: look, APIGroups: []string{"apps"}, Resources: []string{"deployments", "statefulsets", "daemonsets"}},
 		{Verbs: look, APIGroups: []string{"gantry.dev"}, Resources: []string{"builds"}},
 		{Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}},
-		{Verbs: []string{"get"}, NonResourceURLs: []string{"/prometheus/*"}},
+		{Verbs: []string{"get", "post"}, NonResourceURLs: []string{"/prometheus/*"}},
 	}
 	if throughAPI {
 		rules = append(rules, rbacv1.PolicyRule{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods/log"}})

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/gantryhq/gantry/internal/apiclient"
+	"github.com/gantryhq/gantry/internal/samples"
 	"github.com/gantryhq/gantry/services/logs/archive"
 	"github.com/gantryhq/gantry/services/logs/crilog"
 	"github.com/gantryhq/gantry/services/logs/loki"
@@ -83,14 +84,14 @@ func New(cfg Config) (*Service, error) {
 	} else {
 		s.collectors = append(s.collectors, newCollector(cfg.PodLogs, false, a, s.metrics, &s.hub, s.labelsOf, cfg.Log))
 	}
-	if err := s.prepareTimeline(client); err != nil {
+	if err := s.prepareTimeline(); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return s, nil
 }
 
 // prepareTimeline makes the recorder of changes and the handlers of both APIs.
-func (s *Service) prepareTimeline(client kubernetes.Interface) error {
+func (s *Service) prepareTimeline() error {
 	builds, err := apiclient.New(s.cfg.Client)
 	if err != nil {
 		return err
@@ -104,7 +105,11 @@ func (s *Service) prepareTimeline(client kubernetes.Interface) error {
 	if err != nil {
 		return err
 	}
-	alerts := &timeline.Alerts{Client: client.CoreV1().RESTClient(), Workload: func(namespace, pod string) string {
+	reader, err := samples.New(s.cfg.Client)
+	if err != nil {
+		return err
+	}
+	alerts := &timeline.Alerts{Samples: reader, Workload: func(namespace, pod string) string {
 		o, ok, _ := s.pods.GetStore().GetByKey(namespace + "/" + pod)
 		if found, isPod := o.(*corev1.Pod); ok && isPod {
 			return workload(found)

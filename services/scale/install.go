@@ -32,7 +32,7 @@ func Role() *rbacv1.ClusterRole {
 		{Verbs: []string{"get"}, APIGroups: []string{"apps"}, Resources: []string{"deployments", "statefulsets", "replicasets"}},
 		{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"replicationcontrollers"}},
 		{Verbs: []string{"get", "list"}, APIGroups: []string{"metrics.k8s.io"}, Resources: []string{"pods"}},
-		{Verbs: []string{"get", "post"}, NonResourceURLs: []string{ownMetrics + "/api/v1/query"}},
+		{Verbs: []string{"get", "post"}, NonResourceURLs: []string{"/prometheus/api/v1/query"}},
 		{Verbs: []string{"create", "patch", "update"}, APIGroups: []string{""}, Resources: []string{"events"}},
 	})
 }

@@ -6,14 +6,13 @@ import (
 	"math"
 	"time"
 
-	"github.com/prometheus/client_golang/api"
 	prometheusv1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/common/model"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 
 	"github.com/gantryhq/gantry/api/v1alpha1"
+	"github.com/gantryhq/gantry/internal/samples"
 	"github.com/gantryhq/gantry/services/scale/decision"
 )
 
@@ -210,24 +209,12 @@ func (s *scaler) usage(name corev1.ResourceName, t *v1alpha1.ResourceTarget) fun
 	}
 }
 
-// ownMetrics is where the API server has the installation's metrics.
-const ownMetrics = "/prometheus"
-
-// server is how a Prometheus server is asked: the one that a target names, or the installation's own.
-func (s *scaler) server(url string) (api.Config, error) {
+// server is the Prometheus server that a target names, or the installation's own.
+func (s *scaler) server(url string) (*samples.Reader, error) {
 	if url != "" {
-		return api.Config{Address: url}, nil
+		return samples.At(url)
 	}
-	cfg := s.c.cfg.Client
-	transport, err := rest.TransportFor(cfg)
-	if err != nil {
-		return api.Config{}, err
-	}
-	base, _, err := rest.DefaultServerUrlFor(cfg)
-	if err != nil {
-		return api.Config{}, err
-	}
-	return api.Config{Address: base.JoinPath(ownMetrics).String(), RoundTripper: transport}, nil
+	return samples.New(s.c.cfg.Client)
 }
 
 // query asks a Prometheus server. What it answers beside the number stays with us: whoever may
@@ -242,11 +229,7 @@ func (s *scaler) query(t *v1alpha1.QueryTarget) func(context.Context) (float64, 
 		if err != nil {
 			return 0, 0, fmt.Errorf("use the server %s: %w", name, err)
 		}
-		client, err := api.NewClient(server)
-		if err != nil {
-			return 0, 0, fmt.Errorf("use the server %s: %w", name, err)
-		}
-		value, _, err := prometheusv1.NewAPI(client).Query(ctx, t.Query, time.Now())
+		value, err := server.Value(ctx, t.Query, time.Now())
 		if err != nil {
 			if refused, ok := err.(*prometheusv1.Error); ok {
 				return 0, 0, fmt.Errorf("the server %s answers with an error of type %s", name, refused.Type)

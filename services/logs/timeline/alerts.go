@@ -3,20 +3,18 @@ package timeline
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
-	"k8s.io/client-go/rest"
+
+	"github.com/gantryhq/gantry/internal/samples"
 )
 
 // Alerts reads alerts from the series ALERTS, which rules leave in Prometheus's database.
 type Alerts struct {
-	// Client reaches the API server, under whose address the Prometheus HTTP API is.
-	Client rest.Interface
+	Samples *samples.Reader
 	// Workload is the workload that a pod of a namespace belongs to, or "".
 	Workload func(namespace, pod string) string
 }
@@ -31,21 +29,12 @@ func (a *Alerts) read(ctx context.Context, f Filter) ([]Event, error) {
 	if f.Namespace != "" {
 		query += `,namespace=` + strconv.Quote(f.Namespace)
 	}
-	text, err := a.Client.Get().AbsPath("/prometheus/api/v1/query_range").Param("query", query+"}").
-		Param("start", seconds(f.From)).Param("end", seconds(f.To)).Param("step", strconv.Itoa(int(step.Seconds()))).DoRaw(ctx)
+	found, err := a.Samples.Matrix(ctx, query+"}", f.From, f.To, step)
 	if err != nil {
-		return nil, fmt.Errorf("ask the monitor: %w", err)
-	}
-	var answer struct {
-		Data struct {
-			Result model.Matrix `json:"result"`
-		} `json:"data"`
-	}
-	if err := json.Unmarshal(text, &answer); err != nil {
-		return nil, fmt.Errorf("read the monitor's answer: %w", err)
+		return nil, err
 	}
 	var events []Event
-	for _, series := range answer.Data.Result {
+	for _, series := range found {
 		for _, e := range a.firing(series, step, f.To) {
 			if f.May(e.Namespace) && f.fits(&e) {
 				events = append(events, e)
@@ -54,8 +43,6 @@ func (a *Alerts) read(ctx context.Context, f Filter) ([]Event, error) {
 	}
 	return events, nil
 }
-
-func seconds(t time.Time) string { return strconv.FormatFloat(float64(t.UnixMilli())/1e3, 'f', 3, 64) }
 
 // firing makes an event of each time that an alert fired without a pause.
 func (a *Alerts) firing(s *model.SampleStream, step time.Duration, until time.Time) (events []Event) {
