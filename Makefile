@@ -11,6 +11,8 @@
 #   make bench-alerts    healthy hours and forty kinds of fault in simulated time: which alerts were missed, which were false
 #   make bench-registry  push and pull beside the CNCF distribution registry, and 1,000 pulls of one image at once
 #   make differential     what the gateway forwards, beside Debian's nginx, which it fetches
+#   make equal-prometheus         the monitor's answers beside Debian's Prometheus over the same samples, which it fetches, and samples sent on to it
+#   make bench-monitor   what seeing costs, beside Debian's Prometheus with the same targets, and the time to the first graph
 #   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
 #   make compose  docker's official Compose plugin, which it builds where it is not installed, against the Docker API
 #   make restarts 100 restarts under 1,000 requests a second on each way (long)
@@ -115,6 +117,15 @@ bench-registry:
 differential:
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || [ -x bin/nginx ] || script/nginx
 	$(GO) test -run TestForwardingIsLikeNginx -count 1 -v ./services/gateway/proxy
+
+.PHONY: equal-prometheus bench-monitor
+equal-prometheus: build bin/kubectl
+	@command -v promtool >/dev/null || [ -x bin/promtool ] || script/prometheus
+	PATH="$(CURDIR)/bin:$$PATH" GANTRY_PROMETHEUS=required $(GO) test -count 1 -v -timeout 30m ./test/prometheus
+
+bench-monitor: build bin/kubectl
+	@command -v prometheus >/dev/null || [ -x bin/prometheus ] || script/prometheus
+	PATH="$(CURDIR)/bin:$$PATH" GANTRY_PROMETHEUS=required $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/prometheus
 
 contract-upstream: build bin/kubectl
 	PATH="$(CURDIR)/bin:$$PATH" GANTRY_PROGRAM="$(CURDIR)/bin/gantry" test/contract/upstream/run

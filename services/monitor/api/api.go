@@ -50,6 +50,7 @@ type Config struct {
 	Targets []Targets
 	Rules   func() []*rules.Group       // or nil for none
 	Stats   func(limit int) *tsdb.Stats // of the samples in memory; or nil
+	Chunks  func() int64                // in memory; or nil with Stats
 	Started time.Time
 	// Settings are shown by status/flags, Scraping by status/config, as YAML.
 	Settings  map[string]string

@@ -67,7 +67,7 @@ func (a *API) statusTSDB(r *http.Request) (any, annotations.Annotations, error) 
 	s := a.cfg.Stats(min(limit, 10_000))
 	return map[string]any{
 		"headStats": map[string]any{
-			"numSeries": s.NumSeries, "numLabelPairs": s.IndexPostingStats.NumLabelPairs,
+			"numSeries": s.NumSeries, "numLabelPairs": s.IndexPostingStats.NumLabelPairs, "chunkCount": a.cfg.Chunks(),
 			"minTime": s.MinTime, "maxTime": s.MaxTime,
 		},
 		"seriesCountByMetricName":     counts(s.IndexPostingStats.CardinalityMetricsStats),
