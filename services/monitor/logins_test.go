@@ -16,8 +16,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 )
 
-// guarded is a server that wants one of several logins, by path, over TLS.
-func guarded(t *testing.T) *httptest.Server {
+// withLogins is a server that wants one of several logins, by path, over TLS.
+func withLogins(t *testing.T) *httptest.Server {
 	mux := http.NewServeMux()
 	allow := func(path string, check func(*http.Request) bool) {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
@@ -82,7 +82,7 @@ func fetch(t *testing.T, k *keeper, server *httptest.Server, path, endpoint stri
 
 // Targets that want a login get the one that is in a Secret of the monitor's own namespace, and none of another.
 func TestLogins(t *testing.T) {
-	server, k := guarded(t), newKeeper(t)
+	server, k := withLogins(t), newKeeper(t)
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "s"}, Data: map[string][]byte{
 		"user": []byte("ann"), "password": []byte("hunter2"), "token": []byte("tok3n"),
 	}}

@@ -72,11 +72,21 @@ type (
 // minInterval is the shortest time between two evaluations that a PrometheusRule may ask for.
 const minInterval = 5 * time.Second
 
+// maxExpression is how long an expression of a PrometheusRule may be: a deeply nested one takes minutes to be read.
+const maxExpression = 32 << 10
+
 // FromObject reads a PrometheusRule. The error names every fault in it.
 func FromObject(o *unstructured.Unstructured) (File, error) {
 	var r prometheusRule
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &r); err != nil {
 		return File{}, fmt.Errorf("rules %s: %w", key(o), err)
+	}
+	for _, g := range r.Spec.Groups {
+		for _, one := range g.Rules {
+			if n := len(one.Expr.String()); n > maxExpression {
+				return File{}, fmt.Errorf("rules %s: group %s: an expression has %d bytes, more than %d", key(o), g.Name, n, maxExpression)
+			}
+		}
 	}
 	text, err := yaml.Marshal(r.Spec) // the form of Prometheus's own files
 	if err != nil {

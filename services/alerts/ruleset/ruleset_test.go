@@ -51,6 +51,7 @@ func TestAFaultNamesItsRule(t *testing.T) {
 		"recorded name":       `[{record: "a b{", expr: up}]`,
 		"duration":            `[{alert: Bad, expr: up, for: soon}]`,
 		"expression is a map": `[{alert: Bad, expr: {a: b}}]`,
+		"nested for minutes":  `[{alert: Bad, expr: "` + strings.Repeat("(", 400_000) + "1" + strings.Repeat(")", 400_000) + `"}]`,
 	} {
 		_, err := FromObject(object(t, "metadata: {namespace: shop, name: cart}\nspec: {groups: [{name: cart, rules: "+rules+"}]}"))
 		if err == nil || !strings.Contains(err.Error(), "shop/cart") {
