@@ -175,6 +175,7 @@ func TestPackageNamesSayWhatIsInside(t *testing.T) {
 // sleeping lists the tests that may sleep outside a loop, and why.
 var sleeping = map[string]string{
 	"test/bench/scale_test.go":          "a benchmark counts what a step leaves to do as its cost, and measures memory at rest",
+	"test/prometheus/bench_test.go":     "a benchmark lets what a start leaves to do end, and then measures for a while",
 	"test/timeline/timeline_test.go":    "a benchmark lets what a step leaves to do end before it measures the next one",
 	"engine/network/dns/server_test.go": "a name server that is slow is what the test is about",
 }
