@@ -66,10 +66,12 @@ func (a *Authentication) identify(q *Request, p *Pass) Verdict {
 func (a *Authentication) bearer(token string, q *Request, p *Pass) Verdict {
 	reason := "no issuer of tokens that is accepted here has issued this one"
 	for _, t := range a.Tokens {
-		id, wait, err := t.verify(token, q.Now)
+		id, wait, err := t.verify(token, q.Now, q.MayWait)
 		switch {
 		case wait != nil:
 			p.Wait = wait
+			return Elsewhere
+		case err == errSlow:
 			return Elsewhere
 		case err == errNoKeys:
 			return p.refuse(&Refusal{

@@ -1,9 +1,17 @@
 package guard
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 )
 
 // What a decision costs on the event loop.
@@ -58,13 +66,54 @@ func BenchmarkAdmit(b *testing.B) {
 			}
 		})
 	}
-	b.Run("jwt verified RS256", func(b *testing.B) {
-		j := tokens(set)
-		for b.Loop() {
-			j.verified = newRecent[*Identity](2)
-			if _, _, err := j.verify(token[len("Authorization: Bearer "):], noon); err != nil {
+}
+
+// What it costs the event loop to see a token for the first time, by how it is signed.
+func BenchmarkVerify(b *testing.B) {
+	rsaKey := func(bits int) func() (any, any) {
+		return func() (any, any) {
+			k, err := rsa.GenerateKey(rand.Reader, bits)
+			if err != nil {
 				b.Fatal(err)
 			}
+			return k, k.Public()
 		}
-	})
+	}
+	curve := func(c elliptic.Curve) func() (any, any) {
+		return func() (any, any) {
+			k, err := ecdsa.GenerateKey(c, rand.Reader)
+			if err != nil {
+				b.Fatal(err)
+			}
+			return k, k.Public()
+		}
+	}
+	for _, c := range []struct {
+		name      string
+		algorithm jose.SignatureAlgorithm
+		key       func() (private, public any)
+	}{
+		{"RS256", jose.RS256, rsaKey(2048)}, {"RS256 of 4096 bits", jose.RS256, rsaKey(4096)}, {"PS256", jose.PS256, rsaKey(2048)},
+		{"ES256", jose.ES256, curve(elliptic.P256())}, {"ES384", jose.ES384, curve(elliptic.P384())}, {"ES512", jose.ES512, curve(elliptic.P521())},
+		{"EdDSA", jose.EdDSA, func() (any, any) { public, private, _ := ed25519.GenerateKey(nil); return private, public }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			private, public := c.key()
+			jwks, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: public, KeyID: "k", Algorithm: string(c.algorithm)}}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			set, err := NewKeySet(jwks)
+			if err != nil {
+				b.Fatal(err)
+			}
+			j, token := tokens(set), sign(b, c.algorithm, private, "k", standard(nil))
+			for b.Loop() {
+				j.verified = newRecent[*Identity](2)
+				if _, _, err := j.verify(token, noon, true); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -299,7 +299,7 @@ func (l *Login) governed() []string {
 // Verify checks an ID token that the provider gave for an attempt or for a renewal,
 // and returns its claims. nonce is the attempt's, or "".
 func (l *Login) Verify(token, nonce string, now time.Time) (map[string]any, Wait, error) {
-	id, wait, err := l.Tokens.verify(token, now)
+	id, wait, err := l.Tokens.verify(token, now, true)
 	if err != nil || wait != nil {
 		return nil, wait, err
 	}

@@ -2,6 +2,9 @@ package guard
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"slices"
@@ -56,6 +59,7 @@ type ClaimField struct{ Claim, Name string }
 var (
 	errNoKeys      = errors.New("no keys")
 	errOtherIssuer = errors.New("the token is another issuer's")
+	errSlow        = errors.New("the token's signature takes long to verify")
 )
 
 // Seal fills in defaults. Call it once before the first use.
@@ -74,8 +78,9 @@ func (t *Tokens) Seal() {
 
 // verify returns who a token stands for. Only a token whose signature, issuer,
 // audience and times were found right is remembered, by its digest, for as long as
-// the keys stay and it is not expired.
-func (t *Tokens) verify(token string, now time.Time) (*Identity, Wait, error) {
+// the keys stay and it is not expired. Without mayWait, on an event loop, a signature
+// that takes long to verify is not: the error is errSlow then.
+func (t *Tokens) verify(token string, now time.Time, mayWait bool) (*Identity, Wait, error) {
 	if len(token) > maxCredential {
 		return nil, nil, errors.New("the token is too long")
 	}
@@ -108,6 +113,9 @@ func (t *Tokens) verify(token string, now time.Time) (*Identity, Wait, error) {
 		}
 		return nil, nil, errors.New("the token's key is none of its issuer's")
 	}
+	if !mayWait && (len(found) > maxTried || slices.ContainsFunc(found, slow)) {
+		return nil, nil, errSlow
+	}
 	claims := map[string]any{}
 	if !slices.ContainsFunc(found, func(k *jose.JSONWebKey) bool { return parsed.Claims(k.Key, &claims) == nil }) {
 		return nil, nil, errors.New("the token's signature is wrong")
@@ -121,6 +129,21 @@ func (t *Tokens) verify(token string, now time.Time) (*Identity, Wait, error) {
 		t.verified.put(key, id)
 	}
 	return id, nil, nil
+}
+
+// maxTried is how many keys without a name are tried on an event loop.
+const maxTried = 3
+
+// slow says whether a signature by a key takes much longer to verify than what else is done for
+// a request: BenchmarkVerify compares them. P-384 and P-521 take some ten and fifty times as long as P-256.
+func slow(k *jose.JSONWebKey) bool {
+	switch k := k.Key.(type) {
+	case *rsa.PublicKey:
+		return k.N.BitLen() > 4096
+	case *ecdsa.PublicKey:
+		return k.Curve != elliptic.P256()
+	}
+	return false
 }
 
 func (t *Tokens) algorithms() []jose.SignatureAlgorithm {

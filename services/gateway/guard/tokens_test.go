@@ -2,7 +2,11 @@ package guard
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"strings"
@@ -219,4 +223,41 @@ func TestWithoutKeysNothingIsLetThrough(t *testing.T) {
 			t.Errorf("answered with %+v, want 503", refused)
 		}
 	})
+}
+
+// A signature that takes milliseconds to verify would hold up everybody else on an event loop.
+func TestSlowSignaturesAreVerifiedElsewhere(t *testing.T) {
+	for _, c := range []struct {
+		curve     elliptic.Curve
+		algorithm jose.SignatureAlgorithm
+		first     Verdict
+	}{{elliptic.P256(), jose.ES256, Admitted}, {elliptic.P384(), jose.ES384, Elsewhere}, {elliptic.P521(), jose.ES512, Elsewhere}} {
+		key, err := ecdsa.GenerateKey(c.curve, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		jwks, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		set, err := NewKeySet(jwks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := adopted(t, authenticated(&Authentication{Tokens: []*Tokens{tokens(set)}}))
+		q := request("Authorization: Bearer " + sign(t, c.algorithm, key, "k", standard(nil)))
+		if v := r.Admit(q, &Pass{}); v != c.first {
+			t.Errorf("%s on the event loop: %v, want %v", c.algorithm, v, c.first)
+		}
+		forged := request("Authorization: Bearer " + sign(t, c.algorithm, key, "k", standard(nil)) + "A")
+		for _, mayWait := range []bool{true, false} {
+			q.MayWait, forged.MayWait = mayWait, true
+			if v := r.Admit(q, &Pass{}); v != Admitted {
+				t.Errorf("%s, once it may wait, and when it is remembered: %v", c.algorithm, v)
+			}
+			if v := r.Admit(forged, &Pass{}); v != Refused {
+				t.Errorf("%s with another signature: %v", c.algorithm, v)
+			}
+		}
+	}
 }
