@@ -16,6 +16,7 @@ import (
 
 	"github.com/gantryhq/gantry/engine/apiserver"
 	"github.com/gantryhq/gantry/engine/controllers"
+	"github.com/gantryhq/gantry/engine/dockerapi"
 	"github.com/gantryhq/gantry/engine/image"
 	"github.com/gantryhq/gantry/engine/network"
 	"github.com/gantryhq/gantry/engine/node"
@@ -110,6 +111,7 @@ func startNode(ctx context.Context, in *server) error {
 		DataDir: in.dataDir, NodeName: in.nodeName, NodeIP: in.network.NodeIP(),
 		Driver: driver, Images: in.images, Network: in.network,
 		Handlers: handlers, DefaultHandler: in.runtime, Version: version, BeforeLogsGo: in.drainLogs,
+		ExtrasNamespace: dockerapi.Namespace,
 	}
 	if in.trust != nil {
 		cfg.Admit = in.trust.Check

@@ -51,6 +51,10 @@ type Config struct {
 	// steps, after a refusal. nil admits everything.
 	Admit func(ctx context.Context, pod *v1.Pod, image, digest string) error
 
+	// ExtrasNamespace is the one whose pods may carry [ExtrasAnnotation]: who may make pods
+	// there must be as good as root on this machine. "" is none.
+	ExtrasNamespace string
+
 	// BeforeLogsGo is called with the path of a pod's log directory, or of one file, before the node removes it,
 	// and waited for. nil is nobody.
 	BeforeLogsGo func(path string)

@@ -45,6 +45,8 @@ type build struct {
 	id     string
 	rootfs string
 	env    *env
+	extras runtime.Extras
+	files  files
 }
 
 // container resolves everything into what the driver takes. It mounts the root
@@ -69,6 +71,10 @@ func (b *build) container(ctx context.Context) (*runtime.Container, error) {
 	if err != nil {
 		return nil, configError(err)
 	}
+	ns, err := b.target()
+	if err != nil {
+		return nil, &createError{"CreateContainerError", err}
+	}
 	mounts, err := b.mounts()
 	if err != nil {
 		return nil, configError(err)
@@ -77,7 +83,7 @@ func (b *build) container(ctx context.Context) (*runtime.Container, error) {
 	if len(args) == 0 {
 		return nil, &createError{"CreateContainerError", fmt.Errorf("no command specified: neither the container nor image %q names one", b.c.Image)}
 	}
-	return &runtime.Container{
+	c := &runtime.Container{
 		ID:             b.id,
 		PodUID:         string(b.pod.UID),
 		Handler:        b.handler,
@@ -90,14 +96,16 @@ func (b *build) container(ctx context.Context) (*runtime.Container, error) {
 		Cwd:            b.cwd(),
 		User:           usr,
 		Mounts:         mounts,
-		Namespaces:     b.target(),
+		Namespaces:     ns,
 		Security:       sec,
-		Resources:      containerResources(b.pod, b.c, b.n.host.MemoryBytes),
+		Resources:      b.n.resources(b.pod, b.c),
 		LogPath:        b.n.paths.log(b.pod, b.c.Name, b.attempt),
 		Stdin:          b.c.Stdin,
 		StdinOnce:      b.c.StdinOnce,
 		TTY:            b.c.TTY,
-	}, nil
+	}
+	b.grant(c)
+	return c, nil
 }
 
 func (b *build) mountRoot(ctx context.Context) (string, error) {
@@ -135,8 +143,13 @@ func (b *build) labels() map[string]string {
 func specHash(c *v1.Container) string { return fmt.Sprintf("%x", kubecontainer.HashContainer(c)) }
 
 // target joins an ephemeral container to the processes of the one it debugs.
-func (b *build) target() runtime.Namespaces {
-	ns := b.n.namespaces(b.pod, b.sandbox)
+func (b *build) target() (ns runtime.Namespaces, err error) {
+	if b.extras, err = b.n.extras(b.pod); err != nil {
+		return ns, err
+	}
+	if ns, b.files, err = b.n.namespaces(b.pod, b.sandbox); err != nil {
+		return ns, err
+	}
 	for i := range b.pod.Spec.EphemeralContainers {
 		e := &b.pod.Spec.EphemeralContainers[i]
 		if e.Name == b.c.Name && e.TargetContainerName != "" && ns.PID == "" {
@@ -145,7 +158,7 @@ func (b *build) target() runtime.Namespaces {
 			}
 		}
 	}
-	return ns
+	return ns, nil
 }
 
 func (b *build) baseEnv() []string {
@@ -199,11 +212,10 @@ func (b *build) mounts() ([]runtime.Mount, error) {
 		out = append(out, m)
 	}
 	pins := b.n.podPins(b.pod, b.sandbox)
-	shm := pins.shmPath()
+	shm, etc := b.files.shm, b.files.etc
 	if b.pod.Spec.HostIPC {
 		shm = "/dev/shm"
 	}
-	etc := pins.etcPath()
 	readOnly := b.c.SecurityContext != nil && isTrue(b.c.SecurityContext.ReadOnlyRootFilesystem)
 	for target, source := range map[string]string{
 		"/dev/shm":         shm,
@@ -238,7 +250,8 @@ func (b *build) mounts() ([]runtime.Mount, error) {
 }
 
 func (b *build) mountsAt(target string) bool {
-	return slices.ContainsFunc(b.c.VolumeMounts, func(m v1.VolumeMount) bool { return filepath.Clean(m.MountPath) == target })
+	return slices.ContainsFunc(b.c.VolumeMounts, func(m v1.VolumeMount) bool { return filepath.Clean(m.MountPath) == target }) ||
+		slices.ContainsFunc(b.extras.Tmpfs, func(m runtime.Mount) bool { return filepath.Clean(m.Target) == target })
 }
 
 func (b *build) volumeMount(i int, m *v1.VolumeMount) (runtime.Mount, error) {

@@ -150,6 +150,8 @@ func (d *fakeDriver) Exec(ctx context.Context, id string, e runtime.Exec, s runt
 }
 
 func (d *fakeDriver) Attach(context.Context, string, runtime.Streams) error { return nil }
+func (d *fakeDriver) Pause(context.Context, string) error                   { return nil }
+func (d *fakeDriver) Resume(context.Context, string) error                  { return nil }
 func (d *fakeDriver) Expect()                                               {}
 func (d *fakeDriver) ReopenLog(context.Context, string) error               { return nil }
 func (d *fakeDriver) Update(_ context.Context, _ string, r runtime.Resources) error {

@@ -67,12 +67,16 @@ func (w *worker) startProbe(key probeKey, spec *v1.Probe) {
 	c, cv, pod := w.container(key.container), w.v.Containers[key.container], w.pod
 	ctx, cancel := context.WithCancel(w.n.ctx)
 	w.probes[key] = cancel
+	ip := "" // of a pod without an address only commands can be probed
+	if ips := w.v.Sandbox.IPs; len(ips) > 0 {
+		ip = ips[0]
+	}
 	p := &probe.Probe{
 		Kind:      key.kind,
 		Spec:      spec,
 		StartedAt: cv.Last.StartedAt,
 		Passing:   key.kind == probe.Liveness || key.kind == probe.Readiness && cv.Ready,
-		Try: w.n.prober.Try(spec, c, w.v.Sandbox.IPs[0], func(ctx context.Context, command []string) (int, string, error) {
+		Try: w.n.prober.Try(spec, c, ip, func(ctx context.Context, command []string) (int, string, error) {
 			return w.n.execOutput(ctx, key.id, command)
 		}),
 		Report: func(u probe.Update) { w.probed(pod, key, u, graceOf(pod, spec)) },

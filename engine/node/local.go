@@ -95,6 +95,35 @@ func (n *Node) Signal(ctx context.Context, namespace, pod string, signal int, al
 	return n.cfg.Driver.Signal(ctx, id, signal, all)
 }
 
+// Pause stops the processes of the first container, and returns when none runs any more.
+// The pod goes on counting as running; what probes it fails.
+func (n *Node) Pause(ctx context.Context, namespace, pod string) error {
+	_, id, err := n.runningIn(namespace, pod)
+	if err != nil {
+		return err
+	}
+	return n.cfg.Driver.Pause(ctx, id)
+}
+
+// Resume lets the processes of a paused first container run again.
+func (n *Node) Resume(ctx context.Context, namespace, pod string) error {
+	_, id, err := n.runningIn(namespace, pod)
+	if err != nil {
+		return err
+	}
+	return n.cfg.Driver.Resume(ctx, id)
+}
+
+// LimitProcesses changes how many processes and threads the first container may have;
+// -1 is any number.
+func (n *Node) LimitProcesses(ctx context.Context, namespace, pod string, limit int64) error {
+	_, id, err := n.runningIn(namespace, pod)
+	if err != nil {
+		return err
+	}
+	return n.cfg.Driver.Update(ctx, id, runtime.Resources{PidsLimit: limit})
+}
+
 // Stats reads the control group of the first container.
 func (n *Node) Stats(ctx context.Context, namespace, pod string) (runtime.Stats, error) {
 	_, id, err := n.runningIn(namespace, pod)

@@ -254,7 +254,7 @@ func (w *worker) doResize(name string) {
 	}
 	run := cv.Last
 	w.mu.Unlock()
-	err := w.n.cfg.Driver.Update(w.runCtx, run.ID, containerResources(pod, c, w.n.host.MemoryBytes))
+	err := w.n.cfg.Driver.Update(w.runCtx, run.ID, w.n.resources(pod, c))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil {

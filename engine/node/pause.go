@@ -27,7 +27,10 @@ func (n *Node) startPause(ctx context.Context, pod *v1.Pod, s *sandbox, handler 
 	if err := writePause(root); err != nil {
 		return err
 	}
-	ns := n.namespaces(pod, s)
+	ns, _, err := n.namespaces(pod, s)
+	if err != nil {
+		return err
+	}
 	ns.PID = ""
 	st, err := n.cfg.Driver.Start(ctx, &runtime.Container{
 		ID:      id,

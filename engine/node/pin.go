@@ -1,12 +1,12 @@
 package node
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -22,14 +22,18 @@ import (
 type pins struct {
 	dir      string
 	hostname string
+	domain   string            // NIS domain name, "" is the host's
 	uts, ipc bool              // make new ones
-	sysctls  map[string]string // of the IPC namespace; the network sets its own
+	net      bool              // make one that leads nowhere; else the network makes it
+	shmBytes int64             // of /dev/shm, 0 is the usual
+	sysctls  map[string]string // of these namespaces; the network sets its own
 	ids      *runtime.UserNS   // of a pod with a user namespace
 }
 
 func (p pins) shared() string         { return filepath.Join(p.dir, "shared") }
 func (p pins) utsPath() string        { return filepath.Join(p.shared(), "uts") }
 func (p pins) ipcPath() string        { return filepath.Join(p.shared(), "ipc") }
+func (p pins) netPath() string        { return filepath.Join(p.shared(), "net") }
 func (p pins) shmPath() string        { return filepath.Join(p.shared(), "shm") }
 func (p pins) etcPath() string        { return filepath.Join(p.shared(), "etc") }
 func (p pins) terminationDir() string { return filepath.Join(p.shared(), "termination") }
@@ -60,7 +64,8 @@ func (p pins) make(makers *makers, holder string) error {
 	if err := os.MkdirAll(p.shared(), 0o711); err != nil {
 		return fmt.Errorf("make sandbox: %w", err)
 	}
-	opts := fmt.Sprintf("mode=0711,size=%d", sharedBytes)
+	size := cmp.Or(p.shmBytes, sharedBytes)
+	opts := fmt.Sprintf("mode=0711,size=%d", max(size, 1<<18)) // the few small files need some
 	if err := unix.Mount("gantry-pod", p.shared(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts); err != nil {
 		return fmt.Errorf("mount the pod's tmpfs: %w", err)
 	}
@@ -72,10 +77,14 @@ func (p pins) make(makers *makers, holder string) error {
 			return err
 		}
 	}
-	if !p.uts && !p.ipc {
+	if !p.uts && !p.ipc && !p.net {
 		return nil
 	}
-	if err := makers.do(p.onThread); err != nil {
+	do := makers.do
+	if p.net {
+		do = once // or an idle thread would keep the network
+	}
+	if err := do(p.onThread); err != nil {
 		return fmt.Errorf("pin namespaces: %w", err)
 	}
 	return nil
@@ -120,6 +129,14 @@ func (m *makers) do(work func() error) error {
 	return err
 }
 
+// once does work on a thread that ends with it.
+func once(work func() error) error {
+	maker, done := newMaker(), make(chan error)
+	defer close(maker)
+	maker <- creation{work, done}
+	return <-done
+}
+
 func newMaker() chan<- creation {
 	work := make(chan creation)
 	go func() {
@@ -139,20 +156,32 @@ func (p pins) onThread() error {
 	if p.ipc {
 		flags |= unix.CLONE_NEWIPC
 	}
+	if p.net {
+		flags |= unix.CLONE_NEWNET
+	}
 	if err := unix.Unshare(flags); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
 	for name, value := range p.sysctls {
-		path := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
-		if err := os.WriteFile(path, []byte(value), 0); err != nil {
-			return fmt.Errorf("set sysctl %s: %w", name, err)
+		if err := writeSysctl(name, value); err != nil {
+			return err
 		}
 	}
 	if p.uts {
 		if err := unix.Sethostname([]byte(p.hostname)); err != nil {
 			return fmt.Errorf("set hostname: %w", err)
 		}
+		if p.domain != "" {
+			if err := unix.Setdomainname([]byte(p.domain)); err != nil {
+				return fmt.Errorf("set domain name: %w", err)
+			}
+		}
 		if err := bindNamespace("uts", p.utsPath()); err != nil {
+			return err
+		}
+	}
+	if p.net {
+		if err := errors.Join(bringUpLoopback(), bindNamespace("net", p.netPath())); err != nil {
 			return err
 		}
 	}

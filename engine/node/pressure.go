@@ -14,6 +14,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 
 	"github.com/gantryhq/gantry/engine/image"
+	"github.com/gantryhq/gantry/engine/node/volume"
 )
 
 // memoryReserve is what the machine needs for itself: below it there is memory
@@ -140,6 +141,10 @@ func (n *Node) enforceSizeLimits() {
 	}
 }
 
+// worthEvicting is how much a pod must have written for its end to free anything, in bytes.
+// When the disk is full of other things, pods that wrote less run on.
+const worthEvicting = 1 << 20
+
 // evictForDisk evicts one pod, the one that upstream's ranking puts first; the
 // next look decides whether another must follow.
 func (n *Node) evictForDisk(d disk) {
@@ -147,12 +152,25 @@ func (n *Node) evictForDisk(d disk) {
 	for _, w := range n.allWorkers() {
 		w.mu.Lock()
 		pod, stopping, over := w.pod, outcome(w.pod, &w.v).stop, w.refused || w.v.TornDown
+		var roots []string
+		for _, cv := range w.v.Containers {
+			if cv.Last != nil {
+				roots = append(roots, n.cfg.Images.Written(cv.Last.ID))
+			}
+		}
 		w.mu.Unlock()
 		if stopping && !over {
 			return // what stops now frees space first
 		}
-		if !stopping && !critical(pod) {
-			candidates = append(candidates, newVictim(w, pod, n.volumes.DiskUsage(pod)+logBytes(n.paths.podLogs(pod))))
+		if stopping || critical(pod) {
+			continue
+		}
+		usage := n.volumes.DiskUsage(pod) + logBytes(n.paths.podLogs(pod))
+		for _, root := range roots {
+			usage += volume.Occupied(root)
+		}
+		if usage >= worthEvicting {
+			candidates = append(candidates, newVictim(w, pod, usage))
 		}
 	}
 	slices.SortStableFunc(candidates, compareVictims)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -64,10 +65,14 @@ func (s *sandbox) save(dir string) error {
 
 // ensureSandbox makes the pod's sandbox, or finds the one that was made before.
 func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod, handler string) (*sandbox, error) {
+	extras, err := n.extras(pod)
+	if err != nil {
+		return nil, err
+	}
 	dir := n.paths.sandbox(pod.UID)
 	found := loadSandbox(dir, n.host.BootID)
 	if found != nil && found.complete(dir) {
-		return found, n.adoptNetwork(ctx, pod, found)
+		return found, n.adoptNetwork(ctx, pod, extras, found)
 	}
 	// What an interrupted attempt or another boot left is of no use.
 	if err := n.removeSandbox(pod.UID); err != nil {
@@ -78,12 +83,15 @@ func (n *Node) ensureSandbox(ctx context.Context, pod *v1.Pod, handler string) (
 		return nil, fmt.Errorf("make sandbox: %w", err)
 	}
 	s := &sandbox{ID: newSandboxID(), BootID: n.host.BootID, Hostname: podHostname(pod, n.host.Hostname)}
+	if extras.HostUTS {
+		s.Hostname = n.host.Hostname
+	}
 	if usesUserNS(pod) {
 		if err := n.giveIDs(pod, handler, s); err != nil {
 			return nil, err
 		}
 	}
-	if err := n.attach(ctx, pod, s); err != nil {
+	if err := n.attach(ctx, pod, extras, s); err != nil {
 		return nil, err
 	}
 	if err := n.kernel.pin(n.podPins(pod, s)); err != nil {
@@ -131,8 +139,8 @@ func (s *sandbox) complete(dir string) bool {
 }
 
 // adoptNetwork has the network know the pod again after a restart.
-func (n *Node) adoptNetwork(ctx context.Context, pod *v1.Pod, s *sandbox) error {
-	if pod.Spec.HostNetwork {
+func (n *Node) adoptNetwork(ctx context.Context, pod *v1.Pod, e runtime.Extras, s *sandbox) error {
+	if !ownNetwork(pod, e) {
 		return nil
 	}
 	a, err := n.cfg.Network.Attach(ctx, podNetwork(pod))
@@ -149,9 +157,11 @@ func (n *Node) adoptNetwork(ctx context.Context, pod *v1.Pod, s *sandbox) error 
 	return nil
 }
 
-func (n *Node) attach(ctx context.Context, pod *v1.Pod, s *sandbox) error {
+func (n *Node) attach(ctx context.Context, pod *v1.Pod, e runtime.Extras, s *sandbox) error {
 	if pod.Spec.HostNetwork {
 		s.IPs = []string{n.cfg.NodeIP.String()}
+	}
+	if !ownNetwork(pod, e) {
 		return nil
 	}
 	a, err := n.cfg.Network.Attach(ctx, podNetwork(pod))
@@ -199,18 +209,27 @@ func sysctls(pod *v1.Pod, net bool) map[string]string {
 }
 
 func (n *Node) podPins(pod *v1.Pod, s *sandbox) pins {
-	return pins{
+	e, _ := n.extras(pod) // ensureSandbox has told what is wrong with them
+	p := pins{
 		dir:      n.paths.sandbox(pod.UID),
 		hostname: s.Hostname,
-		uts:      !pod.Spec.HostNetwork,
-		ipc:      !pod.Spec.HostIPC,
+		domain:   e.Domainname,
+		uts:      !pod.Spec.HostNetwork && !e.HostUTS && e.NetworkOf == "",
+		ipc:      !pod.Spec.HostIPC && e.IPCOf == "",
+		net:      e.NoNetwork,
+		shmBytes: e.ShmBytes,
 		sysctls:  sysctls(pod, false),
 		ids:      s.UserNS,
 	}
+	if e.NoNetwork {
+		maps.Copy(p.sysctls, sysctls(pod, true))
+	}
+	return p
 }
 
-// namespaces are what a container of the pod joins.
-func (n *Node) namespaces(pod *v1.Pod, s *sandbox) runtime.Namespaces {
+// namespaces are what a container of the pod joins, and where the files are that it shares
+// with who is in them.
+func (n *Node) namespaces(pod *v1.Pod, s *sandbox) (runtime.Namespaces, files, error) {
 	p := n.podPins(pod, s)
 	ns := runtime.Namespaces{Net: s.NetNS, UTS: p.utsPath(), IPC: p.ipcPath(), PID: s.PIDNS, UserNS: s.UserNS}
 	if pod.Spec.HostNetwork {
@@ -222,7 +241,11 @@ func (n *Node) namespaces(pod *v1.Pod, s *sandbox) runtime.Namespaces {
 	if pod.Spec.HostPID {
 		ns.PID = runtime.Host
 	}
-	return ns
+	e, err := n.extras(pod)
+	if err != nil {
+		return ns, files{}, err
+	}
+	return n.joined(e, p, ns)
 }
 
 // disconnect ends the process that holds a sandbox's PID namespace, and its network.

@@ -224,17 +224,6 @@ func (t *Tree) forbidForks(path string) {
 	}
 }
 
-func (t *Tree) freeze(path, v1, v2 string) error {
-	if t.unified != "" {
-		return os.WriteFile(filepath.Join(t.Dir("", path), "cgroup.freeze"), []byte(v2), 0)
-	}
-	dir := t.Dir("freezer", path)
-	if dir == "" {
-		return fs.ErrNotExist
-	}
-	return os.WriteFile(filepath.Join(dir, "freezer.state"), []byte(v1), 0)
-}
-
 // Remove deletes an empty group with everything below it, and parents that are
 // empty then, up to the instance's root, which stays.
 func (t *Tree) Remove(ctx context.Context, path string) error {

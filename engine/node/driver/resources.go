@@ -48,6 +48,30 @@ func (d *Driver) Update(ctx context.Context, id string, limits runtime.Resources
 	return nil
 }
 
+// Pause stops all processes of a container until [Driver.Resume].
+func (d *Driver) Pause(ctx context.Context, id string) error {
+	r, err := d.record(id)
+	if err != nil {
+		return fmt.Errorf("pause: %w", err)
+	}
+	if err := d.cgroups.Freeze(ctx, r.Cgroup); err != nil {
+		return fmt.Errorf("pause container %q: %w", id, err)
+	}
+	return nil
+}
+
+// Resume lets a paused container run again.
+func (d *Driver) Resume(_ context.Context, id string) error {
+	r, err := d.record(id)
+	if err != nil {
+		return fmt.Errorf("resume: %w", err)
+	}
+	if err := d.cgroups.Thaw(r.Cgroup); err != nil {
+		return fmt.Errorf("resume container %q: %w", id, err)
+	}
+	return nil
+}
+
 // Stats reads the container's control group. An exited container has no numbers
 // once its group is empty of meaning; what is left of them is returned.
 func (d *Driver) Stats(_ context.Context, id string) (runtime.Stats, error) {

@@ -172,7 +172,7 @@ func TestDevicesAndSysctls(t *testing.T) {
 		c := h.container("cat /proc/sys/net/ipv4/ip_unprivileged_port_start; ls -l /dev/fuse")
 		c.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
 		if _, err := os.Stat("/dev/fuse"); err == nil {
-			c.Devices = []string{"/dev/fuse"}
+			c.Devices = []runtime.Device{{Host: "/dev/fuse"}}
 		}
 		out, _ := h.run(c)
 		if !strings.HasPrefix(out, "0\n") {

@@ -77,6 +77,9 @@ func bind(m runtime.Mount) specs.Mount {
 	if m.ReadOnly {
 		access = "ro"
 	}
+	if m.Source == "" && m.Options != nil {
+		return specs.Mount{Destination: m.Target, Type: "tmpfs", Source: "tmpfs", Options: m.Options}
+	}
 	if m.Source == "" {
 		options := []string{"nosuid", "nodev", "mode=1777", access}
 		if m.SizeBytes > 0 {

@@ -71,6 +71,19 @@ func newBaseline() (baseline, error) {
 	return b, nil
 }
 
+// limits are the default ones with those that a container has instead.
+func (b *baseline) limits(own []runtime.Rlimit) []specs.POSIXRlimit {
+	if len(own) == 0 {
+		return b.rlimits
+	}
+	all := slices.Clone(b.rlimits)
+	for _, l := range own {
+		all = slices.DeleteFunc(all, func(o specs.POSIXRlimit) bool { return o.Type == l.Name })
+		all = append(all, specs.POSIXRlimit{Type: l.Name, Soft: l.Soft, Hard: l.Hard})
+	}
+	return all
+}
+
 // oomScoreAdj is best effort: without CAP_SYS_RESOURCE nobody may go below his own.
 func (b *baseline) oomScoreAdj(wanted int) *int {
 	score := max(wanted, b.lowestOOM)

@@ -1,11 +1,13 @@
 package ocispec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -62,7 +64,7 @@ func (b *Builder) Spec(c *runtime.Container) (*specs.Spec, error) {
 			Env:             environment(c),
 			Cwd:             cwd(c.Cwd),
 			Capabilities:    capabilities,
-			Rlimits:         b.base.rlimits,
+			Rlimits:         b.base.limits(c.Rlimits),
 			NoNewPrivileges: !c.Security.AllowPrivilegeEsc && !c.Security.Privileged,
 			OOMScoreAdj:     b.base.oomScoreAdj(c.Resources.OOMScoreAdj),
 		},
@@ -165,7 +167,7 @@ func (b *Builder) Resources(r *runtime.Resources) (*specs.LinuxResources, error)
 			s.Unified = map[string]string{"memory.oom.group": "1"}
 		}
 	}
-	if r.PidsLimit > 0 {
+	if r.PidsLimit != 0 {
 		s.Pids = &specs.LinuxPids{Limit: &r.PidsLimit}
 	}
 	for size, limit := range r.Hugepages {
@@ -190,26 +192,68 @@ func addDevices(s *specs.Spec, c *runtime.Container) error {
 		return nil
 	}
 	s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
-	for _, root := range c.Devices {
-		err := filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
-			if err != nil || e.IsDir() {
-				return err
-			}
-			device, err := oci.DeviceFromPath(path)
-			if err != nil {
-				return err
-			}
-			s.Linux.Devices = append(s.Linux.Devices, *device)
-			s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{
-				Allow: true, Type: device.Type, Major: &device.Major, Minor: &device.Minor, Access: "rwm",
-			})
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("add device %q: %w", root, err)
+	for _, d := range c.Devices {
+		if err := addDevice(s, d); err != nil {
+			return fmt.Errorf("add device %q: %w", d.Host, err)
 		}
 	}
+	for _, text := range c.DeviceRules {
+		rule, err := deviceRule(text)
+		if err != nil {
+			return err
+		}
+		s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, rule)
+	}
 	return nil
+}
+
+// addDevice adds a device, or all below a directory.
+func addDevice(s *specs.Spec, d runtime.Device) error {
+	root, err := filepath.EvalSymlinks(d.Host)
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() || e.Type()&os.ModeDevice == 0 && path != root {
+			return err
+		}
+		device, err := oci.DeviceFromPath(path)
+		if err != nil {
+			return err
+		}
+		device.Path = cmp.Or(d.Inside, d.Host) + strings.TrimPrefix(path, root)
+		s.Linux.Devices = append(s.Linux.Devices, *device)
+		s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{
+			Allow: true, Type: device.Type, Major: &device.Major, Minor: &device.Minor, Access: cmp.Or(d.Access, "rwm"),
+		})
+		return nil
+	})
+}
+
+// deviceRule reads "TYPE MAJOR:MINOR ACCESS", where a number may be *.
+func deviceRule(text string) (specs.LinuxDeviceCgroup, error) {
+	rule := specs.LinuxDeviceCgroup{Allow: true}
+	bad := fmt.Errorf("device rule %q: it is written as \"c 10:200 rwm\", with a or b for the type and * for any number", text)
+	fields := strings.Fields(text)
+	if len(fields) != 3 || !strings.Contains("abc", fields[0]) || len(fields[0]) != 1 || strings.Trim(fields[2], "rwm") != "" {
+		return rule, bad
+	}
+	rule.Type, rule.Access = fields[0], fields[2]
+	major, minor, found := strings.Cut(fields[1], ":")
+	for _, number := range []struct {
+		text string
+		to   **int64
+	}{{major, &rule.Major}, {minor, &rule.Minor}} {
+		if number.text == "*" {
+			continue
+		}
+		n, err := strconv.ParseInt(number.text, 10, 32)
+		if err != nil || n < 0 || !found {
+			return rule, bad
+		}
+		*number.to = &n
+	}
+	return rule, nil
 }
 
 // openFiles returns the limit of open files that a container can be given.

@@ -75,6 +75,8 @@ func (d *driver) Update(context.Context, string, runtime.Resources) error {
 func (d *driver) Exec(context.Context, string, runtime.Exec, runtime.Streams) (int, error) {
 	return 0, nil
 }
+func (d *driver) Pause(context.Context, string) error                  { return nil }
+func (d *driver) Resume(context.Context, string) error                 { return nil }
 func (d *driver) Stats(context.Context, string) (runtime.Stats, error) { return runtime.Stats{}, nil }
 
 // images is one image whose roots are plain directories.

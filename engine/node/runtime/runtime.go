@@ -37,7 +37,9 @@ type Container struct {
 	Cwd            string
 	User           User
 	Mounts         []Mount
-	Devices        []string // host device paths, same path inside
+	Devices        []Device
+	DeviceRules    []string // further devices it may use if it finds them: "c 10:200 rwm"
+	Rlimits        []Rlimit // instead of the defaults of these names
 
 	Namespaces Namespaces
 	Security   Security
@@ -70,6 +72,8 @@ type Mount struct {
 	ReadOnly    bool
 	Propagation string // "private" (default), "rslave", "rshared"
 	SizeBytes   int64  // tmpfs only; 0 is the kernel's default
+	// Options of a tmpfs, as mount(8) writes them, instead of the usual ones.
+	Options []string
 }
 
 // Namespaces names the pinned namespaces to join. An empty path means a new
@@ -108,7 +112,7 @@ type Resources struct {
 	CPUQuota    int64 // microseconds per period
 	CPUPeriod   uint64
 	MemoryLimit int64 // bytes
-	PidsLimit   int64
+	PidsLimit   int64 // -1 is none, also when the limit is changed
 	OOMScoreAdj int
 	Hugepages   map[string]uint64 // page size ("2MB") to bytes
 }
@@ -201,5 +205,9 @@ type Driver interface {
 	ReopenLog(ctx context.Context, id string) error
 	// Update changes cgroup limits of a running container.
 	Update(ctx context.Context, id string, r Resources) error
+	// Pause stops all processes of a container, and returns when none runs any more;
+	// Resume lets them go on. A paused container can be killed and removed.
+	Pause(ctx context.Context, id string) error
+	Resume(ctx context.Context, id string) error
 	Stats(ctx context.Context, id string) (Stats, error)
 }

@@ -119,6 +119,12 @@ func fileSystem(path string) (u Usage, own bool, err error) {
 	return u, own, nil
 }
 
+// Occupied is what a directory's files occupy on its own file system, in bytes.
+func Occupied(dir string) int64 {
+	bytes, _ := occupied(dir)
+	return int64(bytes)
+}
+
 // occupied is what a directory's files occupy on its own file system.
 func occupied(dir string) (bytes, inodes uint64) {
 	var root unix.Stat_t
