@@ -3,9 +3,14 @@ package image
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -13,8 +18,10 @@ import (
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
+	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -48,19 +55,96 @@ func (s *Store) Commit(ctx context.Context, kept string, o CommitOptions) (*Imag
 		return nil, err
 	}
 	defer done()
-	layer, err := s.writtenLayer(ctx, kept)
-	if err == nil {
-		var target ocispec.Descriptor
-		if target, err = s.writeImage(ctx, base, layer, o); err == nil {
-			meter := newMeter(o.Name, func(Progress) {})
-			defer meter.stop()
-			err = s.unpackTree(ctx, images.Handlers(s.children()), meter, target)
-		}
-		if err == nil {
-			return s.record(ctx, named.String(), target)
-		}
+	below, err := images.Manifest(ctx, s.content, base.target, s.platform)
+	if err != nil {
+		return nil, fmt.Errorf("commit image %q: %w", o.Name, err)
 	}
-	return nil, fmt.Errorf("commit image %q: %w", o.Name, err)
+	layer, err := s.writtenLayer(ctx, kept)
+	if err != nil {
+		return nil, fmt.Errorf("commit image %q: %w", o.Name, err)
+	}
+	img, err := s.onTop(ctx, &base.Config, below.Layers, layer, named.String(), o)
+	if err != nil {
+		return nil, fmt.Errorf("commit image %q: %w", o.Name, err)
+	}
+	return img, nil
+}
+
+// ImportRoot makes an image of one layer of an archive of a root directory, which may be
+// compressed with gzip or zstd.
+func (s *Store) ImportRoot(ctx context.Context, archive io.Reader, o CommitOptions) (*Image, error) {
+	named, err := parseRef(o.Name)
+	if err != nil {
+		return nil, err
+	}
+	ctx, done, err := s.lease(s.context(ctx))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	layer, err := s.archivedLayer(ctx, archive)
+	if err != nil {
+		return nil, fmt.Errorf("import root directory as %q: %w", o.Name, err)
+	}
+	config := &ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}}
+	img, err := s.onTop(ctx, config, nil, layer, named.String(), o)
+	if err != nil {
+		return nil, fmt.Errorf("import root directory as %q: %w", o.Name, err)
+	}
+	return img, nil
+}
+
+// onTop makes and unpacks an image of some layers with one more.
+func (s *Store) onTop(ctx context.Context, base *ocispec.Image, below []ocispec.Descriptor, layer ocispec.Descriptor, name string, o CommitOptions) (*Image, error) {
+	target, err := s.writeImage(ctx, base, below, layer, o)
+	if err != nil {
+		return nil, err
+	}
+	meter := newMeter(o.Name, func(Progress) {})
+	defer meter.stop()
+	if err := s.unpackTree(ctx, images.Handlers(s.children()), meter, target); err != nil {
+		return nil, err
+	}
+	return s.record(ctx, name, target)
+}
+
+// archivedLayer keeps an archive as a layer, compressed whatever it was.
+func (s *Store) archivedLayer(ctx context.Context, archive io.Reader) (ocispec.Descriptor, error) {
+	plain, err := compression.DecompressStream(archive)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer plain.Close()
+	ref := "import-" + rand.Text()
+	w, err := content.OpenWriter(ctx, s.content, content.WithRef(ref))
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer w.Close()
+	defer func() { _ = s.content.Abort(context.WithoutCancel(ctx), ref) }() // nothing to abort once it is committed
+	packed, err := compression.CompressStream(w, compression.Gzip)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	diffID := digest.SHA256.Digester()
+	_, err = io.Copy(packed, io.TeeReader(plain, diffID.Hash()))
+	if err := errors.Join(err, packed.Close()); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	status, err := w.Status()
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	layer := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: w.Digest(), Size: status.Offset}
+	err = w.Commit(ctx, layer.Size, layer.Digest, content.WithLabels(map[string]string{labels.LabelUncompressed: diffID.Digest().String()}))
+	return layer, ignoreExisting(err)
+}
+
+func ignoreExisting(err error) error {
+	if errdefs.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
 }
 
 // writtenLayer makes a layer of what was written to a kept root. The root may be in use:
@@ -75,28 +159,24 @@ func (s *Store) writtenLayer(ctx context.Context, kept string) (ocispec.Descript
 	return walking.NewWalkingDiff(s.content).Compare(ctx, []mount.Mount{below}, []mount.Mount{whole}, diff.WithMediaType(ocispec.MediaTypeImageLayerGzip))
 }
 
-// writeImage writes configuration and manifest of base with one more layer.
-func (s *Store) writeImage(ctx context.Context, base *Image, layer ocispec.Descriptor, o CommitOptions) (ocispec.Descriptor, error) {
+// writeImage writes configuration and manifest of base and its layers with one more.
+func (s *Store) writeImage(ctx context.Context, base *ocispec.Image, below []ocispec.Descriptor, layer ocispec.Descriptor, o CommitOptions) (ocispec.Descriptor, error) {
 	info, err := s.content.Info(ctx, layer.Digest)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	old, err := images.Manifest(ctx, s.content, base.target, s.platform)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	now := time.Now().UTC()
 	history := ocispec.History{Created: &now, CreatedBy: o.CreatedBy, Author: o.Author, Comment: o.Comment}
 	config, err := s.writeBlob(ctx, ocispec.MediaTypeImageConfig, map[string]any{
-		"created": now, "author": o.Author, "architecture": base.Config.Architecture, "os": base.Config.OS, "variant": base.Config.Variant, "config": o.Config,
-		"rootfs":  ocispec.RootFS{Type: "layers", DiffIDs: append(base.Config.RootFS.DiffIDs[:len(base.Config.RootFS.DiffIDs):len(base.Config.RootFS.DiffIDs)], digest.Digest(info.Labels[labels.LabelUncompressed]))},
-		"history": append(base.Config.History[:len(base.Config.History):len(base.Config.History)], history),
+		"created": now, "author": o.Author, "architecture": base.Architecture, "os": base.OS, "variant": base.Variant, "config": o.Config,
+		"rootfs":  ocispec.RootFS{Type: "layers", DiffIDs: append(slices.Clip(base.RootFS.DiffIDs), digest.Digest(info.Labels[labels.LabelUncompressed]))},
+		"history": append(slices.Clip(base.History), history),
 	}, nil)
 	if err != nil {
 		return config, err
 	}
 	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config,
-		Layers: append(old.Layers[:len(old.Layers):len(old.Layers)], ocispec.Descriptor{MediaType: layer.MediaType, Digest: layer.Digest, Size: layer.Size})}
+		Layers: append(slices.Clip(below), ocispec.Descriptor{MediaType: layer.MediaType, Digest: layer.Digest, Size: layer.Size})}
 	refs := map[string]string{"containerd.io/gc.ref.content.config": config.Digest.String()}
 	for i, l := range manifest.Layers {
 		refs["containerd.io/gc.ref.content.l."+strconv.Itoa(i)] = l.Digest.String()
