@@ -228,7 +228,7 @@ func (p *buildProxy) solve(ctx context.Context, up grpc.ServerStream, down grpc.
 	if err := proto.Unmarshal(f.data.Materialize(), &req); err != nil {
 		return status.Errorf(codes.InvalidArgument, "solve: %v", err)
 	}
-	names, take := p.redirect(&req)
+	wanted := p.redirect(&req)
 	f, err := frameOf(&req)
 	if err != nil {
 		return err
@@ -241,12 +241,12 @@ func (p *buildProxy) solve(ctx context.Context, up grpc.ServerStream, down grpc.
 		up.SetTrailer(down.Trailer())
 		return err
 	}
-	if take {
+	if wanted.here {
 		var resp controlapi.SolveResponse
 		if err := proto.Unmarshal(answer.data.Materialize(), &resp); err != nil {
 			return status.Errorf(codes.Internal, "solve: %v", err)
 		}
-		if err := p.take(ctx, resp.ExporterResponse[exptypes.ExporterImageDigestKey], names); err != nil {
+		if err := p.take(ctx, resp.ExporterResponse[exptypes.ExporterImageDigestKey], wanted); err != nil {
 			return status.Errorf(codes.Unknown, "take in the built image: %v", fullDisk(err))
 		}
 	}
@@ -254,27 +254,39 @@ func (p *buildProxy) solve(ctx context.Context, up grpc.ServerStream, down grpc.
 	return up.SendMsg(answer)
 }
 
+// result is what shall become of a built image.
+type result struct {
+	names        []string
+	here, pushed bool // it becomes one of this machine's; the worker sends it away
+}
+
 // redirect makes the worker keep an image for us that shall become one of this machine's:
-// docker's own exporter "moby", and "image" without a push.
-func (p *buildProxy) redirect(req *controlapi.SolveRequest) (names []string, take bool) {
+// docker's own exporter "moby", and "image" without a push. An image that is pushed is left
+// to the worker under its names; asked by "moby", it becomes one of this machine's, too.
+func (p *buildProxy) redirect(req *controlapi.SolveRequest) (wanted result) {
 	if req.ExporterDeprecated != "" && len(req.Exporters) == 0 {
 		req.Exporters = []*controlapi.Exporter{{Type: req.ExporterDeprecated, Attrs: req.ExporterAttrsDeprecated}}
 	}
 	req.ExporterDeprecated, req.ExporterAttrsDeprecated = "", nil
 	for _, e := range req.Exporters {
-		if e.Type != "moby" && (e.Type != "image" || e.Attrs["push"] == "true") {
+		push := e.Attrs["push"] == "true"
+		if e.Type != "moby" && (e.Type != "image" || push) {
 			continue
 		}
-		take = true
+		wanted.here, wanted.pushed = true, push
 		for _, name := range strings.Split(e.Attrs["name"], ",") {
 			if name != "" {
-				names = append(names, name)
+				wanted.names = append(wanted.names, name)
 			}
 		}
 		attrs := map[string]string{"oci-mediatypes": "true"}
 		for k, v := range e.Attrs {
 			switch k {
-			case "name", "push", "unpack", "store", "dangling-name-prefix":
+			case "unpack", "store", "dangling-name-prefix":
+			case "name", "push":
+				if push {
+					attrs[k] = v
+				}
 			default:
 				attrs[k] = v
 			}
@@ -284,7 +296,7 @@ func (p *buildProxy) redirect(req *controlapi.SolveRequest) (names []string, tak
 	if req.Frontend != "" {
 		req.FrontendAttrs = p.registryArg(req.FrontendAttrs)
 	}
-	return names, take
+	return wanted
 }
 
 // registryArg is the build argument that every build gets: where the built-in registry is.
@@ -310,7 +322,7 @@ func (p *buildProxy) withRegistry(f *frame) *frame {
 }
 
 // take copies an image out of the worker's content.
-func (p *buildProxy) take(ctx context.Context, target string, names []string) error {
+func (p *buildProxy) take(ctx context.Context, target string, wanted result) error {
 	d, err := digest.Parse(target)
 	if err != nil {
 		return fmt.Errorf("the worker names no image: %w", err)
@@ -329,6 +341,17 @@ func (p *buildProxy) take(ctx context.Context, target string, names []string) er
 	if desc.MediaType, err = mediaTypeOf(blob); err != nil {
 		return err
 	}
+	platforms, err := platformsOf(blob)
+	if err != nil {
+		return err
+	}
+	if ours := "linux/" + goarch; len(platforms) > 1 || len(platforms) == 1 && platforms[0] != ours {
+		if wanted.pushed {
+			return nil // it is where it belongs
+		}
+		return fmt.Errorf("it is for %s, and images here are for %s: build for that alone, or send it away with --push or --output type=oci,dest=FILE", strings.Join(platforms, ", "), ours)
+	}
+	names := wanted.names
 	if len(names) == 0 {
 		names = []string{untagged + ":" + d.Encoded()[:32]}
 	}
@@ -342,6 +365,20 @@ func (p *buildProxy) take(ctx context.Context, target string, names []string) er
 		}
 	}
 	return nil
+}
+
+// platformsOf are the platforms of the images in an index; none for a single image.
+func platformsOf(blob []byte) (list []string, err error) {
+	var index ocispec.Index
+	if err := json.Unmarshal(blob, &index); err != nil {
+		return nil, fmt.Errorf("read the built image's index: %w", err)
+	}
+	for _, m := range index.Manifests {
+		if p := m.Platform; p != nil && p.OS != "unknown" { // what is said about an image has none
+			list = append(list, p.OS+"/"+p.Architecture)
+		}
+	}
+	return list, nil
 }
 
 // mediaTypeOf reads what a manifest says it is.

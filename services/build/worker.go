@@ -12,11 +12,16 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 	ctdsnapshots "github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/moby/buildkit/cache/remotecache"
+	inlinecache "github.com/moby/buildkit/cache/remotecache/inline"
+	localcache "github.com/moby/buildkit/cache/remotecache/local"
+	registrycache "github.com/moby/buildkit/cache/remotecache/registry"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/control"
@@ -133,30 +138,37 @@ func Worker(ctx context.Context, cfg WorkerConfig) error {
 	if err := errors.Join(os.MkdirAll(p.tmp, 0o700), os.Setenv("TMPDIR", p.tmp)); err != nil {
 		return fmt.Errorf("start build worker: %w", err)
 	}
-	if err := errors.Join(serve(ctx, cfg, p), endUse(p)); err != nil {
+	full, err := serve(ctx, cfg, p)
+	if full {
+		cfg.Log.Warn("the disk is full: the build cache is given up", "dir", p.dir)
+		err = errors.Join(err, removeCache(p))
+	}
+	if err := errors.Join(err, endUse(p)); err != nil {
 		return fmt.Errorf("build worker: %w", err)
 	}
 	return nil
 }
 
-func serve(ctx context.Context, cfg WorkerConfig, p paths) (err error) {
+// serve answers clients. Full tells that it ended because the disk is full.
+func serve(ctx context.Context, cfg WorkerConfig, p paths) (full bool, err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	steps, err := sandbox.New(sandbox.Config{
 		Name: cgroupParent(cfg.DataDir), Layers: p.dir, Uplinks: cfg.Uplinks, Memory: cfg.MemoryBytes, Log: cfg.Log,
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { err = errors.Join(err, steps.Close()) }()
 	controller, err := newController(ctx, cfg, p, steps)
 	if err != nil {
-		return err
+		return isFull(p.dir), err
 	}
+	guard := &fullGuard{dir: p.dir, stop: stop}
 	idle := newIdleTimer(cfg.IdleTimeout, stop)
 	server := grpc.NewServer(
 		grpc.StatsHandler(idle),
-		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor),
+		grpc.UnaryInterceptor(guard.unary(grpcerrors.UnaryServerInterceptor)),
 		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
@@ -165,11 +177,11 @@ func serve(ctx context.Context, cfg WorkerConfig, p paths) (err error) {
 
 	// We hold the lock: a socket that exists is a leftover.
 	if err := os.Remove(p.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(err, controller.Close())
+		return false, errors.Join(err, controller.Close())
 	}
 	listener, err := listenPrivately(p.socket)
 	if err != nil {
-		return errors.Join(err, controller.Close())
+		return false, errors.Join(err, controller.Close())
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -182,7 +194,7 @@ func serve(ctx context.Context, cfg WorkerConfig, p paths) (err error) {
 		server.GracefulStop()
 		force.Stop()
 	}
-	return errors.Join(err, controller.Close())
+	return guard.full.Load(), errors.Join(err, controller.Close())
 }
 
 // listenPrivately makes a socket that only its owner can open.
@@ -219,6 +231,7 @@ func newController(ctx context.Context, cfg WorkerConfig, p paths, steps *sandbo
 		return nil, fmt.Errorf("open build history: %w", err)
 	}
 	kept := int64(keptHistory)
+	hosts := registryHosts()
 	return control.NewController(control.Opt{
 		SessionManager:   sessions,
 		WorkerController: workers,
@@ -234,8 +247,18 @@ func newController(ctx context.Context, cfg WorkerConfig, p paths, steps *sandbo
 		HistoryConfig:  &config.HistoryConfig{MaxEntries: &kept},
 		GarbageCollect: w.GarbageCollect,
 		GracefulStop:   ctx.Done(),
+		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
+			"inline": inlinecache.ResolveCacheExporterFunc(), "local": localcache.ResolveCacheExporterFunc(sessions),
+			"registry": registrycache.ResolveCacheExporterFunc(sessions, hosts),
+		},
+		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{
+			"local": localcache.ResolveCacheImporterFunc(sessions), "registry": registrycache.ResolveCacheImporterFunc(sessions, w.ContentStore(), hosts),
+		},
 	})
 }
+
+// registryHosts asks registries of this machine by HTTP, others by HTTPS.
+func registryHosts() docker.RegistryHosts { return resolver.NewRegistryConfig(nil) }
 
 // newOCIWorker is the part of BuildKit that runs steps, with runc in the sandbox,
 // and keeps their results.
@@ -258,7 +281,7 @@ func newOCIWorker(ctx context.Context, cfg WorkerConfig, p paths, steps *sandbox
 		return nil, fmt.Errorf("prepare runc: %w", err)
 	}
 	opt.GCPolicy = gcPolicy(cfg.MaxCacheBytes, p.dir)
-	opt.RegistryHosts = resolver.NewRegistryConfig(nil) // loopback by HTTP, others by HTTPS
+	opt.RegistryHosts = registryHosts()
 	w, err := base.NewWorker(ctx, opt)
 	if err != nil {
 		return nil, fmt.Errorf("open build state: %w", err)
