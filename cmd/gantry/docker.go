@@ -106,7 +106,7 @@ type dockerBuilder struct {
 func (b dockerBuilder) Build(ctx context.Context, of dockerapi.Build, display io.Writer, archive io.WriteCloser) error {
 	_, err := b.Client.Build(ctx, build.Options{
 		ContextDir: of.Dir, Dockerfile: filepath.Join(of.Dir, of.Dockerfile), Tags: []string{of.Name}, Target: of.Target,
-		BuildArgs: of.Args, Labels: of.Labels, NoCache: of.NoCache, Registry: b.registry, Archive: archive, Display: display, Plain: true,
+		BuildArgs: of.Args, Labels: of.Labels, NoCache: of.NoCache, NoNetwork: of.NoNetwork, Registry: b.registry, Archive: archive, Display: display, Plain: true,
 	})
 	return err
 }

@@ -10,15 +10,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 
 	"github.com/distribution/reference"
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/build"
-	types "github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/events"
 
 	"github.com/gantryhq/gantry/engine/image"
 )
@@ -58,6 +54,9 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) error {
 		return invalid("Cannot locate specified Dockerfile: %s", b.Dockerfile)
 	}
 	out := &messages{w: w}
+	if from := r.FormValue("cachefrom"); from != "" && from != "[]" && from != "null" {
+		out.send(message{Stream: "--cache-from has no effect: steps are found in the builder's own cache; BuildKit (docker buildx) reads others\n"})
+	}
 	img, err := s.build(r.Context(), b, tags, out)
 	if err != nil {
 		if !out.begun {
@@ -89,15 +88,18 @@ func buildOf(r *http.Request) (b Build, tags []string, err error) {
 		return b, nil, invalid("the Dockerfile %q is not within the build context", b.Dockerfile)
 	}
 	for name, why := range map[string]string{
+		"memswap": "limits are the builder's", "cpushares": "limits are the builder's", "cpuperiod": "limits are the builder's", "cpuquota": "limits are the builder's",
+		"cpusetmems": "limits are the builder's", "shmsize": "limits are the builder's", "ulimits": "limits are the builder's", "isolation": "this is Linux",
 		"remote": "the client sends the context", "squash": "layers stay as they are built", "memory": "limits are the builder's", "cpusetcpus": "limits are the builder's",
 		"cgroupparent": "control groups are the builder's", "extrahosts": "steps resolve names as the host does", "outputs": "the image goes to the machine's images",
 	} {
-		if v := q.Get(name); v != "" && v != "0" && v != "{}" && v != "[]" && v != "null" {
+		if v := q.Get(name); v != "" && v != "0" && v != "default" && v != "{}" && v != "[]" && v != "null" {
 			return b, nil, invalid("the build parameter %s is not possible: %s", name, why)
 		}
 	}
-	if mode := q.Get("networkmode"); mode != "" && mode != "default" && mode != "host" && mode != "bridge" {
-		return b, nil, invalid("--network %s is not possible for a build: write RUN --network=none in the Dockerfile", mode)
+	b.NoNetwork = q.Get("networkmode") == "none"
+	if mode := q.Get("networkmode"); !b.NoNetwork && mode != "" && mode != "default" && mode != "host" && mode != "bridge" {
+		return b, nil, invalid("--network %s is not possible for a build: there are default and none", mode)
 	}
 	if p := q.Get("platform"); p != "" && !platformFits(p) {
 		return b, nil, invalid("platform %s is not possible: images are built for linux/%s", p, goarch)
@@ -197,56 +199,4 @@ func (d *display) Write(p []byte) (int, error) {
 // within bounds by itself.
 func (s *Server) serveBuildPrune(w http.ResponseWriter, _ *http.Request) error {
 	return ok(w, build.CachePruneReport{CachesDeleted: []string{}})
-}
-
-// serveCommit makes an image of a container. It runs on meanwhile: what is being written
-// is taken as it is found.
-func (s *Server) serveCommit(w http.ResponseWriter, r *http.Request) error {
-	c, err := s.find(r.FormValue("container"))
-	if err != nil {
-		return err
-	}
-	if len(r.URL.Query()["changes"]) > 0 && r.FormValue("changes") != "" {
-		return invalid("changes at a commit are not possible: put them into a Dockerfile that starts FROM the committed image")
-	}
-	rec := s.recordOf(c)
-	config := rec.Config
-	if given := (types.Config{}); r.ContentLength != 0 {
-		if err := decode(r, &given); err != nil {
-			return err
-		}
-		if len(given.Cmd)+len(given.Entrypoint)+len(given.Env) > 0 {
-			config = &given
-		}
-	}
-	name := r.FormValue("repo")
-	if tag := r.FormValue("tag"); tag != "" && name != "" {
-		name += ":" + tag
-	}
-	if name == "" {
-		name = untagged + ":" + randomID()[:32]
-	}
-	c.op.Lock() // its layer stays while it is read
-	defer c.op.Unlock()
-	img, err := s.cfg.Images.Commit(r.Context(), image.KeptName(Namespace, rec.ID), image.CommitOptions{
-		Name: name, Config: imageConfigOf(config), Author: r.FormValue("author"), Comment: r.FormValue("comment"), CreatedBy: strings.Join(append(slices.Clone(rec.Command), rec.Args...), " ")})
-	if err != nil {
-		return fullDisk(err)
-	}
-	s.containerEvent(&rec, events.ActionCommit, map[string]string{"imageID": img.ID, "imageRef": img.Name})
-	answer(w, http.StatusCreated, types.CommitResponse{ID: img.ID})
-	return nil
-}
-
-// imageConfigOf is what an image keeps of a container's configuration.
-func imageConfigOf(c *types.Config) dockerspec.DockerOCIImageConfig {
-	ports := map[string]struct{}{}
-	for p := range c.ExposedPorts {
-		ports[p.String()] = struct{}{}
-	}
-	out := dockerspec.DockerOCIImageConfig{}
-	out.User, out.ExposedPorts, out.Env, out.Entrypoint, out.Cmd = c.User, ports, c.Env, c.Entrypoint, c.Cmd
-	out.Volumes, out.WorkingDir, out.Labels, out.StopSignal = c.Volumes, c.WorkingDir, c.Labels, c.StopSignal
-	out.Healthcheck, out.OnBuild, out.Shell = c.Healthcheck, c.OnBuild, c.Shell
-	return out
 }

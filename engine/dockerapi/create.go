@@ -2,6 +2,7 @@ package dockerapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/gantryhq/gantry/engine/image"
+	"github.com/gantryhq/gantry/engine/node/runtime"
 )
 
 var validName = regexp.MustCompile(`^/?[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
@@ -25,7 +27,7 @@ var validName = regexp.MustCompile(`^/?[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 // serveCreate makes a container that does not run yet.
 func (s *Server) serveCreate(w http.ResponseWriter, r *http.Request) error {
 	var req types.CreateRequest
-	if err := decode(r, &req); err != nil {
+	if err := decodeCreate(r, &req); err != nil {
 		return err
 	}
 	if req.Config == nil {
@@ -49,10 +51,45 @@ func (s *Server) serveCreate(w http.ResponseWriter, r *http.Request) error {
 	if err := s.create(r.Context(), rec); err != nil {
 		return err
 	}
+	if size := rec.HostConfig.ConsoleSize; size[0] > 0 {
+		s.terminalOf(rec.ID).resize(runtime.Size{Height: uint16(size[0]), Width: uint16(size[1])})
+	}
 	if warnings == nil {
 		warnings = []string{}
 	}
 	answer(w, http.StatusCreated, types.CreateResponse{ID: rec.ID, Warnings: warnings})
+	return nil
+}
+
+// decodeCreate reads a request. Commands may be single strings, as older clients write
+// them; fields that are no more are refused if they ask for something.
+func decodeCreate(r *http.Request, req *types.CreateRequest) error {
+	var raw map[string]json.RawMessage
+	if err := decode(r, &raw); err != nil {
+		return err
+	}
+	for _, field := range []string{"Cmd", "Entrypoint"} {
+		var word string
+		if json.Unmarshal(raw[field], &word) == nil && word != "" {
+			raw[field], _ = json.Marshal([]string{word}) // strings always can be
+		}
+	}
+	var former struct {
+		MacAddress string
+		HostConfig struct{ KernelMemory, KernelMemoryTCP int64 }
+	}
+	blob, err := json.Marshal(raw)
+	if err == nil {
+		err = errors.Join(json.Unmarshal(blob, req), json.Unmarshal(blob, &former))
+	}
+	switch {
+	case err != nil:
+		return invalid("invalid JSON: %v", err)
+	case former.MacAddress != "":
+		return invalid("--mac-address is not possible: the network of pods chooses addresses")
+	case former.HostConfig.KernelMemory > 0 || former.HostConfig.KernelMemoryTCP > 0:
+		return invalid("--kernel-memory is not possible: kernels no longer limit it apart; use --memory")
+	}
 	return nil
 }
 
@@ -70,8 +107,11 @@ func (s *Server) newRecord(ctx context.Context, name string, req *types.CreateRe
 	if err := s.fromImage(ctx, r, img); err != nil {
 		return nil, err
 	}
-	if r.Config.Hostname == "" && !r.HostConfig.NetworkMode.IsHost() {
+	if r.Config.Hostname == "" && !r.HostConfig.NetworkMode.IsHost() && !r.HostConfig.UTSMode.IsHost() {
 		r.Config.Hostname = short(r.ID)
+	}
+	if err := s.resolveJoined(r); err != nil {
+		return nil, err
 	}
 	if err := s.chooseNetworks(r, req.NetworkingConfig); err != nil {
 		return nil, err

@@ -19,5 +19,6 @@
 //
 // Only cmd/gantry imports this package. It imports engine/image, whose images it offers,
 // and the words of engine/node/runtime; containers it reaches through the Kubernetes
-// API, and through [Machine] where that has no word for something.
+// API, and through [Machine] and the annotation of [runtime.Extras] where that has no word
+// for something.
 package dockerapi

@@ -8,10 +8,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	types "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	v1 "k8s.io/api/core/v1"
@@ -114,15 +116,21 @@ func archiveOf(t *testing.T, headers []tar.Header) *bytes.Buffer {
 }
 
 func TestWhatCannotBeHonouredIsRefused(t *testing.T) {
-	one := int64(1)
 	yes := true
 	for name, h := range map[string]types.HostConfig{
-		"devices":            {Resources: types.Resources{Devices: []types.DeviceMapping{{PathOnHost: "/dev/null"}}}},
-		"pids":               {Resources: types.Resources{PidsLimit: &one}},
-		"no network":         {NetworkMode: "none"},
-		"another's network":  {NetworkMode: "container:x"},
-		"another's pids":     {PidMode: "container:x"},
-		"host uts":           {UTSMode: "host"},
+		"no such device":     {Resources: types.Resources{Devices: []types.DeviceMapping{{PathOnHost: "/dev/nothing-like-it"}}}},
+		"a device's rights":  {Resources: types.Resources{Devices: []types.DeviceMapping{{PathOnHost: "/dev/null", CgroupPermissions: "rx"}}}},
+		"a rule for devices": {Resources: types.Resources{DeviceCgroupRules: []string{"c 1 rwm"}}},
+		"graphics":           {Resources: types.Resources{DeviceRequests: []types.DeviceRequest{{Count: -1}}}},
+		"a limit's name":     {Resources: types.Resources{Ulimits: []*types.Ulimit{{Name: "wishes", Soft: 1, Hard: 1}}}},
+		"a limit's order":    {Resources: types.Resources{Ulimits: []*types.Ulimit{{Name: "nofile", Soft: 2, Hard: 1}}}},
+		"block devices":      {Resources: types.Resources{BlkioWeight: 100}},
+		"ports of nobody":    {NetworkMode: "none", PublishAllPorts: true},
+		"ports of another":   {NetworkMode: "container:x", PublishAllPorts: true},
+		"another's sysctl":   {NetworkMode: "container:x", Sysctls: map[string]string{"net.core.somaxconn": "1"}},
+		"our annotations":    {Annotations: map[string]string{annotationExtras: "{}"}},
+		"user namespaces":    {UsernsMode: "private"},
+		"own masked paths":   {MaskedPaths: []string{"/proc/x"}},
 		"a profile":          {SecurityOpt: []string{"seccomp={}"}},
 		"an unknown option":  {SecurityOpt: []string{"magic"}},
 		"log driver":         {LogConfig: types.LogConfig{Type: "syslog"}},
@@ -140,9 +148,84 @@ func TestWhatCannotBeHonouredIsRefused(t *testing.T) {
 	if _, err := refuse(&types.Config{Hostname: "Not_A_Label"}, &types.HostConfig{}); err == nil {
 		t.Error("an impossible host name was accepted")
 	}
-	usual := types.HostConfig{NetworkMode: "bridge", Privileged: true, SecurityOpt: []string{"no-new-privileges"}, LogConfig: types.LogConfig{Type: "json-file"}}
+	limit := int64(10)
+	usual := types.HostConfig{NetworkMode: "bridge", Privileged: true, UTSMode: "host", PidMode: "container:x", UsernsMode: "host",
+		Annotations: map[string]string{"team": "shop", "example.com/team": "shop"},
+		Resources: types.Resources{PidsLimit: &limit, Devices: []types.DeviceMapping{{PathOnHost: "/dev/null", PathInContainer: "/dev/mine", CgroupPermissions: "r"}},
+			DeviceCgroupRules: []string{"c 10:* rwm"}, Ulimits: []*types.Ulimit{{Name: "nofile", Soft: 1, Hard: -1}}}, SecurityOpt: []string{"no-new-privileges"}, LogConfig: types.LogConfig{Type: "json-file"}}
 	if w, err := refuse(&types.Config{}, &usual); err != nil || len(w) > 0 {
 		t.Errorf("the usual is refused: %v %v", err, w)
+	}
+}
+
+// Every field of a request is honoured or refused: one that the API gains must be judged.
+func TestEveryFieldIsJudged(t *testing.T) {
+	judged := map[string]bool{}
+	for name := range strings.FieldsSeq(judgedFields) {
+		judged[name] = true
+	}
+	var look func(t *testing.T, of reflect.Type)
+	look = func(t *testing.T, of reflect.Type) {
+		for i := range of.NumField() {
+			f := of.Field(i)
+			if f.Anonymous {
+				look(t, f.Type)
+			} else if !judged[f.Name] {
+				t.Errorf("%s.%s is neither honoured nor refused", of.Name(), f.Name)
+			}
+		}
+	}
+	look(t, reflect.TypeFor[types.HostConfig]())
+	look(t, reflect.TypeFor[types.Config]())
+	look(t, reflect.TypeFor[types.UpdateConfig]())
+}
+
+// ArgsEscaped and ContainerIDFile are the client's own; AttachStdin and its like say what
+// a client will do.
+const judgedFields = `Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts Tty OpenStdin StdinOnce Env Cmd Healthcheck
+ArgsEscaped Image Volumes WorkingDir Entrypoint NetworkDisabled OnBuild Labels StopSignal StopTimeout Shell
+Binds ContainerIDFile LogConfig NetworkMode PortBindings RestartPolicy AutoRemove VolumeDriver VolumesFrom ConsoleSize Annotations CapAdd CapDrop
+CgroupnsMode DNS DNSOptions DNSSearch ExtraHosts GroupAdd IpcMode Cgroup Links OomScoreAdj PidMode Privileged PublishAllPorts ReadonlyRootfs SecurityOpt
+StorageOpt Tmpfs UTSMode UsernsMode ShmSize Sysctls Runtime Umask Isolation Mounts MaskedPaths ReadonlyPaths Init
+CPUShares Memory NanoCPUs CgroupParent BlkioWeight BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps BlkioDeviceReadIOps BlkioDeviceWriteIOps
+CPUPeriod CPUQuota CPURealtimePeriod CPURealtimeRuntime CpusetCpus CpusetMems Devices DeviceCgroupRules DeviceRequests MemoryReservation MemorySwap
+MemorySwappiness OomKillDisable PidsLimit Ulimits CPUCount CPUPercent IOMaximumIOps IOMaximumBandwidth`
+
+func TestTmpfsOptions(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                            "noexec nosuid nodev mode=1777",
+		"size=64m,mode=700,uid=5":     "noexec nosuid nodev size=67108864 uid=5 mode=700",
+		"exec,suid,dev,ro":            "ro mode=1777",
+		"rw,noexec,nosuid,size=1024k": "noexec nosuid nodev size=1048576 mode=1777",
+	} {
+		var m mountRecord
+		if err := tmpfsOptions(strings.Split(text, ","), &m); err != nil || strings.Join(m.tmpfs(), " ") != want {
+			t.Errorf("%q: %v, %v", text, m.tmpfs(), err)
+		}
+	}
+	for _, bad := range []string{"size=x", "mode=9", "huge=always", "uid=", "ro=1x,what"} {
+		if err := tmpfsOptions(strings.Split(bad, ","), &mountRecord{}); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+// What --change says changes the configuration of an image, and nothing else does.
+func TestChanges(t *testing.T) {
+	var c dockerspec.DockerOCIImageConfig
+	c.Env = []string{"A=1", "B=2"}
+	err := applyChanges(&c, []string{"ENV A=3", `CMD ["x", "y"]`, "ENTRYPOINT run it", "EXPOSE 80 53/udp", "USER 5", "WORKDIR /w", "LABEL a=b", "VOLUME /v", "STOPSIGNAL INT", "HEALTHCHECK CMD true", "ONBUILD RUN x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(c.Env, " "); got != "B=2 A=3" || strings.Join(c.Cmd, " ") != "x y" || strings.Join(c.Entrypoint, "|") != "/bin/sh|-c|run it" || len(c.ExposedPorts) != 2 ||
+		c.User != "5" || c.WorkingDir != "/w" || c.Labels["a"] != "b" || len(c.Volumes) != 1 || c.StopSignal != "INT" || c.Healthcheck == nil || c.OnBuild[0] != "RUN x" {
+		t.Errorf("got %+v", c)
+	}
+	for _, bad := range []string{"RUN rm -rf /", "COPY a b", "FROM scratch", "WHAT is this"} {
+		if err := applyChanges(&c, []string{bad}); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
 	}
 }
 
@@ -154,7 +237,7 @@ func TestBinds(t *testing.T) {
 		"/b":            {Type: "volume", Destination: "/b", Anonymous: true},
 		"/a:/b:rshared": {Type: "bind", Source: "/a", Destination: "/b", Propagation: "rshared"},
 	} {
-		if got, err := parseBind(text); err != nil || got != want {
+		if got, err := parseBind(text); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	types "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/term"
 
 	"github.com/gantryhq/gantry/engine/node/runtime"
 )
@@ -26,6 +27,7 @@ type execution struct {
 	id        string
 	container *container
 	request   types.ExecCreateRequest
+	keys      []byte // that leave its terminal
 
 	mu      sync.Mutex
 	started bool
@@ -52,10 +54,17 @@ func (s *Server) serveExecCreate(w http.ResponseWriter, r *http.Request) error {
 	if req.Privileged && !s.recordOf(c).HostConfig.Privileged {
 		return invalid("exec --privileged is not possible: a command has the rights of its container")
 	}
-	if !s.current(c).running() {
+	switch st := s.current(c); {
+	case st.paused():
+		return conflict("container %s is paused, unpause the container before exec", s.recordOf(c).ID)
+	case !st.running():
 		return conflict("container %s is not running", s.recordOf(c).ID)
 	}
-	x := &execution{id: randomID(), container: c, request: req}
+	keys, err := detachKeys(req.DetachKeys)
+	if err != nil {
+		return err
+	}
+	x := &execution{id: randomID(), container: c, request: req, keys: keys}
 	s.execs.mu.Lock()
 	if s.execs.byID == nil {
 		s.execs.byID = map[string]*execution{}
@@ -123,6 +132,10 @@ func (s *Server) serveExecStart(w http.ResponseWriter, r *http.Request) error {
 	var in io.Reader
 	if x.request.AttachStdin {
 		in = conn
+	}
+	if left := make(chan struct{}); in != nil && x.request.Tty { // who leaves lets the command go on
+		defer close(left)
+		in = &detacher{term.NewEscapeProxy(conn, x.keys), func() { out.discard(); conn.Close() }, left}
 	}
 	if err := s.execute(context.WithoutCancel(r.Context()), x, in, out.to(1), out.to(2)); err != nil {
 		_ = out.write(2, []byte("OCI runtime exec failed: exec failed: "+err.Error()+"\r\n"))

@@ -20,12 +20,16 @@ import (
 // and events; it removes containers that were run with --rm, ends those that failed too
 // often, and keeps the names of networks up to date.
 
-func (s *Server) namespaceExists(ctx context.Context) (bool, error) {
-	_, err := s.client.CoreV1().Namespaces().Get(ctx, Namespace, metav1.GetOptions{})
+// namespace reads the namespace, nil when there is none, or none yet.
+func (s *Server) namespace(ctx context.Context) (*v1.Namespace, error) {
+	namespace, err := s.client.CoreV1().Namespaces().Get(ctx, Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
-		return false, nil
+		return nil, nil
 	}
-	return err == nil, err
+	if err != nil {
+		return nil, fmt.Errorf("look for namespace %s: %w", Namespace, err)
+	}
+	return namespace, nil
 }
 
 // startKeeper begins to follow the pods and returns when it has seen all there are.
@@ -97,6 +101,9 @@ func (s *Server) see(ctx context.Context, pod *v1.Pod, gone bool) {
 	health := ""
 	if hasHealthcheck(&r) && after.running() {
 		health = string(healthOf(&r, after, time.Now()))
+	}
+	if after.paused() { // who stands still cannot answer its check
+		health = c.health
 	}
 	healthChanged := health != "" && c.health != "" && health != c.health
 	c.health = health

@@ -28,7 +28,13 @@ func (s *Server) serveStart(w http.ResponseWriter, r *http.Request) error {
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
-	if s.current(c).running() {
+	if r.FormValue("checkpoint") != "" {
+		return serveCheckpoint(w, r)
+	}
+	switch st := s.current(c); {
+	case st.paused():
+		return conflict("cannot start a paused container, try unpause instead")
+	case st.running():
 		return notModified
 	}
 	if err := s.start(r.Context(), c); err != nil {
@@ -82,7 +88,7 @@ func (s *Server) startPod(ctx context.Context, c *container) error {
 	}
 	err = s.change(ctx, c, func(rec *record) {
 		rec.Pod, rec.Stopped, rec.Ports = pod.Name, false, at.told
-		rec.Last = lastRun{}
+		rec.Last, rec.Paused = lastRun{}, time.Time{}
 	})
 	s.starting.Unlock()
 	if err == nil {
@@ -171,7 +177,7 @@ func (s *Server) deletePod(ctx context.Context, c *container, name string, grace
 	}
 	for {
 		s.mu.Lock()
-		done, changed := c.rec.Pod != name, c.changed
+		done, changed := c.rec.Pod != name || c.gone, c.changed
 		s.mu.Unlock()
 		if done {
 			return nil
@@ -225,6 +231,11 @@ func (s *Server) stop(ctx context.Context, c *container, timeout, signal string)
 			return err
 		}
 		s.containerEvent(&r, events.ActionKill, map[string]string{"signal": strconv.Itoa(int(sig))})
+	}
+	if s.current(c).paused() { // the signal waits
+		if err := s.resume(ctx, c); err != nil {
+			return err
+		}
 	}
 	if restartPolicyOf(r.HostConfig.RestartPolicy) != v1.RestartPolicyNever {
 		if err := s.endPod(ctx, r.Pod); err != nil {
@@ -307,6 +318,11 @@ func (s *Server) serveKill(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.containerEvent(&rec, events.ActionKill, map[string]string{"signal": strconv.Itoa(int(sig))})
 	if sig == unix.SIGKILL {
+		if s.current(c).paused() {
+			if err := s.resume(r.Context(), c); err != nil {
+				return err
+			}
+		}
 		if _, err := s.await(r.Context(), c, func(st state, gone bool) bool { return gone || !st.running() }); err != nil {
 			return err
 		}

@@ -18,27 +18,30 @@ import (
 
 func (s *Server) containerRoutes() map[string]handler {
 	return map[string]handler{
-		"GET /containers/json":          s.serveContainers,
-		"POST /containers/create":       s.serveCreate,
-		"POST /containers/prune":        s.serveContainersPrune,
-		"GET /containers/{id}/json":     s.serveContainer,
-		"POST /containers/{id}/start":   s.serveStart,
-		"POST /containers/{id}/stop":    s.serveStop,
-		"POST /containers/{id}/restart": s.serveRestart,
-		"POST /containers/{id}/kill":    s.serveKill,
-		"POST /containers/{id}/rename":  s.serveRename,
-		"POST /containers/{id}/update":  s.serveUpdate,
-		"POST /containers/{id}/wait":    s.serveWait,
-		"DELETE /containers/{id}":       s.serveRemove,
-		"GET /containers/{id}/top":      s.serveTop,
-		"GET /containers/{id}/stats":    s.serveStats,
-		"POST /containers/{id}/pause":   s.servePause,
-		"POST /containers/{id}/unpause": s.servePause,
+		"GET /containers/json":                       s.serveContainers,
+		"POST /containers/create":                    s.serveCreate,
+		"POST /containers/prune":                     s.serveContainersPrune,
+		"GET /containers/{id}/json":                  s.serveContainer,
+		"POST /containers/{id}/start":                s.serveStart,
+		"POST /containers/{id}/stop":                 s.serveStop,
+		"POST /containers/{id}/restart":              s.serveRestart,
+		"POST /containers/{id}/kill":                 s.serveKill,
+		"POST /containers/{id}/rename":               s.serveRename,
+		"POST /containers/{id}/update":               s.serveUpdate,
+		"POST /containers/{id}/wait":                 s.serveWait,
+		"DELETE /containers/{id}":                    s.serveRemove,
+		"GET /containers/{id}/top":                   s.serveTop,
+		"GET /containers/{id}/stats":                 s.serveStats,
+		"POST /containers/{id}/pause":                s.servePause,
+		"POST /containers/{id}/unpause":              s.serveUnpause,
+		"GET /containers/{id}/checkpoints":           serveCheckpoint,
+		"POST /containers/{id}/checkpoints":          serveCheckpoint,
+		"DELETE /containers/{id}/checkpoints/{name}": serveCheckpoint,
 	}
 }
 
-func (s *Server) servePause(http.ResponseWriter, *http.Request) error {
-	return unavailable("pausing is not possible: a container is a Kubernetes pod here, and pods cannot be paused; stop it instead, its files stay")
+func serveCheckpoint(http.ResponseWriter, *http.Request) error {
+	return unavailable("docker checkpoint is not possible: processes are not written to disk here; docker pause stops them, and files outlive docker stop")
 }
 
 var containerFilters = []string{"ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network", "publish", "since", "status", "volume"}
@@ -276,7 +279,7 @@ func addrText(a netip.Addr) string {
 }
 
 func (s *Server) stateResponse(r *http.Request, rec *record, st state) *types.State {
-	out := &types.State{Status: st.status, Running: st.running() || st.status == types.StateRestarting, Restarting: st.status == types.StateRestarting,
+	out := &types.State{Status: st.status, Running: st.running() || st.status == types.StateRestarting, Paused: st.paused(), Restarting: st.status == types.StateRestarting,
 		OOMKilled: st.run.OOMKilled, ExitCode: st.run.ExitCode, Error: st.run.Error,
 		StartedAt: docTime(st.run.StartedAt), FinishedAt: docTime(st.run.FinishedAt)}
 	if st.running() {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/mount"
 )
 
@@ -34,7 +33,7 @@ func (s *Server) chooseMounts(ctx context.Context, r *record, rootfs string) err
 		add(m)
 	}
 	for _, m := range h.Mounts {
-		rec, err := parseMount(m)
+		rec, err := s.parseMount(m)
 		if err != nil {
 			return err
 		}
@@ -42,7 +41,7 @@ func (s *Server) chooseMounts(ctx context.Context, r *record, rootfs string) err
 	}
 	for _, target := range sortedKeys(h.Tmpfs) {
 		m := mountRecord{Type: "tmpfs", Destination: target}
-		if err := tmpfsOptions(h.Tmpfs[target], &m); err != nil {
+		if err := tmpfsOptions(strings.Split(h.Tmpfs[target], ","), &m); err != nil {
 			return err
 		}
 		add(m)
@@ -81,7 +80,9 @@ func parseBind(text string) (mountRecord, error) {
 			switch option {
 			case "ro":
 				m.ReadOnly = true
-			case "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent", "private", "rprivate", "":
+			case "nocopy":
+				m.NoCopy = true
+			case "rw", "z", "Z", "cached", "delegated", "consistent", "private", "rprivate", "":
 			case "rshared", "shared", "rslave", "slave":
 				m.Propagation = option
 			default:
@@ -103,7 +104,7 @@ func checkTarget(target string) error {
 }
 
 // parseMount reads one --mount.
-func parseMount(m mount.Mount) (mountRecord, error) {
+func (s *Server) parseMount(m mount.Mount) (mountRecord, error) {
 	rec := mountRecord{Type: string(m.Type), Destination: m.Target, ReadOnly: m.ReadOnly}
 	if err := checkTarget(m.Target); err != nil {
 		return rec, err
@@ -116,10 +117,13 @@ func parseMount(m mount.Mount) (mountRecord, error) {
 		rec.Source = filepath.Clean(m.Source)
 		create := m.BindOptions != nil && m.BindOptions.CreateMountpoint
 		if _, err := os.Stat(rec.Source); errors.Is(err, fs.ErrNotExist) && !create {
-			return rec, invalid("invalid mount config for type \"bind\": bind source path does not exist: %s", m.Source)
+			return rec, invalid("invalid mount config for type \"bind\": bind source path does not exist: %s%s", m.Source, s.socketHint(m.Source))
 		}
-		if m.BindOptions != nil {
-			rec.Propagation = string(m.BindOptions.Propagation)
+		if o := m.BindOptions; o != nil {
+			rec.Propagation = string(o.Propagation)
+			if o.NonRecursive || o.ReadOnlyForceRecursive {
+				return rec, invalid("--mount bind-recursive=%s is not possible: what is mounted below %s comes with it, as it is", map[bool]string{true: "disabled", false: "readonly"}[o.NonRecursive], m.Source)
+			}
 		}
 	case mount.TypeVolume:
 		rec.Name, rec.Anonymous = m.Source, m.Source == ""
@@ -127,13 +131,24 @@ func parseMount(m mount.Mount) (mountRecord, error) {
 			if o.DriverConfig != nil && (o.DriverConfig.Name != "" && o.DriverConfig.Name != "local" || len(o.DriverConfig.Options) > 0) {
 				return rec, invalid("volume driver options are not possible: volumes are directories of this machine")
 			}
+			rec.NoCopy, rec.labels = o.NoCopy, o.Labels
 			if o.Subpath != "" {
 				return rec, invalid("a volume's subpath is not possible: mount the whole volume")
 			}
 		}
 	case mount.TypeTmpfs:
-		if m.TmpfsOptions != nil {
-			rec.SizeBytes = m.TmpfsOptions.SizeBytes
+		if o := m.TmpfsOptions; o != nil {
+			options := []string{}
+			if o.Mode != 0 {
+				options = append(options, fmt.Sprintf("mode=%o", o.Mode.Perm()|o.Mode&0o7000))
+			}
+			for _, option := range o.Options {
+				options = append(options, strings.Join(option, "="))
+			}
+			if err := tmpfsOptions(options, &rec); err != nil {
+				return rec, err
+			}
+			rec.SizeBytes = max(rec.SizeBytes, o.SizeBytes)
 		}
 	default:
 		return rec, invalid("mount type %q is not possible: there are bind, volume and tmpfs", m.Type)
@@ -141,30 +156,12 @@ func parseMount(m mount.Mount) (mountRecord, error) {
 	return rec, nil
 }
 
-// tmpfsOptions reads the options of --tmpfs. What pods do not know and what makes the
-// mount no looser than asked for is accepted as it is.
-func tmpfsOptions(text string, m *mountRecord) error {
-	for _, option := range strings.Split(text, ",") {
-		key, value, _ := strings.Cut(option, "=")
-		switch key {
-		case "size":
-			n, err := units.RAMInBytes(value)
-			if err != nil {
-				return invalid("invalid tmpfs option %q", option)
-			}
-			m.SizeBytes = n
-		case "ro":
-			m.ReadOnly = true
-		case "", "rw", "exec", "suid", "dev", "mode", "uid", "gid":
-		case "noexec", "nosuid", "nodev":
-			if key == "noexec" {
-				return invalid("tmpfs option noexec is not possible: what a pod has in memory may be executed")
-			}
-		default:
-			return invalid("invalid tmpfs option %q", option)
-		}
+// socketHint is where this API's socket is, for who mounts that of dockerd.
+func (s *Server) socketHint(path string) string {
+	if filepath.Base(path) != SocketName {
+		return ""
 	}
-	return nil
+	return " (this engine's socket is " + filepath.Join(s.cfg.DataDir, SocketName) + ")"
 }
 
 func (s *Server) volumesFrom(r *record, add func(mountRecord)) error {
@@ -199,12 +196,12 @@ func (s *Server) realize(ctx context.Context, m *mountRecord, rootfs string) err
 		if m.Name == "" {
 			m.Name = randomID()
 		}
-		v, isNew, err := s.ensureVolume(ctx, m.Name, nil, m.Anonymous)
+		v, isNew, err := s.ensureVolume(ctx, m.Name, m.labels, m.Anonymous)
 		if err != nil {
 			return err
 		}
 		m.Source = s.volumeDir(v.Name)
-		if isNew || isEmpty(m.Source) {
+		if !m.NoCopy && (isNew || isEmpty(m.Source)) {
 			return copyUp(rootfs, m.Destination, m.Source)
 		}
 	}

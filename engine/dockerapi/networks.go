@@ -42,8 +42,14 @@ func (s *Server) builtIn(name string) *networkRecord {
 		return &networkRecord{ID: hash(s.id+name) + hash(name+s.id), Name: name, Driver: "bridge"}
 	case network.NetworkHost:
 		return &networkRecord{ID: hash(s.id+name) + hash(name+s.id), Name: name, Driver: "host"}
+	case network.NetworkNone:
+		return &networkRecord{ID: hash(s.id+name) + hash(name+s.id), Name: name, Driver: "null"}
 	}
 	return nil
+}
+
+func (s *Server) allBuiltIn() []*networkRecord {
+	return []*networkRecord{s.builtIn(network.NetworkBridge), s.builtIn(network.NetworkHost), s.builtIn(network.NetworkNone)}
 }
 
 func (s *Server) findNetwork(ref string) (*networkRecord, error) {
@@ -53,7 +59,7 @@ func (s *Server) findNetwork(ref string) (*networkRecord, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found []*networkRecord
-	all := []*networkRecord{s.builtIn(network.NetworkBridge), s.builtIn(network.NetworkHost)}
+	all := s.allBuiltIn()
 	for _, n := range s.networks {
 		all = append(all, n)
 	}
@@ -99,6 +105,12 @@ func (s *Server) chooseNetworks(r *record, asked *network.NetworkingConfig) erro
 		mode = network.NetworkBridge
 		r.HostConfig.NetworkMode = network.NetworkBridge
 	}
+	if r.HostConfig.NetworkMode.IsContainer() {
+		return nil // it has that container's
+	}
+	if r.Config.NetworkDisabled {
+		mode, r.HostConfig.NetworkMode = network.NetworkNone, network.NetworkNone
+	}
 	n, err := s.findNetwork(mode)
 	if err != nil {
 		return err
@@ -112,7 +124,7 @@ func (s *Server) chooseNetworks(r *record, asked *network.NetworkingConfig) erro
 		if err != nil {
 			return err
 		}
-		if err := checkEndpoint(n, e); err != nil {
+		if err := s.checkEndpoint(n, e); err != nil {
 			return err
 		}
 		r.Networks[n.Name] = e.Copy()
@@ -120,24 +132,26 @@ func (s *Server) chooseNetworks(r *record, asked *network.NetworkingConfig) erro
 			r.Networks[n.Name] = &network.EndpointSettings{}
 		}
 	}
-	if len(r.Networks) > 1 && r.HostConfig.NetworkMode.IsHost() {
-		return invalid("conflicting options: host type networking can't be used with other networks")
+	if len(r.Networks) > 1 && (r.HostConfig.NetworkMode.IsHost() || r.HostConfig.NetworkMode.IsNone()) {
+		return invalid("conflicting options: network %s can't be used with other networks", r.HostConfig.NetworkMode)
 	}
 	return nil
 }
 
 // checkEndpoint refuses what the one network of pods does not give.
-func checkEndpoint(n *networkRecord, e *network.EndpointSettings) error {
+func (s *Server) checkEndpoint(n *networkRecord, e *network.EndpointSettings) error {
 	switch {
 	case e == nil:
 		return nil
 	case e.IPAMConfig != nil && (e.IPAMConfig.IPv4Address.IsValid() || e.IPAMConfig.IPv6Address.IsValid() || len(e.IPAMConfig.LinkLocalIPs) > 0):
-		return invalid("a fixed address (--ip) is not possible: pods get theirs from the instance's range; containers of a user-defined network reach each other by name")
+		return invalid("--ip, --ip6 and --link-local-ip are not possible: pods get theirs from the instance's range; containers of a user-defined network reach each other by name")
 	case len(e.MacAddress) > 0:
-		return invalid("a fixed MAC address is not possible")
+		return invalid("--mac-address is not possible: the network of pods chooses addresses")
+	case len(e.DriverOpts) > 0:
+		return invalid("options of the network driver (driver-opt) are not possible for a container: all networks are views of the one network of pods")
 	case len(e.Links) > 0:
 		return invalid("links are not possible: containers of one user-defined network reach each other by name")
-	case len(e.Aliases) > 0 && (n.Name == network.NetworkBridge || n.Name == network.NetworkHost):
+	case len(e.Aliases) > 0 && s.builtIn(n.Name) != nil:
 		return invalid("network-scoped aliases are only supported for user-defined networks")
 	}
 	return nil
@@ -161,7 +175,7 @@ func (s *Server) networkOf(n *networkRecord) network.Inspect {
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver, EnableIPv4: true, Internal: n.Internal,
 		Options: merged(n.Options, nil), Labels: merged(n.Labels, nil), IPAM: network.IPAM{Driver: "default", Config: []network.IPAMConfig{}},
 	}}
-	if n.Driver != "host" {
+	if n.Driver == "bridge" {
 		out.IPAM.Config = append(out.IPAM.Config, network.IPAMConfig{Subnet: s.cfg.PodCIDR, Gateway: s.cfg.HostIP})
 	}
 	for _, c := range s.all() {
@@ -183,7 +197,7 @@ func (s *Server) networkOf(n *networkRecord) network.Inspect {
 func (s *Server) allNetworks() []*networkRecord {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := []*networkRecord{s.builtIn(network.NetworkBridge), s.builtIn(network.NetworkHost)}
+	list := s.allBuiltIn()
 	for _, n := range s.networks {
 		list = append(list, n)
 	}
@@ -246,12 +260,14 @@ func (s *Server) serveNetworkCreate(w http.ResponseWriter, r *http.Request) erro
 		return invalid("invalid network name %q", req.Name)
 	case req.Driver != "" && req.Driver != "bridge":
 		return notFound("network driver %s is not possible: all networks are views of the one network of pods (bridge)", req.Driver)
-	case s.builtIn(req.Name) != nil || req.Name == network.NetworkNone:
+	case s.builtIn(req.Name) != nil:
 		return &apiError{http.StatusForbidden, fmt.Sprintf("operation is not permitted on predefined %s network", req.Name)}
 	case req.EnableIPv6 != nil && *req.EnableIPv6:
 		return invalid("IPv6 is not possible: pods have IPv4 addresses")
 	case req.IPAM != nil && (len(req.IPAM.Config) > 0 || req.IPAM.Driver != "" && req.IPAM.Driver != "default"):
 		return invalid("a subnet of its own is not possible: all networks share the range of pods, %s, and are kept apart by policy", s.cfg.PodCIDR)
+	case len(req.Options) > 0:
+		return invalid("--opt %s is not possible: all networks are views of the one network of pods; --internal is one that leads nowhere", sortedKeys(req.Options)[0])
 	case req.Ingress || req.ConfigOnly || req.ConfigFrom != nil:
 		return invalid("networks of Swarm are not possible")
 	}
@@ -330,7 +346,7 @@ func (s *Server) serveConnect(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &req); err != nil {
 		return err
 	}
-	if err := checkEndpoint(n, req.EndpointConfig); err != nil {
+	if err := s.checkEndpoint(n, req.EndpointConfig); err != nil {
 		return err
 	}
 	endpoint := req.EndpointConfig.Copy()
@@ -338,7 +354,7 @@ func (s *Server) serveConnect(w http.ResponseWriter, r *http.Request) error {
 		endpoint = &network.EndpointSettings{}
 	}
 	return s.rewire(w, r, n, req.Container, events.ActionConnect, func(rec *record) error {
-		if rec.HostConfig.NetworkMode.IsHost() || n.Driver == "host" {
+		if m := rec.HostConfig.NetworkMode; m.IsHost() || m.IsNone() || m.IsContainer() || n.Driver != "bridge" {
 			return invalid("cannot connect container to host network - container must be created in host network mode")
 		}
 		rec.Networks[n.Name] = endpoint

@@ -17,15 +17,20 @@ import (
 )
 
 const (
-	containerName   = "main"
-	annotationKept  = "gantry.dev/kept-root" // engine/node's KeptRootAnnotation
-	annotationName  = "gantry.dev/docker-name"
-	labelNetwork    = "network.docker.gantry.dev/" // and the network's short id
-	defaultStopTime = 10                           // seconds
+	containerName    = "main"
+	annotationKept   = "gantry.dev/kept-root" // engine/node's KeptRootAnnotation
+	annotationExtras = "gantry.dev/extras"    // engine/node's ExtrasAnnotation
+	annotationName   = "gantry.dev/docker-name"
+	labelNetwork     = "network.docker.gantry.dev/" // and the network's short id
+	defaultStopTime  = 10                           // seconds
 )
 
 // podOf is the pod of a container.
 func (s *Server) podOf(r *record, name string, at *published) (*v1.Pod, error) {
+	extras, joins, err := s.extrasOf(r)
+	if err != nil {
+		return nil, err
+	}
 	links, token := false, false
 	grace := int64(stopTimeout(r))
 	c := v1.Container{
@@ -41,18 +46,13 @@ func (s *Server) podOf(r *record, name string, at *published) (*v1.Pod, error) {
 	spec := v1.PodSpec{
 		RestartPolicy: restartPolicyOf(r.HostConfig.RestartPolicy), TerminationGracePeriodSeconds: &grace,
 		EnableServiceLinks: &links, AutomountServiceAccountToken: &token,
-		HostNetwork: r.HostConfig.NetworkMode.IsHost(), HostPID: r.HostConfig.PidMode.IsHost(), HostIPC: r.HostConfig.IpcMode.IsHost(),
+		HostNetwork: joins.network, HostPID: joins.pids, HostIPC: joins.ipc,
 		DNSPolicy: v1.DNSClusterFirst, DNSConfig: s.dnsOf(r),
 	}
-	if !spec.HostNetwork {
-		spec.Hostname = r.Config.Hostname
-	} else {
-		spec.DNSPolicy = v1.DNSDefault
-	}
-	if init := r.HostConfig.Init; init != nil && *init && !spec.HostPID {
+	s.nameThings(r, &spec)
+	if init := r.HostConfig.Init; init != nil && *init && !spec.HostPID && extras.PIDsOf == "" {
 		spec.ShareProcessNamespace = init // its first process reaps orphans and passes nothing off as pid 1
 	}
-	var err error
 	if spec.RuntimeClassName, err = runtimeOf(r.HostConfig.Runtime); err != nil {
 		return nil, err
 	}
@@ -78,10 +78,13 @@ func (s *Server) podOf(r *record, name string, at *published) (*v1.Pod, error) {
 	for _, p := range at.shared {
 		labels[p.label()], _ = portOwner(r)
 	}
+	annotations := merged(r.HostConfig.Annotations, map[string]string{annotationKept: r.ID, annotationName: r.Name})
+	if annotations[annotationExtras], err = extrasText(extras); err != nil {
+		return nil, err
+	}
 	return &v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: Namespace, Labels: labels,
-			Annotations: map[string]string{annotationKept: r.ID, annotationName: r.Name}},
-		Spec: spec,
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: Namespace, Labels: labels, Annotations: annotations},
+		Spec:       spec,
 	}, nil
 }
 
@@ -201,14 +204,26 @@ func securityOf(r *record) *v1.SecurityContext {
 	} else if !h.Privileged {
 		sc.SeccompProfile = &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}
 	}
-	if securityOption(h, "apparmor=unconfined") {
-		sc.AppArmorProfile = &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeUnconfined}
-	}
+	sc.AppArmorProfile = appArmorOf(h)
 	if securityOption(h, "systempaths=unconfined") || h.MaskedPaths != nil && len(h.MaskedPaths) == 0 {
 		unmasked := v1.UnmaskedProcMount
 		sc.ProcMount = &unmasked
 	}
 	return sc
+}
+
+// appArmorOf is the profile of --security-opt apparmor=, nil for the default one.
+func appArmorOf(h *types.HostConfig) *v1.AppArmorProfile {
+	for _, option := range h.SecurityOpt {
+		switch name, is := strings.CutPrefix(strings.Replace(option, ":", "=", 1), "apparmor="); {
+		case !is || name == "docker-default":
+		case name == "unconfined":
+			return &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeUnconfined}
+		default:
+			return &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
+		}
+	}
+	return nil
 }
 
 func capabilities(names []string) []v1.Capability {
@@ -246,6 +261,28 @@ func probeOf(r *record) *v1.Probe {
 		TimeoutSeconds: seconds(h.Timeout, 30*time.Second), PeriodSeconds: seconds(h.Interval, 30*time.Second),
 		FailureThreshold: int32(retries(h)),
 	}
+}
+
+// nameThings says what a pod is called and who tells it names.
+func (s *Server) nameThings(r *record, spec *v1.PodSpec) {
+	if !spec.HostNetwork {
+		spec.Hostname = r.Config.Hostname
+	} else {
+		spec.DNSPolicy = v1.DNSDefault
+	}
+	if len(r.HostConfig.DNS) > 0 && !s.hasNames(r) {
+		spec.DNSPolicy = v1.DNSNone // those servers alone
+	}
+}
+
+// hasNames is whether a container is in a network whose names the cluster's DNS tells it.
+func (s *Server) hasNames(r *record) bool {
+	for network := range r.Networks {
+		if s.networkDomain(network) != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // dnsOf adds the domains of the container's networks, in which its neighbours are found
@@ -291,16 +328,10 @@ func (s *Server) hostAliases(r *record) ([]v1.HostAlias, error) {
 func mountInto(r *record, spec *v1.PodSpec, c *v1.Container) {
 	for i, m := range r.Mounts {
 		name := "mount-" + strconv.Itoa(i)
-		var source v1.VolumeSource
-		switch m.Type {
-		case "tmpfs":
-			source.EmptyDir = &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory}
-			if m.SizeBytes > 0 {
-				source.EmptyDir.SizeLimit = resource.NewQuantity(m.SizeBytes, resource.BinarySI)
-			}
-		default:
-			source.HostPath = &v1.HostPathVolumeSource{Path: m.Source}
+		if m.Type == "tmpfs" { // the node mounts it
+			continue
 		}
+		source := v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: m.Source}}
 		mount := v1.VolumeMount{Name: name, MountPath: filepath.Clean(m.Destination), ReadOnly: m.ReadOnly}
 		switch m.Propagation {
 		case "rshared", "shared":
@@ -312,11 +343,6 @@ func mountInto(r *record, spec *v1.PodSpec, c *v1.Container) {
 		}
 		spec.Volumes = append(spec.Volumes, v1.Volume{Name: name, VolumeSource: source})
 		c.VolumeMounts = append(c.VolumeMounts, mount)
-	}
-	if r.HostConfig.ShmSize != shmDefault && r.HostConfig.ShmSize > 0 && !r.HostConfig.IpcMode.IsHost() {
-		spec.Volumes = append(spec.Volumes, v1.Volume{Name: "shm", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{
-			Medium: v1.StorageMediumMemory, SizeLimit: resource.NewQuantity(r.HostConfig.ShmSize, resource.BinarySI)}}})
-		c.VolumeMounts = append(c.VolumeMounts, v1.VolumeMount{Name: "shm", MountPath: "/dev/shm"})
 	}
 }
 

@@ -62,8 +62,8 @@ func (s *Server) choosePorts(r *record) (*published, error) {
 		}
 	}
 	out := &published{told: network.PortMap{}}
-	if r.HostConfig.NetworkMode.IsHost() {
-		return out, nil // its ports are the host's anyway
+	if m := r.HostConfig.NetworkMode; m.IsHost() || m.IsNone() || m.IsContainer() {
+		return out, nil // its ports are the host's anyway, or it has no address of its own
 	}
 	owner, compose := portOwner(r)
 	taken := s.takenPorts(r.ID)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,8 +47,9 @@ type record struct {
 	UID, GID   *int64
 	Groups     []int64
 
-	Pod     string // name of its pod, "" while there is none
-	Stopped bool   // by a client: no restart policy brings it back
+	Pod     string    // name of its pod, "" while there is none
+	Stopped bool      // by a client: no restart policy brings it back
+	Paused  time.Time // when the run began that is paused; zero while none is
 	Last    lastRun
 	Ports   network.PortMap // as published by the last start
 }
@@ -71,7 +73,11 @@ type mountRecord struct {
 	ReadOnly    bool
 	SizeBytes   int64
 	Anonymous   bool // removed with the container
+	NoCopy      bool // what the image has there stays out of a new volume
 	Propagation string
+	Options     []string // of a tmpfs
+
+	labels map[string]string // of a volume that is to be made
 }
 
 // container is a record with its pod. All fields but the locks are guarded by Server.mu.
@@ -198,7 +204,10 @@ func (s *Server) removeLeftovers(ctx context.Context, secrets []v1.Secret) error
 	for _, root := range roots {
 		id, kept := strings.CutPrefix(root.ID, prefix)
 		if kept && len(id) >= 32 && !known[secretName(id)] {
-			if err := s.cfg.Images.Drop(ctx, root.ID); err != nil {
+			err := s.cfg.Images.Drop(ctx, root.ID)
+			if errors.Is(err, image.ErrInUse) { // its pod is on its way out
+				go s.dropLater(context.WithoutCancel(ctx), id)
+			} else if err != nil {
 				s.log.Warn("remove the layer of a docker container that is no more", "container", id, "err", err)
 			}
 		}
@@ -212,6 +221,12 @@ func (s *Server) removeLeftovers(ctx context.Context, secrets []v1.Secret) error
 		}
 	}
 	return os.RemoveAll(filepath.Join(s.dir, "builds"))
+}
+
+func (s *Server) dropLater(ctx context.Context, id string) {
+	if err := s.dropLayer(ctx, id); err != nil {
+		s.log.Warn("remove the layer of a docker container that is no more", "container", id, "err", err)
+	}
 }
 
 // loadObjects reads networks and volumes. Holds s.mu.

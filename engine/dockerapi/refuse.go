@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,52 +11,13 @@ import (
 )
 
 // refuse returns why a container cannot be what is asked for. What pods cannot give is
-// refused, never left out: a container must not run with less isolation, or with less of
-// anything, than its owner believes. Warnings are about what is stricter here.
+// refused by the name of its option, never left out: a container must not run with less
+// isolation, or with less of anything, than its owner believes. Warnings are about what is
+// stricter here, or does not matter.
 func refuse(c *types.Config, h *types.HostConfig) (warnings []string, err error) {
-	no := func(what, why string) error { return invalid("%s is not possible: %s", what, why) }
-	pod := "a container is a Kubernetes pod here"
-	nil0 := func(v *int64) int64 {
-		if v == nil {
-			return 0
-		}
-		return *v
-	}
-	for _, f := range []struct {
-		asked     bool
-		what, why string
-	}{
-		{c.NetworkDisabled || h.NetworkMode.IsNone(), "network mode none", pod + " and a pod has a network; use `docker network create --internal` for one that leads nowhere"},
-		{h.NetworkMode.IsContainer(), "network mode " + string(h.NetworkMode), "put both containers into one pod with the Kubernetes API"},
-		{h.IpcMode.IsContainer(), "ipc mode " + string(h.IpcMode), "put both containers into one pod with the Kubernetes API"},
-		{h.IpcMode.IsNone(), "ipc mode none", pod + " and has shared memory of its own"},
-		{h.PidMode.IsContainer(), "pid mode " + string(h.PidMode), "put both containers into one pod with the Kubernetes API"},
-		{h.UTSMode.IsHost(), "uts mode host", pod + "; with --network host it has the host's name"},
-		{h.CgroupnsMode.IsHost(), "cgroup namespace mode host", "control groups of the host are not shown to containers"},
-		{h.CgroupParent != "", "--cgroup-parent", "control groups are the node's business"},
-		{h.Cgroup != "", "--cgroup", "control groups are the node's business"},
-		{len(h.Devices) > 0, "--device", "devices are given to pods by device plugins"},
-		{len(h.DeviceCgroupRules) > 0, "--device-cgroup-rule", "devices are given to pods by device plugins"},
-		{len(h.DeviceRequests) > 0, "--gpus", "devices are given to pods by device plugins"},
-		{len(h.Links) > 0, "--link", "containers of one user-defined network reach each other by name"},
-		{len(h.Ulimits) > 0, "--ulimit", "the Kubernetes API has no word for it; the limits are the host's"},
-		{nil0(h.PidsLimit) > 0, "--pids-limit", "the limit of processes is the node's, the same for every pod"},
-		{h.OomScoreAdj != 0, "--oom-score-adj", "it follows from memory requests and limits of the pod"},
-		{h.OomKillDisable != nil && *h.OomKillDisable, "--oom-kill-disable", "a container that exceeds its memory is killed"},
-		{h.MemorySwappiness != nil && *h.MemorySwappiness >= 0, "--memory-swappiness", "pods do not swap"},
-		{h.CpusetCpus != "" || h.CpusetMems != "", "--cpuset-cpus and --cpuset-mems", "limit the share with --cpus"},
-		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "real-time scheduling", "the Kubernetes API has no word for it"},
-		{h.BlkioWeight != 0 || len(h.BlkioWeightDevice)+len(h.BlkioDeviceReadBps)+len(h.BlkioDeviceWriteBps)+len(h.BlkioDeviceReadIOps)+len(h.BlkioDeviceWriteIOps) > 0, "a limit of block I/O", "the Kubernetes API has no word for it"},
-		{len(h.StorageOpt) > 0, "--storage-opt", "the writable layer has no size of its own"},
-		{c.Domainname != "", "--domainname", "a pod's domain is the cluster's"},
-		{h.VolumeDriver != "" && h.VolumeDriver != "local", "volume driver " + h.VolumeDriver, "there is only local"},
-		{h.LogConfig.Type != "" && h.LogConfig.Type != "json-file" && h.LogConfig.Type != "local", "log driver " + h.LogConfig.Type, "logs are kept by the node, in files that it rotates"},
-		{!h.Isolation.IsDefault() && !h.Isolation.IsProcess(), "isolation " + string(h.Isolation), "this is Linux"},
-		{h.CPUPeriod != 0 && h.CPUQuota <= 0, "--cpu-period without --cpu-quota", "a limit of processor time is a quota per period"},
-		{h.Umask != nil, "--umask", "the Kubernetes API has no word for it"},
-	} {
+	for _, f := range impossible(c, h) {
 		if f.asked {
-			return nil, no(f.what, f.why)
+			return nil, invalid("%s is not possible: %s", f.what, f.why)
 		}
 	}
 	if c.Hostname != "" && len(validation.IsDNS1123Label(c.Hostname)) > 0 {
@@ -73,23 +35,120 @@ func refuse(c *types.Config, h *types.HostConfig) (warnings []string, err error)
 	if h.MemorySwap != 0 && h.MemorySwap != h.Memory {
 		warnings = append(warnings, "Pods do not swap: the limit of memory and swap together is the limit of memory.")
 	}
+	if len(h.LogConfig.Config) > 0 {
+		warnings = append(warnings, "--log-opt has no effect: the node rotates logs at 50 MB.")
+	}
 	if h.NanoCPUs < 0 || h.Memory < 0 || h.CPUShares < 0 || h.CPUQuota < -1 {
 		return nil, invalid("a limit is negative")
 	}
-	return warnings, refuseSecurity(h)
+	return warnings, errors.Join(refuseSecurity(h), refuseNamespaces(c, h), refuseDevices(h))
+}
+
+// refusal is what may be asked for and cannot be had.
+type refusal struct {
+	asked     bool
+	what, why string
+}
+
+func impossible(c *types.Config, h *types.HostConfig) []refusal {
+	const windows = "it is for Windows, and this is Linux"
+	return []refusal{
+		{h.IpcMode.IsNone(), "--ipc none", "a container is a pod here and has shared memory of its own; --shm-size bounds it"},
+		{h.CgroupnsMode.IsHost() && cgroupVersion() == "2" && !h.Privileged, "--cgroupns host", "control groups of the host are shown to privileged containers only"},
+		{h.CgroupnsMode.IsPrivate() && (cgroupVersion() == "1" || h.Privileged), "--cgroupns private", "it needs a host with cgroup v2 and a container without --privileged"},
+		{h.CgroupParent != "", "--cgroup-parent", "control groups are the node's business"},
+		{h.Cgroup != "", "--cgroup", "control groups are the node's business"},
+		{len(h.DeviceRequests) > 0, "--gpus", "no driver of graphics devices or CDI is known here; give the container its device files with --device, as in --device /dev/dri or --device /dev/nvidia0, and its libraries in the image or with -v"},
+		{len(h.Links) > 0, "--link", "containers of one user-defined network reach each other by name"},
+		{h.OomKillDisable != nil && *h.OomKillDisable, "--oom-kill-disable", "a container that exceeds its memory is killed; raise --memory instead"},
+		{h.MemorySwappiness != nil && *h.MemorySwappiness >= 0, "--memory-swappiness", "containers do not swap"},
+		{h.CpusetCpus != "", "--cpuset-cpus", "containers are not bound to processors; limit the share with --cpus"},
+		{h.CpusetMems != "", "--cpuset-mems", "containers are not bound to memory nodes; limit memory with --memory"},
+		{h.CPURealtimePeriod != 0, "--cpu-rt-period", "real-time scheduling is not given to containers"},
+		{h.CPURealtimeRuntime != 0, "--cpu-rt-runtime", "real-time scheduling is not given to containers"},
+		{h.BlkioWeight != 0, "--blkio-weight", "block devices are not limited by container"},
+		{len(h.BlkioWeightDevice) > 0, "--blkio-weight-device", "block devices are not limited by container"},
+		{len(h.BlkioDeviceReadBps) > 0, "--device-read-bps", "block devices are not limited by container"},
+		{len(h.BlkioDeviceWriteBps) > 0, "--device-write-bps", "block devices are not limited by container"},
+		{len(h.BlkioDeviceReadIOps) > 0, "--device-read-iops", "block devices are not limited by container"},
+		{len(h.BlkioDeviceWriteIOps) > 0, "--device-write-iops", "block devices are not limited by container"},
+		{len(h.StorageOpt) > 0, "--storage-opt", "the writable layer has no size of its own; write to a --tmpfs with a size, or to a volume"},
+		{h.VolumeDriver != "" && h.VolumeDriver != "local", "--volume-driver " + h.VolumeDriver, "there is only local"},
+		{h.LogConfig.Type != "" && h.LogConfig.Type != "json-file" && h.LogConfig.Type != "local", "--log-driver " + h.LogConfig.Type, "logs are kept by the node, in files that it rotates; leave the option out"},
+		{!h.Isolation.IsDefault() && !h.Isolation.IsProcess(), "--isolation " + string(h.Isolation), "this is Linux"},
+		{h.CPUCount != 0, "--cpu-count", windows + ": use --cpus"},
+		{h.CPUPercent != 0, "--cpu-percent", windows + ": use --cpus"},
+		{h.IOMaximumBandwidth != 0, "--io-maxbandwidth", windows},
+		{h.IOMaximumIOps != 0, "--io-maxiops", windows},
+		{h.CPUPeriod != 0 && h.CPUQuota <= 0, "--cpu-period without --cpu-quota", "a limit of processor time is a quota per period"},
+		{h.Umask != nil, "a umask", "the command sets its own; put umask in front of it"},
+		{len(h.MaskedPaths) > 0 || len(h.ReadonlyPaths) > 0, "a list of masked or read-only paths", "there is the usual one, or none with --security-opt systempaths=unconfined"},
+		{h.UsernsMode != "" && !h.UsernsMode.IsHost(), "--userns " + string(h.UsernsMode), "containers have the host's user ids, as under dockerd without userns-remap; pods can have their own (hostUsers: false)"},
+	}
+}
+
+// refuseNamespaces judges what is shared with other containers or with the host.
+func refuseNamespaces(c *types.Config, h *types.HostConfig) error {
+	alone := h.NetworkMode.IsContainer() || h.NetworkMode.IsNone() || c.NetworkDisabled
+	for _, f := range []refusal{
+		{alone && (len(h.PortBindings) > 0 || h.PublishAllPorts), "--publish with --network " + string(h.NetworkMode), "publish the ports of a container that has an address of its own"},
+		{h.NetworkMode.IsContainer() && len(h.ExtraHosts) > 0, "--add-host with --network " + string(h.NetworkMode), "give it to the container whose network is joined"},
+		{h.NetworkMode.IsContainer() && len(h.DNS)+len(h.DNSSearch)+len(h.DNSOptions) > 0, "--dns with --network " + string(h.NetworkMode), "give it to the container whose network is joined"},
+		{h.NetworkMode.IsContainer() && h.UTSMode.IsHost(), "--uts host with --network " + string(h.NetworkMode), "the host name is that of the container whose network is joined"},
+		{h.NetworkMode.IsContainer() && c.Domainname != "", "--domainname with --network " + string(h.NetworkMode), "the names are those of the container whose network is joined"},
+		{h.UTSMode.IsHost() && c.Hostname != "", "--hostname with --uts host", "the host has a name; leave one of them out"},
+		{(h.UTSMode.IsHost() || h.NetworkMode.IsHost()) && c.Domainname != "", "--domainname with the host's names", "the host has a domain; leave one of them out"},
+		{h.PidMode.IsContainer() && h.Init != nil && *h.Init, "--init with --pid " + string(h.PidMode), "the container whose processes are joined has a first process; give --init to that one"},
+		{!h.UTSMode.Valid(), "--uts " + string(h.UTSMode), "there is host, or none"},
+		{!h.PidMode.Valid(), "--pid " + string(h.PidMode), "there is host and container:NAME"},
+		{!h.IpcMode.Valid(), "--ipc " + string(h.IpcMode), "there is private, shareable, host and container:NAME"},
+	} {
+		if f.asked {
+			return invalid("%s is not possible: %s", f.what, f.why)
+		}
+	}
+	for name := range h.Sysctls {
+		if strings.HasPrefix(name, "net.") && (h.NetworkMode.IsContainer() || h.NetworkMode.IsHost()) {
+			return invalid("--sysctl %s with --network %s is not possible: it would change another network", name, h.NetworkMode)
+		}
+	}
+	for key := range h.Annotations {
+		if reserved(key) || len(validation.IsQualifiedName(key)) > 0 {
+			return invalid("--annotation %s is not possible: it becomes an annotation of the pod, named PREFIX/NAME or NAME and not below gantry.dev", key)
+		}
+	}
+	return nil
+}
+
+// reserved is whether an annotation means something to Gantry or Kubernetes.
+func reserved(key string) bool {
+	prefix, _, found := strings.Cut(key, "/")
+	return found && (prefix == "gantry.dev" || strings.HasSuffix(prefix, ".gantry.dev") || prefix == "kubernetes.io" || strings.HasSuffix(prefix, ".kubernetes.io"))
 }
 
 // refuseSecurity judges --security-opt and system paths.
 func refuseSecurity(h *types.HostConfig) error {
 	for _, option := range h.SecurityOpt {
-		switch strings.Replace(option, ":", "=", 1) {
+		option = strings.Replace(option, ":", "=", 1)
+		if profile, is := strings.CutPrefix(option, "apparmor="); is && profile != "" {
+			continue // the node says when the host has none of that name
+		}
+		switch option {
 		case "no-new-privileges", "no-new-privileges=true", "no-new-privileges=false", "seccomp=unconfined", "seccomp=builtin",
-			"apparmor=unconfined", "apparmor=docker-default", "label=disable", "systempaths=unconfined":
+			"label=disable", "systempaths=unconfined":
 		default:
-			return invalid("--security-opt %s is not possible: known are no-new-privileges, seccomp=unconfined, apparmor=unconfined and systempaths=unconfined; a profile of your own is given to pods as a file of the node", option)
+			return invalid("--security-opt %s is not possible: known are no-new-privileges, seccomp=unconfined, apparmor=PROFILE, label=disable and systempaths=unconfined; a seccomp profile of your own is given to pods as a file of the node", shortened(option))
 		}
 	}
 	return nil
+}
+
+// shortened is an option that may hold a whole profile.
+func shortened(option string) string {
+	if len(option) > 60 {
+		return option[:60] + "…"
+	}
+	return option
 }
 
 // securityOption is whether an option is given in one of its spellings.

@@ -17,9 +17,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -48,6 +50,9 @@ type Machine interface {
 	Exec(ctx context.Context, namespace, pod, user string, e runtime.Exec, s runtime.Streams) (exitCode int, err error)
 	Signal(ctx context.Context, namespace, pod string, signal int, all bool) error
 	Stats(ctx context.Context, namespace, pod string) (runtime.Stats, error)
+	Pause(ctx context.Context, namespace, pod string) error
+	Resume(ctx context.Context, namespace, pod string) error
+	LimitProcesses(ctx context.Context, namespace, pod string, limit int64) error // -1 is none
 	PID(ctx context.Context, namespace, pod string) int
 	Log(ctx context.Context, namespace, pod string, opt *v1.PodLogOptions, stdout, stderr io.Writer) error
 	User(rootfs, spec string) (runtime.User, error)
@@ -68,6 +73,7 @@ type Build struct {
 	Target          string
 	Args, Labels    map[string]string
 	NoCache, Pull   bool
+	NoNetwork       bool   // steps reach nothing
 	Name            string // of the image in the archive
 }
 
@@ -98,9 +104,10 @@ type Server struct {
 	events eventBus
 	execs  execTable
 
-	begin   sync.Mutex // guards started
-	started bool
-	lifeCtx context.Context // ends with Run
+	begin      sync.Mutex // guards what follows
+	started    types.UID  // of the namespace that is followed, "" before the first request
+	stopKeeper context.CancelFunc
+	lifeCtx    context.Context // ends with Run
 
 	starting sync.Mutex // one chooses ports at a time
 	naming   sync.Mutex // one writes names at a time
@@ -132,9 +139,11 @@ func (s *Server) Run(ctx context.Context) error {
 	s.begin.Lock()
 	s.lifeCtx = ctx
 	s.begin.Unlock()
-	if there, err := s.namespaceExists(ctx); err != nil {
+	namespace, err := s.namespace(ctx)
+	if err != nil {
 		return err
-	} else if there {
+	}
+	if namespace != nil {
 		if err := s.ready(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("look after docker's containers; it is tried again at the next request", "err", err)
 		}
@@ -147,16 +156,33 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) ready(ctx context.Context) error {
 	s.begin.Lock()
 	defer s.begin.Unlock()
-	if s.started {
-		return nil
+	if s.started != "" {
+		namespace, err := s.namespace(ctx)
+		if err != nil {
+			return err
+		}
+		if namespace != nil && namespace.UID == s.started && namespace.DeletionTimestamp == nil {
+			return nil
+		}
+		s.forget()
 	}
 	if s.lifeCtx == nil {
 		return unavailable("the engine is starting")
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
+	if err := s.awaitDeletion(ctx); err != nil {
+		return err
+	}
 	if err := s.cfg.Ensure(ctx); err != nil {
 		return err
+	}
+	namespace, err := s.namespace(ctx)
+	if err != nil {
+		return err
+	}
+	if namespace == nil {
+		return unavailable("namespace %s has just been deleted: try again", Namespace)
 	}
 	if err := s.load(ctx); err != nil {
 		return err
@@ -164,11 +190,49 @@ func (s *Server) ready(ctx context.Context) error {
 	if err := s.makePolicy(ctx, s.builtIn(network.NetworkBridge)); err != nil {
 		return err
 	}
-	if err := s.startKeeper(s.lifeCtx); err != nil {
+	keeping, stop := context.WithCancel(s.lifeCtx)
+	if err := s.startKeeper(keeping); err != nil {
+		stop()
 		return err
 	}
-	s.started = true
+	s.started, s.stopKeeper = namespace.UID, stop
 	return nil
+}
+
+// forget gives up everything that was in a namespace which somebody has deleted: its
+// containers are gone. What they had on the disk is removed by the next load. The caller
+// holds s.begin.
+func (s *Server) forget() {
+	s.stopKeeper()
+	s.started = ""
+	s.mu.Lock()
+	gone := s.containers
+	for _, c := range gone {
+		c.gone = true
+		c.wake()
+	}
+	s.containers, s.networks, s.volumes = map[string]*container{}, map[string]*networkRecord{}, map[string]*volumeRecord{}
+	s.mu.Unlock()
+	for _, c := range gone {
+		r := s.recordOf(c)
+		s.containerEvent(&r, events.ActionDestroy, nil)
+	}
+	s.log.Warn("namespace "+Namespace+" was deleted, and docker's containers, networks and volumes with it", "containers", len(gone))
+}
+
+// awaitDeletion waits until a namespace that is being deleted is gone.
+func (s *Server) awaitDeletion(ctx context.Context) error {
+	for {
+		namespace, err := s.namespace(ctx)
+		if err != nil || namespace == nil || namespace.DeletionTimestamp == nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return unavailable("namespace %s is being deleted, and does not go: `kubectl get namespace %s -o yaml` says what it waits for", Namespace, Namespace)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 var versionPrefix = regexp.MustCompile(`^/v([0-9]+)\.([0-9]+)(/.*)$`)
@@ -314,9 +378,12 @@ func noContent(w http.ResponseWriter) error {
 // maxRequest bounds a request's JSON.
 const maxRequest = 4 << 20
 
-// decode reads a request's JSON. An empty body leaves v as it is.
+// decode reads a request's JSON, to the end of the body: what follows that on the connection
+// may be somebody's input. An empty body leaves v as it is.
 func decode(r *http.Request, v any) error {
-	err := json.NewDecoder(io.LimitReader(r.Body, maxRequest)).Decode(v)
+	body := io.LimitReader(r.Body, maxRequest)
+	err := json.NewDecoder(body).Decode(v)
+	_, _ = io.Copy(io.Discard, body) // a broken connection shows soon enough
 	if err != nil && !errors.Is(err, io.EOF) {
 		return invalid("invalid JSON: %v", err)
 	}

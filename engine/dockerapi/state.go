@@ -19,7 +19,10 @@ type state struct {
 	failed string // why the pod cannot run, for as long as it cannot
 }
 
-func (st state) running() bool { return st.status == types.StateRunning }
+// running is whether it has processes, paused or not.
+func (st state) running() bool { return st.status == types.StateRunning || st.paused() }
+
+func (st state) paused() bool { return st.status == types.StatePaused }
 
 // over is whether it has ended and nothing will bring it back.
 func (st state) over() bool { return st.status == types.StateExited }
@@ -49,6 +52,9 @@ func stateOf(r *record, pod *v1.Pod) state {
 	case cs.State.Running != nil:
 		st.status = types.StateRunning
 		st.run = lastRun{StartedAt: cs.State.Running.StartedAt.Time, Restarts: int(cs.RestartCount)}
+		if !r.Paused.IsZero() && r.Paused.Equal(st.run.StartedAt) {
+			st.status = types.StatePaused
+		}
 	case cs.State.Terminated != nil:
 		st.run = runOf(cs.State.Terminated, int(cs.RestartCount))
 		st.status = types.StateExited
@@ -130,13 +136,16 @@ func (s *Server) current(c *container) state {
 func (st state) describe(r *record, now time.Time) string {
 	since := func(t time.Time) string { return strings.ToLower(units.HumanDuration(now.Sub(t))) }
 	switch st.status {
-	case types.StateRunning:
+	case types.StateRunning, types.StatePaused:
 		text := "Up " + since(st.run.StartedAt)
 		switch h := healthOf(r, st, now); h {
 		case types.Healthy, types.Unhealthy:
 			text += " (" + string(h) + ")"
 		case types.Starting:
 			text += " (health: starting)"
+		}
+		if st.paused() {
+			text += " (Paused)"
 		}
 		return text
 	case types.StateRestarting:

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	apitypes "github.com/moby/moby/api/types"
+	"github.com/moby/moby/api/types/events"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
@@ -60,6 +61,13 @@ func (s *streamWriter) write(stream byte, p []byte) error {
 	copy(piece[8:], p)
 	_, err := s.w.Write(piece)
 	return err
+}
+
+// discard drops what is written from now on.
+func (s *streamWriter) discard() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.w = io.Discard
 }
 
 // to is the writer for one stream.
@@ -173,8 +181,15 @@ func (s *Server) serveAttach(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	rec := s.recordOf(c)
+	if s.current(c).paused() {
+		return conflict("container %s is paused, unpause the container before attach", rec.ID)
+	}
 	stdin, stdout, stderr := boolean(r, "stdin"), boolean(r, "stdout"), boolean(r, "stderr")
 	stream, logs := boolean(r, "stream"), boolean(r, "logs")
+	keys, err := detachKeys(r.FormValue("detachKeys"))
+	if err != nil {
+		return err
+	}
 	conn, err := hijack(w, r, mediaType(!rec.Config.Tty))
 	if err != nil {
 		return err
@@ -193,7 +208,7 @@ func (s *Server) serveAttach(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case err != nil || !stream:
 	case interactive:
-		err = s.attach(ctx, c, conn, out, stdin, stdout, stderr)
+		err = s.attach(ctx, c, conn, out, attachment{stdin, stdout, stderr, keys})
 	default:
 		err = s.attachOutput(ctx, c, logQuery{stdout: stdout, stderr: stderr, follow: true, tail: 0}, emit)
 	}
@@ -249,8 +264,14 @@ func (s *Server) attachOutput(ctx context.Context, c *container, q logQuery, emi
 	return s.followRestarts(ctx, c, &r, pass)
 }
 
+// attachment is which streams of a container a client wants, and the keys that leave them.
+type attachment struct {
+	stdin, stdout, stderr bool
+	keys                  []byte
+}
+
 // attach waits until a container runs and connects it.
-func (s *Server) attach(ctx context.Context, c *container, conn *connection, out *streamWriter, stdin, stdout, stderr bool) error {
+func (s *Server) attach(ctx context.Context, c *container, conn *connection, out *streamWriter, a attachment) error {
 	st, err := s.begun(ctx, c)
 	if err != nil {
 		return err
@@ -259,24 +280,30 @@ func (s *Server) attach(ctx context.Context, c *container, conn *connection, out
 	begun := time.Now()
 	if st.running() {
 		streams := runtime.Streams{TTY: rec.Config.Tty}
-		if stdin {
+		if a.stdin {
 			streams.Stdin = conn
 		}
-		if stdout {
+		if a.stdout {
 			streams.Stdout = out.to(1)
 		}
-		if stderr && !rec.Config.Tty {
+		if a.stderr && !rec.Config.Tty {
 			streams.Stderr = out.to(2)
 		}
 		sizes := s.terminalOf(rec.ID)
 		streams.Resize = sizes.listen(ctx)
-		err = s.cfg.Machine.Attach(ctx, Namespace, rec.Pod, streams)
+		served, end := detachable(ctx, &streams, a.keys)
+		err = s.cfg.Machine.Attach(served, Namespace, rec.Pod, streams)
+		end()
+		if ctx.Err() == nil && errors.Is(err, context.Canceled) {
+			s.containerEvent(&rec, events.ActionDetach, nil)
+			return nil
+		}
 		if err == nil || time.Since(begun) > time.Second || !strings.Contains(err.Error(), "not running") && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	// It was over before we came: what it said is in its log.
-	q := logQuery{stdout: stdout, stderr: stderr, tail: -1, since: st.run.StartedAt}
+	q := logQuery{stdout: a.stdout, stderr: a.stderr, tail: -1, since: st.run.StartedAt}
 	return s.readLog(ctx, c, q, func(e entry) error { return out.write(e.stream, e.text) })
 }
 

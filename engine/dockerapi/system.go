@@ -71,8 +71,8 @@ func (s *Server) serveInfo(w http.ResponseWriter, r *http.Request) error {
 	out := system.Info{
 		ID: s.id, Name: host, Images: len(groups), ServerVersion: s.cfg.Version, Driver: "overlay2",
 		DriverStatus: [][2]string{{"Containers", "pods of namespace " + Namespace + ": kubectl shows them too"}},
-		Plugins:      system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host"}, Log: []string{"json-file", "local"}},
-		MemoryLimit:  true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, IPv4Forwarding: true,
+		Plugins:      system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "local"}},
+		MemoryLimit:  true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, PidsLimit: true, IPv4Forwarding: true,
 		NFd: -1, NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), LoggingDriver: "json-file",
 		CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(), KernelVersion: kernel(), OperatingSystem: operatingSystem(), OSType: "linux",
 		Architecture: unameMachine(), IndexServerAddress: "https://index.docker.io/v1/", NCPU: runtime.NumCPU(), MemTotal: memTotal(),
@@ -83,7 +83,9 @@ func (s *Server) serveInfo(w http.ResponseWriter, r *http.Request) error {
 	}
 	for _, c := range s.all() {
 		out.Containers++
-		if st := s.current(c); st.running() || st.status == types.StateRestarting {
+		if st := s.current(c); st.paused() {
+			out.ContainersPaused++
+		} else if st.running() || st.status == types.StateRestarting {
 			out.ContainersRunning++
 		} else {
 			out.ContainersStopped++

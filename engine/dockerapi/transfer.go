@@ -103,7 +103,7 @@ func authOf(header string) (*registry.AuthConfig, error) {
 // serveImageCreate pulls an image, or imports a root file system.
 func (s *Server) serveImageCreate(w http.ResponseWriter, r *http.Request) error {
 	if r.FormValue("fromSrc") != "" {
-		return unavailable("docker import is not possible here: put the files into an image with a Dockerfile (FROM scratch, ADD)")
+		return s.serveImport(w, r)
 	}
 	ref, tag := r.FormValue("fromImage"), r.FormValue("tag")
 	if p := r.FormValue("platform"); p != "" && !platformFits(p) {
@@ -227,7 +227,7 @@ func (s *Server) serveImageLoad(w http.ResponseWriter, r *http.Request) error {
 	// Nothing may be written before the archive was read: HTTP/1 would stop taking the body.
 	list, err := s.cfg.Images.Import(r.Context(), r.Body, "", nil)
 	if err != nil {
-		return invalid("%s", explain(err))
+		return refuseDamage(err)
 	}
 	out := &messages{w: w}
 	for _, img := range list {

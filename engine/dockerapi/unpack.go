@@ -49,9 +49,15 @@ func unpack(r io.Reader, into *os.Root, limits unpackLimits) error {
 	}
 }
 
+// diskIsFull is whether an error comes from a full disk; those of the build worker are
+// texts.
+func diskIsFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || err != nil && strings.Contains(strings.ToLower(err.Error()), syscall.ENOSPC.Error())
+}
+
 // fullDisk says plainly that the disk is full.
 func fullDisk(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if diskIsFull(err) {
 		return fmt.Errorf("the disk is full: free space under the data directory, then try again: %w", err)
 	}
 	return err
@@ -123,7 +129,10 @@ func writeFile(into *os.Root, name string, in io.Reader) error {
 		return err
 	}
 	_, err = io.Copy(f, in)
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = into.Remove(name) // half of it helps nobody, and the disk may be full
+	}
+	return err
 }
 
 // restore gives a file its owner, mode and time.

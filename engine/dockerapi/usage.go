@@ -10,7 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +19,8 @@ import (
 	types "github.com/moby/moby/api/types/container"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/gantryhq/gantry/engine/node/runtime"
 )
 
 // statsInterval is how often docker stats is told.
@@ -77,7 +79,7 @@ func (s *Server) sample(ctx context.Context, c *container) types.StatsResponse {
 	}
 	out.Read = st.At
 	out.CPUStats = types.CPUStats{
-		CPUUsage: types.CPUUsage{TotalUsage: st.CPUNanos}, SystemUsage: systemCPU(), OnlineCPUs: uint32(runtime.NumCPU()),
+		CPUUsage: types.CPUUsage{TotalUsage: st.CPUNanos}, SystemUsage: systemCPU(), OnlineCPUs: uint32(goruntime.NumCPU()),
 		ThrottlingData: types.ThrottlingData{ThrottledPeriods: st.ThrottledPeriods},
 	}
 	out.MemoryStats = types.MemoryStats{Usage: st.MemoryBytes, Limit: uint64(r.HostConfig.Memory),
@@ -86,7 +88,7 @@ func (s *Server) sample(ctx context.Context, c *container) types.StatsResponse {
 		out.MemoryStats.Limit = uint64(memTotal())
 	}
 	out.PidsStats = types.PidsStats{Current: st.Pids}
-	if pid := s.cfg.Machine.PID(ctx, Namespace, r.Pod); pid != 0 && !r.HostConfig.NetworkMode.IsHost() {
+	if pid := s.cfg.Machine.PID(ctx, Namespace, r.Pod); pid != 0 && !r.HostConfig.NetworkMode.IsHost() && !r.HostConfig.NetworkMode.IsNone() {
 		out.Networks = networkStats(pid)
 	}
 	return out
@@ -233,6 +235,9 @@ func (s *Server) serveUpdate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	wanted := *rec.HostConfig
+	if req.PidsLimit != nil && *req.PidsLimit != 0 {
+		wanted.PidsLimit = req.PidsLimit
+	}
 	for value, to := range map[*int64]*int64{&req.Memory: &wanted.Memory, &req.NanoCPUs: &wanted.NanoCPUs, &req.CPUShares: &wanted.CPUShares, &req.CPUQuota: &wanted.CPUQuota,
 		&req.CPUPeriod: &wanted.CPUPeriod, &req.MemoryReservation: &wanted.MemoryReservation, &req.MemorySwap: &wanted.MemorySwap} {
 		if *value != 0 {
@@ -246,7 +251,7 @@ func (s *Server) serveUpdate(w http.ResponseWriter, r *http.Request) error {
 		wanted.RestartPolicy = p
 	}
 	if rec.Pod != "" && s.current(c).running() {
-		if err := s.resizePod(r.Context(), rec.Pod, &wanted); err != nil {
+		if err := s.limitPod(r.Context(), c, &wanted); err != nil {
 			return err
 		}
 	}
@@ -259,6 +264,36 @@ func (s *Server) serveUpdate(w http.ResponseWriter, r *http.Request) error {
 		warnings = []string{}
 	}
 	return ok(w, types.UpdateResponse{Warnings: warnings})
+}
+
+// limitPod gives a running container other limits.
+func (s *Server) limitPod(ctx context.Context, c *container, h *types.HostConfig) error {
+	s.mu.Lock()
+	old, pod := c.rec, c.pod
+	s.mu.Unlock()
+	if h.PidsLimit != old.HostConfig.PidsLimit && pod != nil {
+		extras, err := runtime.ParseExtras(pod.Annotations[annotationExtras])
+		if err != nil {
+			return err
+		}
+		extras.PidsLimit = *h.PidsLimit
+		text, err := extrasText(extras)
+		if err != nil {
+			return err
+		}
+		// For the next run of this pod, and then for this one.
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{annotationExtras: text}}})
+		if err != nil {
+			return err
+		}
+		if _, err := s.client.CoreV1().Pods(Namespace).Patch(ctx, old.Pod, "application/merge-patch+json", patch, metav1.PatchOptions{}); err != nil {
+			return fmt.Errorf("update container %s: %w", old.Name, err)
+		}
+		if err := s.cfg.Machine.LimitProcesses(ctx, Namespace, old.Pod, extras.PidsLimit); err != nil {
+			return fmt.Errorf("update container %s: --pids-limit: %w", old.Name, err)
+		}
+	}
+	return s.resizePod(ctx, old.Pod, h)
 }
 
 func (s *Server) resizePod(ctx context.Context, pod string, h *types.HostConfig) error {

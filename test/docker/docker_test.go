@@ -57,10 +57,14 @@ func TestPrograms(t *testing.T) {
 		"events and wait":               eventsAndWait,
 		"limits change while it runs":   limits,
 		"the pod is deleted":            podDeleted,
+		"paused":                        paused,
+		"other clients":                 formerClients,
+		"every option":                  everyOption,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, e) })
 	}
 	t.Run("clients from elsewhere", func(t *testing.T) { elsewhere(t, e, listen) })
+	t.Run("the namespace is deleted", func(t *testing.T) { namespaceDeleted(t, e) })
 }
 
 // create makes a container that is removed at the end.
@@ -289,6 +293,116 @@ func podDeleted(t *testing.T, e env) {
 		if err != nil && !strings.Contains(text, "2\n") {
 			t.Fatalf("the log is %q: %v", text, err)
 		}
+	}
+}
+
+// A paused container does nothing, can be looked at, and goes on or is ended.
+func paused(t *testing.T, e env) {
+	ctx := t.Context()
+	id := e.create(t, container.Config{Cmd: []string{"sh", "-c", "n=0; while true; do n=$((n+1)); echo $n >/count.new; mv /count.new /count; done"}}, nil)
+	e.start(t, id)
+	count := func() string {
+		got, err := e.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: "/count"})
+		if err != nil {
+			return ""
+		}
+		defer got.Content.Close()
+		in := tar.NewReader(got.Content)
+		_, err = in.Next()
+		check(t, err)
+		text, err := io.ReadAll(in)
+		check(t, err)
+		return string(text)
+	}
+	changes := func() bool {
+		before := count()
+		for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			if count() != before {
+				return true
+			}
+		}
+		return false
+	}
+	for deadline := time.Now().Add(patience); !changes(); {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not count")
+		}
+	}
+	_, err := e.ContainerPause(ctx, id, client.ContainerPauseOptions{})
+	check(t, err)
+	got, err := e.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	check(t, err)
+	if s := got.Container.State; s.Status != container.StatePaused || !s.Paused || !s.Running {
+		t.Errorf("state %+v", s)
+	}
+	if changes() {
+		t.Error("it counts while it is paused")
+	}
+	if _, err := e.ContainerPause(ctx, id, client.ContainerPauseOptions{}); err == nil {
+		t.Error("paused twice")
+	}
+	if _, err := e.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: []string{"true"}}); err == nil || !strings.Contains(err.Error(), "unpause") {
+		t.Errorf("a command in a paused container: %v", err)
+	}
+	_, err = e.ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{})
+	check(t, err)
+	for deadline := time.Now().Add(patience); !changes(); {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not go on")
+		}
+	}
+	_, err = e.ContainerPause(ctx, id, client.ContainerPauseOptions{})
+	check(t, err)
+	now := 1
+	_, err = e.ContainerStop(ctx, id, client.ContainerStopOptions{Timeout: &now})
+	check(t, err)
+	e.start(t, id)
+	got, err = e.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	check(t, err)
+	if got.Container.State.Status != container.StateRunning {
+		t.Errorf("started again: %+v", got.Container.State)
+	}
+	_, err = e.ContainerPause(ctx, id, client.ContainerPauseOptions{})
+	check(t, err)
+	_, err = e.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true})
+	check(t, err)
+}
+
+// Who deletes the namespace deletes what docker had, and docker goes on from there.
+func namespaceDeleted(t *testing.T, e env) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	defer cancel()
+	id := e.create(t, container.Config{Cmd: []string{"sleep", "1000"}}, nil)
+	e.start(t, id)
+	_, err := e.NetworkCreate(ctx, "doomed", client.NetworkCreateOptions{})
+	check(t, err)
+	check(t, e.in.Client(t).CoreV1().Namespaces().Delete(ctx, "docker", metav1.DeleteOptions{}))
+	for { // a request before the namespace is gone waits for that, or says what it waits for
+		list, err := e.ContainerList(ctx, client.ContainerListOptions{All: true})
+		if err == nil && len(list.Items) == 0 {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("docker does not recover: %v", err)
+		}
+	}
+	if _, err := e.NetworkInspect(ctx, "doomed", client.NetworkInspectOptions{}); err == nil {
+		t.Error("a network outlived the namespace")
+	}
+	after := e.create(t, container.Config{Cmd: []string{"echo", "again"}}, nil)
+	if out, _, code := e.output(t, after); out != "again\n" || code != 0 {
+		t.Errorf("afterwards a container says %q and ends with %d", out, code)
+	}
+	for { // what the former containers wrote is gone from the disk, too
+		left, err := filepath.Glob(filepath.Join(e.in.DataDir, "images/roots/kept.docker."+id+"*"))
+		check(t, err)
+		if len(left) == 0 {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("left: %v", left)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
