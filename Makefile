@@ -15,6 +15,8 @@
 #   make bench-monitor   what seeing costs, beside Debian's Prometheus with the same targets, and the time to the first graph
 #   make contract-upstream        the API contract against a real kube-apiserver, and both servers' answers compared
 #   make compose  docker's official Compose plugin, which it builds where it is not installed, against the Docker API
+#   make buildx   docker's official build plugin, which it builds where it is not installed, against the Docker API
+#   make testcontainers   the real Testcontainers library for Go against the Docker API
 #   make restarts 100 restarts under 1,000 requests a second on each way (long)
 #   make changes  1,000 rolling updates, scalings, route edits, certificate rotations and gateway upgrades under 2,000 requests a second (long)
 #   make validate-runtime         the OCI validation suite, with runc and with our own launcher
@@ -82,6 +84,17 @@ compose: build bin/docker
 	@script/peers docker-compose
 	@mkdir -p bin/docker-config/cli-plugins && ln -sf ../../docker-compose bin/docker-config/cli-plugins/
 	PATH="$(CURDIR)/bin:$$PATH" DOCKER_CONFIG="$(CURDIR)/bin/docker-config" $(GO) test -run TestCompose -count 1 -v ./test/docker
+
+.PHONY: buildx
+buildx: build bin/docker
+	@script/peers docker-buildx
+	@mkdir -p bin/docker-config/cli-plugins && ln -sf ../../docker-buildx bin/docker-config/cli-plugins/
+	PATH="$(CURDIR)/bin:$$PATH" DOCKER_CONFIG="$(CURDIR)/bin/docker-config" $(GO) test -run TestBuildKit -count 1 -v ./test/docker
+
+# The library is a module of its own (test/testcontainers).
+.PHONY: testcontainers
+testcontainers: build
+	GANTRY_TESTCONTAINERS=1 $(GO) test -run TestTestcontainers -count 1 -v -timeout 30m ./test/docker
 
 bench: build
 	$(GO) test -run '^$$' -bench 'Ready|RouteChange|ScaleOut' -benchtime 1x -timeout 30m ./test/bench
