@@ -299,7 +299,7 @@ func podDeleted(t *testing.T, e env) {
 // A paused container does nothing, can be looked at, and goes on or is ended.
 func paused(t *testing.T, e env) {
 	ctx := t.Context()
-	id := e.create(t, container.Config{Cmd: []string{"sh", "-c", "n=0; while true; do n=$((n+1)); echo $n >/count.new; mv /count.new /count; done"}}, nil)
+	id := e.create(t, container.Config{Cmd: []string{"sh", "-c", "n=0; while true; do n=$((n+1)); echo $n >/count.new; mv /count.new /count; sleep 0.02; done"}}, nil)
 	e.start(t, id)
 	count := func() string {
 		got, err := e.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: "/count"})
@@ -385,6 +385,7 @@ func namespaceDeleted(t *testing.T, e env) {
 		if ctx.Err() != nil {
 			t.Fatalf("docker does not recover: %v", err)
 		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	if _, err := e.NetworkInspect(ctx, "doomed", client.NetworkInspectOptions{}); err == nil {
 		t.Error("a network outlived the namespace")

@@ -29,7 +29,7 @@ var runs = []optionRun{
 		"--label l=1 --label-file DIR/labels --annotation team=shop --ulimit nofile=100:200 --pids-limit 50 --oom-score-adj 500 " +
 		"--shm-size 16m --tmpfs /scratch:size=1m,mode=1770,uid=65534,exec --read-only --cap-drop ALL --cap-add NET_BIND_SERVICE " +
 		"--security-opt no-new-privileges --sysctl net.ipv4.ip_unprivileged_port_start=99 --memory 64m --memory-reservation 32m --memory-swap 64m " +
-		"--cpus 0.5 --cpu-shares 512 --stop-signal INT --stop-timeout 3 --expose 1234 --device /dev/kmsg:/dev/mine:r --log-driver json-file " +
+		"--cpus 0.5 --cpu-shares 512 --stop-signal INT --stop-timeout 3 --expose 1234 --device /dev/full:/dev/mine:r --log-driver json-file " +
 		"--platform linux/ARCH --pull missing --quiet --init --runtime runc --cidfile DIR/cid --userns host --memory-swappiness -1 " +
 		"--isolation default --volume-driver local --sig-proxy=false --detach-keys ctrl-x --attach stdout --attach stderr"),
 		script: `hostname; cat /proc/sys/kernel/domainname /etc/hosts /etc/resolv.conf; pwd; id; echo env $A $B; echo files $(ulimit -n) $(ulimit -Hn)
@@ -41,7 +41,7 @@ echo quota $(cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/d
 		want: []string{`(?m)^box$`, `(?m)^example\.test$`, `10\.1\.2\.3\s+friend`, `nameserver 10\.9\.9\.9`, `search .*corp\.test`, `ndots:3`, `(?m)^/tmp$`,
 			`uid=65534.* gid=65534.*1234`, `(?m)^env 1 2$`, `(?m)^files 100 200$`, `(?m)^pids 50$`, `(?m)^oom 500$`, `(?m)\s16384\s.*/dev/shm$`, `(?m)\s1024\s.*/scratch$`,
 			`/scratch tmpfs rw,nosuid,nodev,`, `(?m)^drwxrwx--T .* /scratch$`, `kept out`, `CapBnd:\s+0000000000000400`, `NoNewPrivs:\s+1`, `ports from 99`,
-			`(?m)^crw.* 1, +11 .*/dev/mine$`, `(?m)^first (pause|main|gantry.*)$`, `(?m)^memory 67108864$`, `(?m)^quota 50000`}},
+			`(?m)^crw.* 1, +7 .*/dev/mine$`, `(?m)^first (pause|main|gantry.*)$`, `(?m)^memory 67108864$`, `(?m)^quota 50000`}},
 	{name: "no network", options: strings.Fields("--rm --network none"), script: `ip -o addr; ping -c1 -W5 127.0.0.1`,
 		want: []string{`(?m)^1: lo .*127\.0\.0\.1`, `1 packets received`}},
 	{name: "the host's namespaces", options: strings.Fields("--rm --network host --pid host --ipc host"), script: `hostname; ls /proc | grep -c '^[0-9]'; readlink /proc/self/ns/ipc`,
