@@ -39,7 +39,7 @@ grep -E 'CapBnd|NoNewPrivs' /proc/self/status; echo ports from $(cat /proc/sys/n
 echo memory $(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null)
 echo quota $(cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null)`,
 		want: []string{`(?m)^box$`, `(?m)^example\.test$`, `10\.1\.2\.3\s+friend`, `nameserver 10\.9\.9\.9`, `search .*corp\.test`, `ndots:3`, `(?m)^/tmp$`,
-			`uid=65534.* gid=65534.*1234`, `(?m)^env 1 2$`, `(?m)^files 100 200$`, `(?m)^pids 50$`, `(?m)^oom 500$`, `(?m)\s16384\s.*/dev/shm$`, `(?m)\s1024\s.*/scratch$`,
+			`uid=65534.* gid=65534.*1234`, `(?m)^env 1 2$`, `(?m)^files 100 200$`, `(?m)^pids 50$`, `(?m)^oom 500$`, `(?m)^gantry-pod +16384 `, `(?m)\s1024\s.*/scratch$`,
 			`/scratch tmpfs rw,nosuid,nodev,`, `(?m)^drwxrwx--T .* /scratch$`, `kept out`, `CapBnd:\s+0000000000000400`, `NoNewPrivs:\s+1`, `ports from 99`,
 			`(?m)^crw.* 1, +7 .*/dev/mine$`, `(?m)^first (pause|main|gantry.*)$`, `(?m)^memory 67108864$`, `(?m)^quota 50000`}},
 	{name: "no network", options: strings.Fields("--rm --network none"), script: `ip -o addr; ping -c1 -W5 127.0.0.1`,
