@@ -186,6 +186,7 @@ registry-s3:
 crash: build
 	GANTRY_KILLS=$${GANTRY_KILLS:-100} $(GO) test -count 1 -timeout 60m -v ./test/crash
 	$(GO) test -count 1 -timeout 10m -v -run Hostile ./test/node
+	GANTRY_FULL_DISK=1 $(GO) test -count 1 -timeout 10m -v -run FullDisk ./test/docker
 	$(GO) test -count 1 -v -run 'Power|Crash' ./engine/store
 
 # A part of generate. Without Node the pages that are committed are used.
