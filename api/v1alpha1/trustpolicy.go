@@ -178,7 +178,8 @@ type TrustBaseImages struct {
 
 // TrustScan is a demand on the scan result that is attached to an image.
 type TrustScan struct {
-	// MaxSeverity is the worst finding that is accepted; None accepts no finding.
+	// MaxSeverity is the worst finding that is accepted; None accepts no finding. A credential
+	// in a layer counts as High.
 	//
 	// +kubebuilder:default=High
 	// +kubebuilder:validation:Enum=None;Low;Medium;High;Critical

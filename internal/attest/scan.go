@@ -44,13 +44,14 @@ type ScanMetadata struct {
 	Finished time.Time `json:"scanFinishedOn"`
 }
 
-// Severities is how many vulnerabilities of each severity a scan found.
+// Severities is how many vulnerabilities of each severity a scan found, and credentials.
 type Severities struct {
 	Critical int `json:"critical"`
 	High     int `json:"high"`
 	Medium   int `json:"medium"`
 	Low      int `json:"low"`
 	Unknown  int `json:"unknown"` // without a severity
+	Secrets  int `json:"secrets"` // credentials that are in the image
 }
 
 // add counts one finding, whose severity may be written in any case.
@@ -85,6 +86,7 @@ func ParseScan(predicate json.RawMessage) (*Scan, Severities, error) {
 		SchemaVersion int
 		Results       []struct {
 			Vulnerabilities []struct{ Severity string }
+			Secrets         []struct{}
 		}
 	}
 	if err := json.Unmarshal(scan.Scanner.Result, &result); err != nil {
@@ -101,6 +103,7 @@ func ParseScan(predicate json.RawMessage) (*Scan, Severities, error) {
 		for _, v := range r.Vulnerabilities {
 			found.add(v.Severity)
 		}
+		found.Secrets += len(r.Secrets)
 	}
 	return &scan, found, nil
 }

@@ -197,11 +197,16 @@ func (p *policy) checkScan(e *attest.Evidence, now time.Time, v *verdict) []refu
 		}
 	}
 	v.recheck = now.Add(scanPeriod)
-	// Findings without a severity count as medium: neither nothing nor the worst.
-	counts := []int{0, found.Low, found.Medium + found.Unknown, found.High, found.Critical}
+	// Findings without a severity count as medium: neither nothing nor the worst. Who can
+	// pull an image has the credentials in it.
+	counts := []int{0, found.Low, found.Medium + found.Unknown, found.High + found.Secrets, found.Critical}
 	for i := len(severities) - 1; i > slices.Index(severities, p.scan.max); i-- {
 		if counts[i] > 0 {
-			return []refusal{{"scan", fmt.Sprintf("its last scan found %d of severity %s, and the worst that is accepted is %s", counts[i], severities[i], p.scan.max),
+			what := fmt.Sprintf("%d of severity %s", counts[i], severities[i])
+			if severities[i] == v1alpha1.TrustHigh && found.Secrets > 0 {
+				what += fmt.Sprintf(" (%d of them credentials in its layers)", found.Secrets)
+			}
+			return []refusal{{"scan", fmt.Sprintf("its last scan found %s, and the worst that is accepted is %s", what, p.scan.max),
 				"update what it is built from, build it again and scan it: " + remedy}}
 		}
 	}

@@ -243,6 +243,10 @@ func TestScanResults(t *testing.T) {
 	clean := w.push("shop/cart:2", "clean")
 	w.scanned(clean, w.now, attest.Severities{Unknown: 1})
 	w.refused(strict, clean, "severity Medium")
+	leaky := w.push("shop/cart:3", "leaky")
+	w.scanned(leaky, w.now, attest.Severities{Secrets: 1})
+	w.accepted(p, leaky)
+	w.refused(strict, leaky, "found 1 of severity High (1 of them credentials in its layers)")
 }
 
 func TestScanResultsAgeWhileTheRegistryIsAway(t *testing.T) {
