@@ -4,7 +4,7 @@
 #   make demo     build, start Gantry and run the example shop behind the gateway
 #   make test     all tests: unit, API contract, end to end with real containers
 #   make bench    scale-out 1→50→0 and 1→200, CPU and memory per pod; beside Docker Swarm where docker.io is installed
-#   make bench-build     the shop's images from nothing, beside docker build where docker.io is installed, and after a change (BENCH_COLD=0: only the latter)
+#   make bench-build     the shop's images from nothing, beside docker build where docker.io is installed, and after a change (BENCH_COLD: rounds of the former, 2)
 #   make bench-delivery  what registry, trust, scanning, pipelines and the Docker API add to an idle serve
 #   make bench-gateway   the gateway's CPU per request, latency and memory beside nginx, HAProxy and Caddy
 #   make bench-flash     a flash sale: how fast capacity follows a hundredfold load, and a first request from zero
