@@ -24,6 +24,7 @@
 #   make conformance-gateway      Gateway API's own conformance suite
 #   make conformance-cosign       signatures and attestations both ways with the real cosign, which it builds
 #   make conformance-oci          the OCI distribution-spec's own conformance suite, whose program SUITE=path names
+#   make conformance-amtool       alerts and silences by Debian's amtool, which it fetches
 #   make storm    pushes, deletes, collects and verifies images of the registry at once, for minutes (GANTRY_STORM), and kills it meanwhile
 #   make registry-s3              the registry's tests with its content in a bucket of a real S3 server, which it builds
 #   make crash    kill -9 a hundred times under load, reboots, power cuts (GANTRY_KILLS, GANTRY_SEED, GANTRY_RUNTIME)
@@ -128,7 +129,7 @@ bench-registry:
 
 .PHONY: differential
 differential:
-	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || [ -x bin/nginx ] || script/nginx
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || [ -x bin/nginx ] || script/debian nginx usr/sbin/nginx
 	$(GO) test -run TestForwardingIsLikeNginx -count 1 -v ./services/gateway/proxy
 
 .PHONY: equal-prometheus bench-monitor
@@ -171,6 +172,12 @@ conformance-cosign: build bin/kubectl
 conformance-oci:
 	@test -x "$(SUITE)" || { echo "error: SUITE=path must name the suite's program" >&2; exit 2; }
 	GANTRY_OCI_SUITE="$(abspath $(SUITE))" $(GO) test -run TestTheConformanceSuitePasses -count 1 -v ./services/registry
+
+.PHONY: conformance-amtool
+conformance-amtool: SETUP = test
+conformance-amtool: build bin/kubectl
+	@command -v amtool >/dev/null || [ -x bin/amtool ] || script/debian prometheus-alertmanager usr/bin/amtool
+	PATH="$(CURDIR)/bin:$$PATH" $(GO) test -run TestStory/amtool -count 1 -v ./test/console
 
 .PHONY: storm
 storm:

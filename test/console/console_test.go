@@ -43,6 +43,7 @@ func TestStory(t *testing.T) {
 		play(t, in, story{Namespace: "lab", Workload: "front", Shell: true, Log: "FATAL: <b>no</b> database <img src=x onerror=alert(1)>",
 			Change: change{"/spec/template/spec/containers/0/command", []string{"sh", "-c", `echo 'FATAL: <b>no</b> database <img src=x onerror=alert(1)>'; echo '<img src=x onerror=alert(2)>' > /dev/termination-log; exit 3`}}})
 	})
+	t.Run("amtool", func(t *testing.T) { amtool(t, in) })
 	t.Run("rights", func(t *testing.T) { viewersOnlyView(t, in) })
 }
 
