@@ -47,6 +47,12 @@ test('lines of logs', () => {
   assert.equal(logs.parseLine('2026-01-02T03:04:05Z \x1b[31mred\x1b[0m \x1b]0;title\x07x\x08').text, 'red x�')
 })
 
+test('lines that are JSON', () => {
+  assert.deepEqual(logs.structured('{"time":"2026-01-02T03:04:05Z","level":"ERROR","msg":"stopped","error":"no port in \\"x\\"","n":3,"empty":""}'),
+    { says: 'stopped', level: 'error', fields: [['error', '"no port in \\"x\\""'], ['n', '3']] })
+  for (const text of ['plain', '{no json}', '{"a":1}', '[1]', '{"msg":3}', '{"msg":"x"']) assert.equal(logs.structured(text), null, text)
+})
+
 const meta = (name, more = {}) => ({ name, namespace: 'shop', uid: name, resourceVersion: '1', creationTimestamp: '2026-01-01T00:00:00Z', generation: 1, ...more })
 const deployment = (spec, status) => ({ metadata: meta('cart'), spec: { replicas: 3, selector: { matchLabels: { app: 'cart' } }, template: { spec: { containers: [] } }, ...spec }, status: { observedGeneration: 1, ...status } })
 const conditions = (...list) => ({ conditions: list.map(([type, status, reason, message]) => ({ type, status, reason, message })) })
@@ -119,6 +125,10 @@ test('search', () => {
   assert.equal(palette.fits('shop/cart', 'cart xyz'), 0)
   assert.ok(palette.fits('cart', 'cart') > palette.fits('shop/cart', 'cart'))
   assert.ok(palette.fits('shop-cart', 'cart') > palette.fits('discarted', 'cart'))
+  const found = (group, title, detail) => ({ group, title, detail, icon: 'pods', to: '' })
+  const all = [found('HTTPRoute', 'cart', 'shop'), found('Image', 'cart:latest', 'shop'), found('Alert', 'HTTPRoute shop/cart fails'), found('Deployment', 'cart', 'shop'), found('Pod', 'cart-7f5-x', 'shop')]
+  for (const typed of ['shop cart', 'cart']) assert.equal(all.toSorted((a, b) => palette.rated(b, typed) - palette.rated(a, typed))[0].group, 'Deployment', typed)
+  assert.equal(all.toSorted((a, b) => palette.rated(b, 'cart image') - palette.rated(a, 'cart image'))[0].group, 'Image')
 })
 
 test('entries of the time line lead to pages', () => {

@@ -1,9 +1,13 @@
 package console
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -45,11 +49,32 @@ func BenchmarkPages(b *testing.B) {
 		if len(answer.Wrong) > 0 {
 			b.Errorf("errors of the pages: %v", answer.Wrong)
 		}
+		b.ReportMetric(float64(bundle(b))/1024, "KB-compressed")
 		for path, ms := range answer.Found {
 			b.ReportMetric(ms.Cold, path+"-ms-opened")
 			b.ReportMetric(ms.Warm, path+"-ms-reached")
 		}
 	}
+}
+
+// bundle is how many bytes all pages take over the network.
+func bundle(b *testing.B) (total int) {
+	files, err := filepath.Glob("../../services/console/dist/assets/*")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, name := range append(files, "../../services/console/dist/index.html") {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var out bytes.Buffer
+		z := gzip.NewWriter(&out)
+		_, _ = z.Write(text) // into memory
+		_ = z.Close()
+		total += out.Len()
+	}
+	return total
 }
 
 // crowd is many workloads of 20 pods each, and routes to them.

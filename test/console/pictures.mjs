@@ -14,7 +14,8 @@ export async function takePictures(page, folder, paths) {
     const shots = []
     for (const colorScheme of ['light', 'dark']) {
       await page.emulateMedia({ colorScheme })
-      await page.waitForTimeout(600) // graphs are drawn anew
+      await page.waitForTimeout(1500) // graphs are drawn anew
+      await page.getByText('The connection is lost').waitFor({ state: 'detached' })
       shots.push((await page.screenshot()).toString('base64'))
     }
     return shots
@@ -25,7 +26,7 @@ export async function takePictures(page, folder, paths) {
     for (const [size, viewport] of Object.entries({ wide, phone })) {
       await page.setViewportSize(viewport)
       await page.locator('main h1').waitFor()
-      await page.locator('main .skeleton').waitFor({ state: 'detached' })
+      await page.waitForFunction(() => !document.querySelector('main .skeleton') && !/Looking…|Loading…/.test(document.querySelector('main').textContent), null, { timeout: 60_000 })
       await page.waitForTimeout(2000) // several answers make a page
       writeFileSync(join(folder, `${name}-${size}.webp`), Buffer.from(await draw.evaluate(compose, [await shoot(), size]), 'base64'))
     }
@@ -38,15 +39,16 @@ export async function takePictures(page, folder, paths) {
 /** Makes one picture of two, a tenth of what they were. */
 async function compose([shots, size]) {
   const [light, dark] = await Promise.all(shots.map(async s => createImageBitmap(await (await fetch('data:image/png;base64,' + s)).blob())))
-  const { width, height } = light, gap = 16
+  const width = light.width * 0.8, height = light.height * 0.8, gap = 16
   const canvas = size === 'wide' ? new OffscreenCanvas(width, height) : new OffscreenCanvas(2 * width + gap, height), c = canvas.getContext('2d')
-  c.drawImage(light, 0, 0)
+  c.imageSmoothingQuality = 'high'
+  c.drawImage(light, 0, 0, width, height)
   if (size === 'wide') {
     const region = new Path2D()
     region.moveTo(width * 0.62, 0); region.lineTo(width, 0); region.lineTo(width, height); region.lineTo(width * 0.38, height)
     c.clip(region)
-    c.drawImage(dark, 0, 0)
-  } else c.drawImage(dark, width + gap, 0)
+    c.drawImage(dark, 0, 0, width, height)
+  } else c.drawImage(dark, width + gap, 0, width, height)
   const bytes = new Uint8Array(await (await canvas.convertToBlob({ type: 'image/webp', quality: 0.6 })).arrayBuffer())
   return btoa(Array.from(bytes, b => String.fromCharCode(b)).join(''))
 }

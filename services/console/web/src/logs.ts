@@ -36,3 +36,22 @@ export async function follow(s: LogSource, signal: AbortSignal, lines: (some: Lo
 }
 
 const maxLine = 16_384
+
+/** A line that a program wrote as JSON, for people: what it says, and its fields. */
+export interface Structured { says: string; level: string; fields: [string, string][] }
+
+const told = ['msg', 'message', 'log', 'event'], times = /^(time|ts|timestamp|@timestamp|t)$/, levels = /^(level|lvl|severity|log\.level)$/
+
+/** Reads a line as JSON; null when it is another one, which is shown as it is. The time and the level are said beside it; what has parts is left out. */
+export function structured(text: string): Structured | null {
+  if (!text.startsWith('{') || !text.endsWith('}')) return null
+  let o: Record<string, unknown>
+  try { o = JSON.parse(text) } catch { return null }
+  const key = told.find(k => typeof o[k] === 'string')
+  if (!key) return null
+  const word = (v: unknown) => { const t = typeof v === 'string' ? v : JSON.stringify(v); return /^[^\s"=]*$/.test(t) ? t || '""' : typeof v === 'string' ? JSON.stringify(v) : t }
+  return {
+    says: o[key] as string, level: String(Object.entries(o).find(([k]) => levels.test(k))?.[1] ?? '').toLowerCase(),
+    fields: Object.entries(o).filter(([k, v]) => k !== key && !times.test(k) && !levels.test(k) && v !== '' && v !== null && typeof v !== 'object').map(([k, v]) => [k, word(v)]),
+  }
+}

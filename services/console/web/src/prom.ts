@@ -22,6 +22,16 @@ export async function queryRange(expr: string, start: number, end: number, step:
   return a.data.result.map(r => ({ metric: r.metric, values: r.values.map(([t, v]) => [t, Number(v)]) }))
 }
 
+/** The last half hour of an expression, as a line of values for each of its series. */
+export async function trends(expr: string, points: number, signal?: AbortSignal): Promise<{ metric: Record<string, string>; values: (number | null)[] }[]> {
+  const step = Math.round(1800 / points), end = Math.floor(Date.now() / 1000 / step) * step, start = end - step * points
+  return (await queryRange(expr, start, end, step, signal)).map(({ metric, values }) => {
+    const line: (number | null)[] = Array.from({ length: points + 1 }, () => null)
+    for (const [t, v] of values) line[Math.round((t - start) / step)] = isFinite(v) ? v : null
+    return { metric, values: line }
+  })
+}
+
 /** Puts text into a PromQL string. */
 export const quote = (text: string) => JSON.stringify(text)
 

@@ -12,6 +12,7 @@ import { Age, Empty, PageHead, Panel, Status } from '../ui/parts'
 import { Chart } from '../ui/chart'
 import { Confirm } from '../ui/dialog'
 import { Icon } from '../ui/icons'
+import { LineText, toneOf } from '../ui/line'
 import '../style/logs.css'
 
 export default function AlertPage({ params: { fingerprint } }: PageProps) {
@@ -32,7 +33,7 @@ export default function AlertPage({ params: { fingerprint } }: PageProps) {
     </Panel>
     {expr && <Chart title="What the rule looks at" unit="count" minutes={60} height={260} lines={[{ expr, name: l => l.pod ?? l.deployment ?? l.route ?? l.node ?? Object.values(l).at(-1) ?? 'value' }]} marks={[{ at: Date.parse(a.startsAt), label: 'fires' }]} />}
     {logs && <LogAround link={logs} at={Date.parse(a.startsAt)} />}
-    <Panel title="Labels"><ul class="rows">{Object.entries(a.labels).map(([k, v]) => <li key={k}><span class="faint">{k}</span><span class="anywhere">{v}</span></li>)}</ul></Panel>
+    <Panel title="Labels"><dl class="facts-list">{Object.entries(a.labels).map(([k, v]) => <div key={k}><dt>{k}</dt><dd class="anywhere"><bdi>{v}</bdi></dd></div>)}</dl></Panel>
     {asking && <Hush a={a} onClose={() => ask(false)} />}
   </>
 }
@@ -45,7 +46,7 @@ function LogAround({ link, at }: { link: string; at: number }) {
   const { value, error } = usePolled<Line[]>(signal => lines(expr, at - 600_000, Math.min(Date.now(), at + 300_000), 40, signal), 30, [expr, at])
   return <Panel title="The log when it began" aside={<Link to={link}>Search</Link>} class="log found">
     {error ? <Empty icon="logs" title="No log">{error}</Empty> : value?.length === 0 ? <Empty icon="logs" title="Nothing was written then" />
-      : <div class="lines" tabIndex={0} role="log" aria-live="off" aria-label="Log when the alert began">{value?.map(l => <div key={l.key} class={/error|fatal|crit/.test(l.level) ? 'bad' : l.level.startsWith('warn') ? 'warn' : ''}><time>{new Date(l.at).toLocaleTimeString([], { hour12: false })} </time>{l.text}</div>)}</div>}
+      : <div class="lines" tabIndex={0} role="log" aria-live="off" aria-label="Log when the alert began">{value?.map(l => <div key={l.key} class={toneOf(l.text, l.level)}><time>{new Date(l.at).toLocaleTimeString([], { hour12: false })} </time><LineText text={l.text} /></div>)}</div>}
   </Panel>
 }
 

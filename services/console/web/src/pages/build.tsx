@@ -10,14 +10,14 @@ import { ended, healthOfBuild, phasesOf, type Build } from '../builds'
 import { digestOf, isImage, pageOfImage, useImages } from '../images'
 import { Severities } from '../ui/severities'
 import { span } from '../format'
-import { Age, Empty, loading, PageHead, Panel, Status, Trouble } from '../ui/parts'
+import { Age, Empty, loading, PageHead, Panel, Skeleton, Status, Trouble } from '../ui/parts'
 import '../style/logs.css'
 import '../style/build.css'
 import '../style/images.css'
 
 export default function BuildPage({ params: { namespace, name } }: PageProps) {
   const list = useKind<Build>('builds', namespace), b = list.items.find(x => x.metadata.name === name), above = <Link to="/builds">Builds</Link>
-  if (!b) return <><PageHead title={name} above={above} /><Trouble of={[list]} />{!loading(list) && list.state !== 'refused' && <Panel><Empty icon="builds" title="There is no such build">It was removed, or never was.</Empty></Panel>}</>
+  if (!b) return <><PageHead title={name} above={above} /><Trouble of={[list]} />{loading(list) ? <Skeleton /> : list.state !== 'refused' && <Panel><Empty icon="builds" title="There is no such build">It was removed, or never was.</Empty></Panel>}</>
   const s = b.status ?? {}
   return <>
     <PageHead title={`${b.spec.pipeline} #${b.spec.number}`} above={<>{above} / {namespace}</>}

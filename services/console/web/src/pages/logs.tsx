@@ -8,6 +8,7 @@ import { usePolled } from '../prom'
 import { count } from '../format'
 import { Empty, PageHead } from '../ui/parts'
 import { Icon } from '../ui/icons'
+import { LineText, toneOf } from '../ui/line'
 import '../style/logs.css'
 
 const spans: Record<string, [string, number]> = { '15': ['15 minutes', 15], '60': ['1 hour', 60], '360': ['6 hours', 360], '1440': ['1 day', 1440], '10080': ['7 days', 10080] }
@@ -34,9 +35,10 @@ export default function LogsPage() {
       <Typed name="pod" label="Pod" value={wanted.pod} />
       <label><span>Level</span><select value={wanted.level} onChange={e => choose('level', e.currentTarget.value)}><option value="">All</option>{['error', 'warn', 'info', 'debug'].map(l => <option key={l}>{l}</option>)}</select></label>
       <label><span>Time</span><select value={String(minutes)} onChange={e => choose('minutes', e.currentTarget.value)}>{Object.entries(spans).map(([v, [name]]) => <option key={v} value={v}>{name}</option>)}</select></label>
+      <label class="check"><input type="checkbox" checked={get('raw') === 'yes'} onChange={e => choose('raw', e.currentTarget.checked ? 'yes' : '')} />As written</label>
     </form>
     <Histogram bars={bars.value} onPick={t => choose('at', String(Math.round(t)))} at={at} />
-    <Found {...found} showPod={!wanted.pod} stick={following} />
+    <Found {...found} showPod={!wanted.pod} stick={following} raw={get('raw') === 'yes'} />
   </>
 }
 
@@ -101,11 +103,11 @@ function Histogram({ bars, at, onPick }: { bars: Bar[] | null; at: number; onPic
   </figure>
 }
 
-function Found({ list, error, cut, showPod, stick }: FoundLines & { showPod: boolean; stick: boolean }) {
+function Found({ list, error, cut, showPod, stick, raw }: FoundLines & { showPod: boolean; stick: boolean; raw: boolean }) {
   const box = useRef<HTMLDivElement>(null)
   const [atEnd, setAtEnd] = useState(true)
   useEffect(() => { if (stick && atEnd && box.current) box.current.scrollTop = box.current.scrollHeight }, [list, stick, atEnd])
-  const rows = useMemo(() => list?.map(l => <LogRow key={l.key} l={l} showPod={showPod} />), [list, showPod])
+  const rows = useMemo(() => list?.map(l => <LogRow key={l.key} l={l} showPod={showPod} raw={raw} />), [list, showPod, raw])
   return <section class="panel log found" aria-label="Lines">
     {error && <p class="notice" role="alert">{error}</p>}
     {list === null && !error && <div class="skeleton" aria-hidden="true"><i /><i /><i /></div>}
@@ -115,10 +117,8 @@ function Found({ list, error, cut, showPod, stick }: FoundLines & { showPod: boo
   </section>
 }
 
-const tone = (level: string) => /error|fatal|crit/.test(level) ? 'bad' : level.startsWith('warn') ? 'warn' : ''
-
-function LogRow({ l, showPod }: { l: Line; showPod: boolean }) {
+function LogRow({ l, showPod, raw }: { l: Line; showPod: boolean; raw: boolean }) {
   const d = new Date(l.at), { namespace = '', pod = '' } = l.labels
-  return <div class={tone(l.level)}><time title={d.toLocaleString()}>{d.toLocaleTimeString([], { hour12: false })}.{String(d.getMilliseconds()).padStart(3, '0')} </time>
-    {showPod && <Link class="of" to={pathTo('pods', namespace, pod)} title={`${namespace}/${pod}`}>{l.labels.app || pod}</Link>} {l.text}</div>
+  return <div class={toneOf(l.text, l.level)}><time title={d.toLocaleString()}>{d.toLocaleTimeString([], { hour12: false })}.{String(d.getMilliseconds()).padStart(3, '0')} </time>
+    {showPod && <Link class="of" to={pathTo('pods', namespace, pod)} title={`${namespace}/${pod}`}>{l.labels.app || pod}</Link>} <LineText text={l.text} raw={raw} /></div>
 }

@@ -9,7 +9,7 @@ import { bytes, cores, imageName, quantity } from '../format'
 import { quote, useQuery } from '../prom'
 import type { Container, ContainerStatus, Pod } from '../kube/types'
 import type { PageProps } from '../pages'
-import { Age, Empty, Meter, PageHead, Panel, Status, Trouble } from '../ui/parts'
+import { Age, Empty, Meter, PageHead, Panel, Skeleton, Status, Trouble } from '../ui/parts'
 import { Chart } from '../ui/chart'
 import { Confirm } from '../ui/dialog'
 import { Events } from '../ui/events'
@@ -23,7 +23,7 @@ export default function PodPage({ params: { namespace, name } }: PageProps) {
   const [last, setLast] = useState<Pod | null>(null)
   if (pod && pod !== last) setLast(pod)
   const shown = pod ?? last
-  if (!shown) return pods.state === 'loading' ? <PageHead title={name} above={namespace} says="Looking…" /> : <>
+  if (!shown) return pods.state === 'loading' ? <><PageHead title={name} above={namespace} says="Looking…" /><Skeleton /></> : <>
     <PageHead title={name} above={namespace} /><Trouble of={[pods]} />
     <Empty icon="pods" title="There is no such pod">Pods come and go. <Link to={withQuery('/pods', { namespace })}>Pods of {namespace}</Link></Empty></>
   return <Shown pod={shown} gone={!pod} owner={ownerOf(shown, byUID)} />

@@ -12,7 +12,7 @@ import { literal, quote, useQuery } from '../prom'
 import { count, rate } from '../format'
 import { ofGatewayRoute, ofIngress, policiesOf, routePlural, type Backend, type GatewayRoute, type Ingress, type RouteKind } from '../gateway'
 import { usePolicies } from '../routes'
-import { Empty, loading, PageHead, Panel, Status, Trouble } from '../ui/parts'
+import { Empty, loading, PageHead, Panel, Skeleton, Status, Trouble } from '../ui/parts'
 import { Table, type Column } from '../ui/table'
 import { Chart } from '../ui/chart'
 
@@ -30,7 +30,7 @@ function Of({ kind, namespace, name }: { kind: RouteKind; namespace: string; nam
   const policies = usePolicies(), own = useMemo(() => route ? policiesOf(route, policies) : [], [route, policies])
   const label = `route=${quote(`${kind}/${namespace}/${name}`)}`
   if (!route) return <><PageHead title={name} above={<Link to="/gateway">Gateway</Link>} /><Trouble of={[list]} />
-    {!loading(list) && list.state !== 'refused' && <Empty icon="gateway" title="There is no such route">{namespace}/{name} was deleted, or never was.</Empty>}</>
+    {loading(list) ? <Skeleton /> : list.state !== 'refused' && <Empty icon="gateway" title="There is no such route">{namespace}/{name} was deleted, or never was.</Empty>}</>
   return <>
     <PageHead title={name} above={<><Link to="/gateway">Gateway</Link> / <Link to={withQuery('/gateway', { namespace })}>{namespace}</Link> / {kind}</>}
       says={<><Status health={route.accepted ? 'ok' : 'bad'}>{route.accepted ? 'Accepted' : 'Not accepted'}</Status> <span class="faint">{route.why ?? `${route.hosts.join(', ') || 'any host'} ${route.paths.slice(0, 4).join(', ')}`}</span></>} />

@@ -2,11 +2,12 @@
 
 import { useMemo } from 'preact/hooks'
 import { Link, pathTo } from '../router'
-import { useKind } from '../kube/paths'
+import { useKind, useNamespace } from '../kube/paths'
 import type { Claim, Pod } from '../kube/types'
-import { useQuery, type Sample } from '../prom'
+import { quote, useQuery, type Sample } from '../prom'
 import { bytes, percent, quantity } from '../format'
 import { Age, Empty, loading, Meter, PageHead, Status, Trouble } from '../ui/parts'
+import { Chart } from '../ui/chart'
 import { Table, type Column } from '../ui/table'
 
 type MountingPod = Pod & { spec: { volumes?: { persistentVolumeClaim?: { claimName: string } }[] } }
@@ -23,6 +24,7 @@ const columns: Column<Row>[] = [
 ]
 
 export default function VolumesPage() {
+  const namespace = useNamespace()
   const claims = useKind<Claim>('persistentvolumeclaims'), pods = useKind<MountingPod>('pods')
   const used = useQuery('kubelet_volume_stats_used_bytes', 30), size = useQuery('kubelet_volume_stats_capacity_bytes', 30)
   // When it is full if it goes on as in the last half hour; only what grows noticeably.
@@ -44,6 +46,7 @@ export default function VolumesPage() {
   return <>
     <PageHead title="Volumes" says="What is kept when pods come and go." />
     <Trouble of={[claims, pods]} />
+    {claims.items.length > 0 && <Chart title="Used in the last six hours" unit="bytes" minutes={360} every={30} most={6} lines={[{ expr: `kubelet_volume_stats_used_bytes${namespace ? `{namespace=${quote(namespace)}}` : ''}`, name: l => `${l.namespace}/${l.persistentvolumeclaim}` }]} />}
     <Table label="Volumes" rows={rows} columns={columns} id={r => r.id} sort="-used" text={r => r.id} loading={loading(claims)} empty={<Empty icon="volumes" title="There are no volumes">A PersistentVolumeClaim or a Compose volume makes one.</Empty>} />
   </>
 }

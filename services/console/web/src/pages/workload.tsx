@@ -11,7 +11,7 @@ import { restart, rollBack, scale, useMay, type ControllerRevision, type Revisio
 import { bytes, cores, count, imageName, percent, plural, quantity, seconds } from '../format'
 import { literal, quote, useValue } from '../prom'
 import { has, type PageProps } from '../pages'
-import { Age, Empty, Meter, PageHead, Panel, Status, Trouble } from '../ui/parts'
+import { Age, Empty, Meter, PageHead, Panel, Skeleton, Status, Trouble } from '../ui/parts'
 import { Chart, Spark, type Mark } from '../ui/chart'
 import { Confirm } from '../ui/dialog'
 import { useChanges } from '../timeline'
@@ -24,7 +24,7 @@ export default function WorkloadPage({ params: { namespace, kind: text, name } }
   const kind = kindOfPath(text)
   const { items, views, loading } = useWorkloads(namespace)
   const w = items.find(w => w.kind === kind && w.name === name)
-  if (!w) return loading ? <PageHead title={name} above={namespace} says="Looking…" /> : <>
+  if (!w) return loading ? <><PageHead title={name} above={namespace} says="Looking…" /><Skeleton /></> : <>
     <PageHead title={name} above={namespace} /><Trouble of={views} />
     <Empty icon="workloads" title={`There is no ${kind ?? text} of this name`}>It may have been deleted. <Link to={withQuery('/workloads', { namespace })}>Workloads of {namespace}</Link></Empty></>
   return <Shown w={w} />

@@ -5,7 +5,7 @@ import 'uplot/dist/uPlot.min.css'
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
 import { queryRange, usePolled, type Series } from '../prom'
 import { units, type Unit } from '../format'
-import { Empty } from './parts'
+import { Empty, Trend } from './parts'
 
 export interface Mark { at: number; label: string } // milliseconds
 export interface Line {
@@ -67,10 +67,7 @@ export function Spark({ expr, minutes = 30, tone = '' }: { expr: string; minutes
     const end = Math.floor(Date.now() / 1000 / step) * step
     return onGrid([{ line: { expr, name: '' }, series: (await queryRange(expr, end - minutes * 60, end, step, signal)).slice(0, 1) }], end - minutes * 60, end, step, 1)
   }, 20, [expr, minutes])
-  const values = value?.lines[0]?.values ?? [], top = Math.max(...values.map(v => v ?? 0), 1e-9), x = (i: number) => (i / Math.max(1, values.length - 1) * 100).toFixed(1)
-  let path = '', down = true
-  values.forEach((v, i) => { if (v === null) down = true; else { path += `${down ? 'M' : 'L'}${x(i)} ${(19 - v / top * 17).toFixed(1)}`; down = false } })
-  return <svg class={`spark ${tone}`} viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true">{path && <path d={path} />}</svg>
+  return <Trend values={value?.lines[0]?.values ?? []} tone={tone} />
 }
 
 const palette = 6
@@ -93,7 +90,7 @@ export function Chart({ title, lines, unit, minutes = 60, marks = [], every = 10
   return <figure class="chart">
     <figcaption><span>{title}</span></figcaption>
     {has ? <Plot data={data} unit={unit} marks={marks} stacked={stacked} height={height} title={title} onCursor={setAt} />
-      : <div class="no-plot" data-height={height}>{polled.error ? <Empty title={polled.error} /> : data ? <Empty title={empty} /> : null}</div>}
+      : <div class="no-plot" data-height={height}>{polled.error ? <Empty title={/forbidden/i.test(polled.error) ? 'You may not see metrics: that needs the role gantry-metrics-reader.' : polled.error} /> : data ? <Empty title={empty} /> : null}</div>}
     {has && <Legend data={data} unit={unit} at={at} />}
   </figure>
 }
@@ -158,8 +155,9 @@ const clock = (t: number) => new Date(t * 1000).toLocaleTimeString([], { hour: '
 
 function asColumns(data: Data, stacked: boolean): uPlot.AlignedData {
   if (!stacked) return [data.times, ...data.lines.map(l => l.values)]
-  const sum = data.times.map(() => 0)
-  return [data.times, ...data.lines.map(l => l.limit ? l.values : l.values.map((v, i) => v === null ? null : (sum[i] += v)))]
+  // What is not there adds nothing, as long as something is: a fill reaches down to the line below it.
+  const sum = data.times.map(() => 0), some = data.times.map((_, i) => data.lines.some(l => !l.limit && l.values[i] !== null))
+  return [data.times, ...data.lines.map(l => l.limit ? l.values : l.values.map((v, i) => some[i] ? sum[i] += v ?? 0 : null))]
 }
 
 function drawMarks(u: uPlot, marks: Mark[]) {

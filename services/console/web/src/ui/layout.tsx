@@ -1,7 +1,7 @@
 // What surrounds every page: the menu, the namespace, the search, the person.
 
 import type { ComponentChildren } from 'preact'
-import { useEffect, useState } from 'preact/hooks'
+import { useEffect, useRef, useState } from 'preact/hooks'
 import { choose, Link, place, usePlace } from '../router'
 import { pages } from '../pages'
 import { logOut, session } from '../session'
@@ -18,7 +18,13 @@ import { openPalette, Palette } from './palette'
 
 export function Layout({ path, children }: { path: string; children: ComponentChildren }) {
   const [menu, setMenu] = useState(false)
-  useEffect(() => setMenu(false), [path])
+  const first = useRef(true)
+  useEffect(() => {
+    setMenu(false)
+    // Who goes on by keyboard goes on from the new page, not from the menu.
+    if (!first.current) document.getElementById('main')?.focus({ preventScroll: true })
+    first.current = false
+  }, [path])
   useEffect(() => {
     const close = (e: KeyboardEvent) => { if (e.key === 'Escape') setMenu(false) }
     addEventListener('keydown', close)

@@ -4,6 +4,7 @@ import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
 import { follow, type LogLine } from '../logs'
 import { Empty } from './parts'
 import { Icon } from './icons'
+import { LineText, toneOf } from './line'
 
 const kept = 5000, drawn = 1500
 
@@ -16,7 +17,7 @@ export function LogView({ namespace, pod, containers, ended, restarted }: { name
   const [lines, setLines] = useState<LogLine[]>([])
   const [error, setError] = useState('')
   const [text, setText] = useState('')
-  const [times, setTimes] = useState(false)
+  const [times, setTimes] = useState(false), [raw, setRaw] = useState(false)
   const [stuck, setStuck] = useState(true)
   const box = useRef<HTMLDivElement>(null)
   const name = containers.includes(container) ? container : containers[0]
@@ -57,6 +58,7 @@ export function LogView({ namespace, pod, containers, ended, restarted }: { name
       {containers.length > 1 && <select aria-label="Container" value={name} onChange={e => setContainer(e.currentTarget.value)}>{containers.map(c => <option key={c}>{c}</option>)}</select>}
       <label class="filter"><Icon name="search" /><span class="hidden">Filter lines</span><input type="search" placeholder="Filter lines" value={text} onInput={e => setText(e.currentTarget.value)} /></label>
       <label class="check"><input type="checkbox" checked={times} onChange={e => setTimes(e.currentTarget.checked)} />Times</label>
+      {lines.at(-1)?.text.startsWith('{') && <label class="check"><input type="checkbox" checked={raw} onChange={e => setRaw(e.currentTarget.checked)} />As written</label>}
       {restarted && <label class="check"><input type="checkbox" checked={previous} onChange={e => setPrevious(e.currentTarget.checked)} />Before the restart</label>}
       <span class="faint tally">{shown.length}{shown.length < lines.length && ` of ${lines.length}`}</span>
       {!stuck && <button type="button" onClick={() => setStuck(true)}>Follow</button>}
@@ -65,9 +67,7 @@ export function LogView({ namespace, pod, containers, ended, restarted }: { name
       : lines.length === 0 ? <Empty icon="logs" title="Nothing was written yet" />
       : <div class="lines" ref={box} role="log" aria-label={`Log of ${pod}`} tabIndex={0}
           onScroll={e => { const b = e.currentTarget; setStuck(b.scrollHeight - b.scrollTop - b.clientHeight < 30) }}>
-        {shown.map((l, i) => <div key={lines.length - shown.length + i} class={tone(l.text)}>{times && <time>{l.at.slice(11, 23)} </time>}{l.text}</div>)}
+        {shown.map((l, i) => <div key={lines.length - shown.length + i} class={toneOf(l.text)}>{times && <time>{l.at.slice(11, 23)} </time>}<LineText text={l.text} raw={raw} /></div>)}
       </div>}
   </div>
 }
-
-const tone = (text: string) => /\b(error|fatal|panic|exception|failed)\b/i.test(text) ? 'bad' : /\bwarn(ing)?\b/i.test(text) ? 'warn' : ''

@@ -58,6 +58,13 @@ export function Palette() {
 
 const most = 40
 
+/** Of several things of one name people mean the workload first; a sentence fits more easily than a name does. */
+const worth: Record<string, number> = { HTTPRoute: 0.8, GRPCRoute: 0.8, Ingress: 0.8, Service: 0.8, Volume: 0.8, Pod: 0.9, Image: 0.7, Build: 0.7, Alert: 0.4 }
+
+/** How well something found fits what was typed: by its name, by its name in its namespace, by its kind. */
+export const rated = (f: Found, typed: string) => (worth[f.group] ?? 1) *
+  (fits(f.title, typed) || fits(f.detail ? `${f.detail}/${f.title}` : f.title, typed) / 2 || fits(`${f.detail ?? ''}/${f.title} ${f.group}`, typed) / 4)
+
 function Dialog() {
   const [typed, setTyped] = useState('')
   const [at, setAt] = useState(0)
@@ -66,9 +73,9 @@ function Dialog() {
   const all = useEverything()
   const found = useMemo(() => {
     if (!typed.trim()) return [...visited.flatMap(path => all.find(f => f.to === path) ?? []), ...all.filter(f => f.group === 'Page')]
-    const rated = all.map(f => ({ f, score: fits(f.title, typed) || fits(f.detail ? `${f.detail}/${f.title}` : f.title, typed) / 2 || fits(`${f.detail ?? ''}/${f.title} ${f.group}`, typed) / 4 })).filter(r => r.score > 0)
+    const fitting = all.map(f => ({ f, score: rated(f, typed) })).filter(r => r.score > 0)
     const text = typed.trim()
-    return [...rated.sort((a, b) => b.score - a.score).slice(0, most).map(r => r.f), { title: `“${text}” in all logs`, group: 'Search', icon: 'logs', to: withQuery('/logs', { text }) } satisfies Found as Found]
+    return [...fitting.sort((a, b) => b.score - a.score).slice(0, most).map(r => r.f), { title: `“${text}” in all logs`, group: 'Search', icon: 'logs', to: withQuery('/logs', { text }) } satisfies Found as Found]
   }, [all, typed])
   const chosen = Math.min(at, found.length - 1)
   useEffect(() => { box.current!.showModal(); return () => open.set(false) }, [])
@@ -120,7 +127,7 @@ function useEverything(): Found[] {
       ...of(claims.items, 'Volume', 'volumes', o => withQuery('/volumes', { namespace: o.metadata.namespace, text: o.metadata.name })),
       ...of(http.items, 'HTTPRoute', 'gateway', route('httproutes')), ...of(grpc.items, 'GRPCRoute', 'gateway', route('grpcroutes')), ...of(ingresses.items, 'Ingress', 'gateway', route('ingresses')),
       ...builds.items.map(b => ({ title: `${b.spec.pipeline} #${b.spec.number}`, detail: b.metadata.namespace, group: 'Build', icon: 'builds' as const, to: pathTo('builds', b.metadata.namespace!, b.metadata.name) })),
-      ...(images ?? []).map(i => ({ title: `${i.repository}:${i.tags?.[0] ?? shortDigest(i.digest)}`, group: 'Image', icon: 'images' as const, to: pageOfImage(i.repository, i.digest) })),
+      ...(images ?? []).map(i => ({ title: `${i.repository.split('/').slice(1).join('/') || i.repository}:${i.tags?.[0] ?? shortDigest(i.digest)}`, detail: i.repository.includes('/') ? i.repository.split('/')[0] : undefined, group: 'Image', icon: 'images' as const, to: pageOfImage(i.repository, i.digest) })),
       ...(firing ?? []).map(a => ({ title: a.annotations.summary || a.labels.alertname, group: 'Alert', icon: 'alerts' as const, to: pathTo('alerts', a.fingerprint) })),
       deed('Light colours', 'sun', () => theme.set('light')), deed('Dark colours', 'moon', () => theme.set('dark')), deed('Colours as the system', 'auto', () => theme.set('auto')), deed('Log out', 'user', () => void logOut()),
     ]

@@ -46,6 +46,23 @@ export function Age({ at }: { at: string | number | undefined }) {
   return <time dateTime={date.toISOString()} title={date.toLocaleString()}>{span(now - t)}</time>
 }
 
+/** A line through values, in a box of 100 by 20; where there is no value there is a gap. */
+export function sparkPath(values: (number | null)[]): string {
+  const top = Math.max(...values.map(v => v ?? 0), 1e-9)
+  let path = '', pen = 'M'
+  values.forEach((v, i) => {
+    if (v !== null) path += `${pen}${(i / Math.max(1, values.length - 1) * 100).toFixed(1)} ${(19 - v / top * 17).toFixed(1)}`
+    pen = v === null ? 'M' : 'L'
+  })
+  return path
+}
+
+/** A small line without axes, beside a figure that says the same. */
+export function Trend({ values, tone = '' }: { values: (number | null)[]; tone?: 'bad' | '' }) {
+  const path = sparkPath(values)
+  return <svg class={`spark ${tone}`} viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true">{path && <path d={path} />}</svg>
+}
+
 /** How much of something is used: a bar with its figures beside it. */
 export function Meter({ value, max, label, mark, plain }: { value: number | null; max: number | null; label: string; mark?: number | null; /** Full is not bad. */ plain?: boolean }) {
   const part = value !== null && max ? Math.min(1, value / max) : 0
@@ -70,5 +87,8 @@ export function Trouble({ of }: { of: View<unknown>[] }) {
   if (stale) return <p class="notice" role="status"><Icon name="warn" /> The connection is lost: what you see may be old. Trying again…</p>
   return null
 }
+
+/** What stands where something is about to be. */
+export const Skeleton = () => <Panel><div class="skeleton" aria-hidden="true"><i /><i /><i /></div></Panel>
 
 export const loading = (...views: View<unknown>[]) => views.some(v => v.state === 'loading')
