@@ -103,7 +103,8 @@ func (t *translation) ours(g *gatewayv1.Gateway) bool {
 
 // assignAddresses decides where the ports of each of our Gateways are: at the
 // addresses it asks for, at one from the pool, or at the shared one. A Gateway
-// keeps the address of the pool that its status names.
+// keeps the address of the pool that it has been given, or that its status names: what it
+// has been given may not be in its status yet when the next Gateway wants one.
 func (t *translation) assignAddresses() {
 	taken := map[netip.Addr]bool{}
 	var wanting []*gatewayv1.Gateway
@@ -125,22 +126,31 @@ func (t *translation) assignAddresses() {
 			wanting = append(wanting, g)
 		}
 	}
-	wanting = slices.DeleteFunc(wanting, func(g *gatewayv1.Gateway) bool {
-		for _, a := range g.Status.Addresses {
-			if ip, err := netip.ParseAddr(a.Value); err == nil && t.Pool.Contains(ip) && !taken[ip] {
-				t.addresses[g], taken[ip] = []netip.Addr{ip}, true
-				return true
-			}
+	keep := func(g *gatewayv1.Gateway, ip netip.Addr) bool {
+		if !t.Pool.Contains(ip) || taken[ip] {
+			return false
 		}
-		return false
+		t.addresses[g], taken[ip] = []netip.Addr{ip}, true
+		return true
+	}
+	wanting = slices.DeleteFunc(wanting, func(g *gatewayv1.Gateway) bool { return keep(g, t.given[g.UID]) })
+	wanting = slices.DeleteFunc(wanting, func(g *gatewayv1.Gateway) bool {
+		return slices.ContainsFunc(g.Status.Addresses, func(a gatewayv1.GatewayStatusAddress) bool {
+			ip, err := netip.ParseAddr(a.Value)
+			return err == nil && keep(g, ip)
+		})
 	})
 	next := t.Pool.Masked().Addr().Next() // the first is the network's own
 	for _, g := range wanting {
 		for taken[next] {
 			next = next.Next()
 		}
-		if t.Pool.Contains(next) {
-			t.addresses[g], taken[next] = []netip.Addr{next}, true
+		keep(g, next)
+	}
+	clear(t.given)
+	for g, list := range t.addresses {
+		if len(list) == 1 && t.Pool.Contains(list[0]) {
+			t.given[g.UID] = list[0]
 		}
 	}
 }

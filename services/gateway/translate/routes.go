@@ -99,6 +99,14 @@ func (t *translation) route(r *anyRoute) {
 	name := RouteName{r.kind, nameOf(r)}
 	t.placed[name] = &placed{route: r, compiled: compiled}
 	t.use(name, compiled.services)
+	for _, ref := range r.parents {
+		if at, ok := r.parentName(ref); ok {
+			if t.children[at] == nil {
+				t.children[at] = map[RouteName]bool{}
+			}
+			t.children[at][name] = true
+		}
+	}
 	t.settle(name)
 }
 

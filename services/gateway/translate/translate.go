@@ -129,6 +129,8 @@ type Translator struct {
 	authorities  map[types.NamespacedName]cachedAuthorities
 	backendTLS   map[string]*route.BackendTLS
 
+	given map[types.UID]netip.Addr // to Gateways, from the pool
+
 	last *translation // of everything, for Update
 	// most bounds what may be remembered until everything is translated again.
 	most int
@@ -150,6 +152,7 @@ func New() *Translator {
 		backendTLS:   map[string]*route.BackendTLS{},
 		good:         map[RouteName]metav1.Object{},
 		asked:        map[Reference]bool{},
+		given:        map[types.UID]netip.Addr{},
 		well:         map[int64][]metav1.Condition{},
 	}
 }
@@ -171,6 +174,7 @@ type translation struct {
 	attached  map[*gatewayv1.ListenerSet]metav1.Condition
 	wished    map[RouteName][]Wish // by who wants the certificates: a Gateway, ListenerSet or Ingress
 	placed    map[RouteName]*placed
+	children  map[parentName]map[RouteName]bool           // routes that name a Gateway or ListenerSet
 	users     map[types.NamespacedName]map[RouteName]bool // of a Service
 	abroad    map[string]map[RouteName]bool               // that refer to Services of a namespace which is not theirs
 	lent      map[string]bool                             // namespaces whose objects Gateways and ListenerSets of others refer to
@@ -200,6 +204,7 @@ func (t *Translator) Translate(objects Objects) *Result {
 		usedAuthorities: map[types.NamespacedName]bool{},
 		usedBackendTLS:  map[string]bool{},
 		placed:          map[RouteName]*placed{},
+		children:        map[parentName]map[RouteName]bool{},
 		users:           map[types.NamespacedName]map[RouteName]bool{},
 		abroad:          map[string]map[RouteName]bool{},
 		lent:            map[string]bool{},

@@ -409,6 +409,11 @@ func (t *translation) displace(name RouteName) {
 	for _, s := range old.compiled.services {
 		delete(t.users[s], name)
 	}
+	for _, ref := range old.route.parents {
+		if at, ok := old.route.parentName(ref); ok {
+			delete(t.children[at], name)
+		}
+	}
 	for _, l := range old.kept {
 		delete(l.kept, name)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -347,5 +348,32 @@ func TestAChangeOfAnyKindEndsWhereAWholeTranslationDoes(t *testing.T) {
 	t.Logf("%d of %d changes were compiled alone", taken, all)
 	if taken < all*3/4 {
 		t.Errorf("only %d of %d changes were compiled alone", taken, all)
+	}
+}
+
+// A Gateway keeps its address of the pool also if the next one, which would come before it, is
+// there before its status has been written.
+func TestAGatewayKeepsItsAddressBeforeItsStatusSaysSo(t *testing.T) {
+	gateway := func(name string) *gatewayv1.Gateway {
+		return &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name, UID: types.UID(name)}, Spec: gatewayv1.GatewaySpec{GatewayClassName: "gantry",
+			Listeners: []gatewayv1.Listener{{Name: "http", Port: 80, Protocol: gatewayv1.HTTPProtocolType}}}}
+	}
+	objects := Objects{
+		Classes:  []*gatewayv1.GatewayClass{{ObjectMeta: metav1.ObjectMeta{Name: "gantry"}, Spec: gatewayv1.GatewayClassSpec{ControllerName: ControllerName}}},
+		Gateways: []*gatewayv1.Gateway{gateway("second")},
+	}.withLookUps()
+	translator := New()
+	translator.Pool = netip.MustParsePrefix("192.0.2.0/24")
+	addressOf := func(r *Result) string {
+		return bound(r).Gateways[types.NamespacedName{Namespace: "a", Name: "second"}].Addresses[0].Value
+	}
+	before := addressOf(translator.Translate(objects))
+	objects.Gateways = append(objects.Gateways, gateway("first"))
+	result, ok := translator.Update(objects, Change{Listeners: true})
+	if !ok || addressOf(result) != before {
+		t.Errorf("compiled alone: %v; the address was %s and is %s", ok, before, addressOf(result))
+	}
+	if after := addressOf(translator.Translate(objects)); after != before {
+		t.Errorf("the address was %s and is %s", before, after)
 	}
 }

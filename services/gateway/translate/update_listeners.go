@@ -107,34 +107,34 @@ func (l *listener) admitsLike(o *listener) bool {
 
 // concernedRoutes are attached to a listener that is gone, or may be to one that is new.
 func (t *translation) concernedRoutes(moved map[parentName]*moves, a *affected) {
-	if len(moved) == 0 {
-		return
-	}
-	for name, p := range t.placed {
-		if p.route == nil {
-			continue
-		}
-		for _, ref := range p.route.parents {
-			at, ok := p.route.parentName(ref)
-			m := moved[at]
-			if !ok || m == nil {
-				continue
-			}
-			attached := false
-			for _, on := range p.attachments {
-				attached = attached || parentOf(on.listener.gateway, on.listener.set) == at
-				if m.gone[on.listener] {
-					a.resettled[name] = true
-				}
-			}
-			// One that is attached nowhere says why.
-			if !attached || slices.ContainsFunc(m.fresh, func(l *listener) bool {
-				return selects(ref, l) && t.allows(l, name.Kind, name.Namespace) && len(hostsFor(l, p.route)) > 0
-			}) {
+	for at, m := range moved {
+		for name := range t.children[at] {
+			if !a.resettled[name] && t.placed[name].concerned(t, at, m) {
 				a.resettled[name] = true
 			}
 		}
 	}
+}
+
+// concerned says whether a route may be attached to other listeners of a parent than it is.
+func (p *placed) concerned(t *translation, at parentName, m *moves) bool {
+	attached := false
+	for _, on := range p.attachments {
+		if m.gone[on.listener] {
+			return true
+		}
+		attached = attached || parentOf(on.listener.gateway, on.listener.set) == at
+	}
+	if !attached {
+		return true // and says why
+	}
+	r := p.route
+	return slices.ContainsFunc(r.parents, func(ref gatewayv1.ParentReference) bool {
+		of, ok := r.parentName(ref)
+		return ok && of == at && slices.ContainsFunc(m.fresh, func(l *listener) bool {
+			return selects(ref, l) && t.allows(l, r.kind, r.GetNamespace()) && len(hostsFor(l, r)) > 0
+		})
+	})
 }
 
 // concernedIngresses have a rule at a listener that is gone, or may get one at one that is new.
