@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -64,6 +65,7 @@ func TestPrograms(t *testing.T) {
 		t.Run(name, func(t *testing.T) { test(t, e) })
 	}
 	t.Run("clients from elsewhere", func(t *testing.T) { elsewhere(t, e, listen) })
+	t.Run("Gantry starts again", func(t *testing.T) { startedAgain(t, e) })
 	t.Run("the namespace is deleted", func(t *testing.T) { namespaceDeleted(t, e) })
 }
 
@@ -366,6 +368,44 @@ func paused(t *testing.T, e env) {
 	check(t, err)
 	_, err = e.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true})
 	check(t, err)
+}
+
+// Containers of every kind of network, and a paused one, outlive Gantry as they are.
+func startedAgain(t *testing.T, e env) {
+	ctx := t.Context()
+	sleeper := container.Config{Cmd: []string{"sleep", "100000"}}
+	first := e.create(t, sleeper, nil)
+	e.start(t, first)
+	ids := []string{first}
+	for _, h := range []container.HostConfig{{NetworkMode: "none"}, {NetworkMode: "host"}, {NetworkMode: container.NetworkMode("container:" + first), PidMode: container.PidMode("container:" + first)}, {}} {
+		id := e.create(t, sleeper, &h)
+		e.start(t, id)
+		ids = append(ids, id)
+	}
+	last := ids[len(ids)-1]
+	_, err := e.ContainerPause(ctx, last, client.ContainerPauseOptions{})
+	check(t, err)
+	before := map[string]int{}
+	for _, id := range ids {
+		before[id] = e.state(t, id).Pid
+	}
+	e.in.Stop(t, syscall.SIGTERM)
+	e.in.Serve(t)
+	for _, id := range ids {
+		if s := e.state(t, id); !s.Running || s.Pid != before[id] || s.Pid == 0 || s.Paused != (id == last) {
+			t.Errorf("a container that was process %d is %+v", before[id], s)
+		}
+	}
+	_, err = e.ContainerUnpause(ctx, last, client.ContainerUnpauseOptions{})
+	check(t, err)
+	for _, id := range ids[1:3] { // the next run is like the first
+		now := 0
+		_, err := e.ContainerRestart(ctx, id, client.ContainerRestartOptions{Timeout: &now})
+		check(t, err)
+		if s := e.state(t, id); !s.Running || s.Pid == before[id] {
+			t.Errorf("after a restart process %d is %+v", before[id], s)
+		}
+	}
 }
 
 // Who deletes the namespace deletes what docker had, and docker goes on from there.
