@@ -30,22 +30,20 @@ import (
 
 // buildShim builds the parent of all containers once per test run.
 var buildShim = sync.OnceValues(func() (string, error) {
-	path := shimPath()
-	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", path, "github.com/gantryhq/gantry/cmd/gantry-shim")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
+	path := filepath.Join(shimDir(), "gantry-shim")
+	if err := os.MkdirAll(shimDir(), 0o755); err != nil {
+		return "", err
 	}
-	return path, nil
+	return path, testenv.Build(path, "github.com/gantryhq/gantry/cmd/gantry-shim")
 })
 
-func shimPath() string {
-	return filepath.Join(os.TempDir(), fmt.Sprintf("gantry-node-test-shim-%d", os.Getpid()))
+func shimDir() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("gantry-node-test-%d", os.Getpid()))
 }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	os.Remove(shimPath())
+	os.RemoveAll(shimDir())
 	os.Exit(code)
 }
 

@@ -2,12 +2,12 @@ package node
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/gantryhq/gantry/internal/testenv"
 	"github.com/gantryhq/gantry/test/instance"
 )
 
@@ -16,11 +16,7 @@ import (
 func TestGRPCProbes(t *testing.T) {
 	c := start(t, instance.Options{})
 	program := filepath.Join(t.TempDir(), "health")
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, "./testdata/health")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the health program: %v\n%s", err, out)
-	}
+	check(t, testenv.Build(program, "./testdata/health"))
 	content, err := os.ReadFile(program)
 	check(t, err)
 	image := c.Registry + "/test/health:1"

@@ -33,11 +33,10 @@ var buildShim = sync.OnceValues(func() (string, error) {
 	}
 	shimBuilt.Store(true)
 	path := filepath.Join(dir, "gantry-shim")
-	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", dir,
-		"github.com/gantryhq/gantry/cmd/gantry-shim", "github.com/gantryhq/gantry/cmd/gantry-init")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
+	for _, name := range []string{"gantry-shim", "gantry-init"} {
+		if err := testenv.Build(filepath.Join(dir, name), "github.com/gantryhq/gantry/cmd/"+name); err != nil {
+			return "", err
+		}
 	}
 	return path, nil
 })
