@@ -221,6 +221,7 @@ var accepted = []difference{
 	known(``, `cgroup devices/devices.list|own device tun`, "runc 1.1 lets every container use /dev/net/tun; ours only one that asks for it"),
 	known(``, `/sys/fs/cgroup/(blkio|cpuset|systemd|freezer|devices)|see /sys/fs/cgroup|(self|outside:) cgroup`, "ours joins only the hierarchies whose limits it sets, and shows those that programs read limits from"),
 	known(``, `(mount|make a (directory|file) in) /sys/fs/cgroup$`, "ours is read-only; runc leaves the directory above the hierarchies writable"),
+	known(``, `mount /$`, "ours takes the root out of the host's propagation; runc has it follow mounts that the host makes below it"),
 	known(``, `device /dev/core`, "runc leaves the link out where /proc/kcore does not exist; it would dangle"),
 	known(`namespace of users`, `device /dev/mqueue|/sys/class/net/lo/mtu`, "ours makes the namespaces of queues and network together with that of users, before it has a mapping: what the kernel makes in them at birth belongs to nobody"),
 	known(``, `session keyring`, "the keyring is the container's own in both; ours lets nobody join it by its name, so that a process that enters has another"),

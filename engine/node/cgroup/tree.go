@@ -59,7 +59,9 @@ func Find(root string) (*Tree, error) {
 			}
 		case "cgroup":
 			for option := range strings.SplitSeq(m.Options, ",") {
-				if option != "rw" && option != "ro" {
+				// The first mount of a hierarchy is the host's own: others may be
+				// parts of it that a container or a chroot sees.
+				if option != "rw" && option != "ro" && t.v1[option] == "" {
 					t.v1[option] = m.Point
 				}
 			}

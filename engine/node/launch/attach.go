@@ -80,6 +80,12 @@ func (t *translation) attach() (a *attachments, err error) {
 	if r.RootFile, err = a.tree(r.Root, true); err != nil {
 		return a, fmt.Errorf("open root directory %q: %w", r.Root, err)
 	}
+	// On a host with shared mounts, as systemd makes them, it is one of them: what is mounted
+	// in it would appear on the host.
+	private := &unix.MountAttr{Propagation: unix.MS_PRIVATE}
+	if err = unix.MountSetattr(int(a.files[r.RootFile-1].Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, private); err != nil {
+		return a, fmt.Errorf("make root directory %q private: %w", r.Root, err)
+	}
 	for i := range r.Mounts {
 		m := &r.Mounts[i]
 		if m.FS != "" || m.Remount {
