@@ -190,9 +190,10 @@ func checkAddress(flag, text string) error {
 // server is one running Gantry.
 type server struct {
 	serveOptions
-	ctx   context.Context // ends when the instance stops
-	group *errgroup.Group
-	close []func() error // undone in reverse order at the end
+	ctx     context.Context // ends when the instance stops
+	group   *errgroup.Group
+	close   []func() error // undone in reverse order at the end
+	started atomic.Bool    // all components
 
 	store        *store.Store
 	plan         network.Plan
@@ -220,9 +221,10 @@ func serve(ctx context.Context, o serveOptions, out io.Writer) (err error) {
 	if err := prepare(&o); err != nil {
 		return err
 	}
-	group, groupCtx := errgroup.WithContext(ctx)
+	group, groupCtx := errgroup.WithContext(context.WithoutCancel(ctx))
 	stopCtx, stop := context.WithCancel(groupCtx)
 	in := &server{serveOptions: o, group: group, ctx: stopCtx}
+	context.AfterFunc(ctx, func() { in.haltContainers(); stop() })
 	in.figures.in = in
 	defer func() {
 		stop()
@@ -241,6 +243,7 @@ func serve(ctx context.Context, o serveOptions, out io.Writer) (err error) {
 		}
 		slog.Debug("component started", "component", c.name, "after", time.Since(t).Round(time.Millisecond))
 	}
+	in.started.Store(true)
 	fmt.Fprintf(out, "gantry ready in %d ms\n", time.Since(began).Milliseconds())
 	footprint.Limit(footprint.Bursts)
 	if err := footprint.KeepSmall(stopCtx, footprint.Bursts); err != nil {
@@ -248,6 +251,24 @@ func serve(ctx context.Context, o serveOptions, out io.Writer) (err error) {
 	}
 	<-stopCtx.Done()
 	return nil
+}
+
+// haltTime is what containers get at the most when the machine goes down, of the 90 s in
+// which systemd wants it done.
+const haltTime = 60 * time.Second
+
+// haltContainers stops all containers, in an orderly way, if the machine goes down: nobody
+// else would before it kills them. Otherwise they outlive this process.
+func (in *server) haltContainers() {
+	ctx, cancel := context.WithTimeout(in.ctx, haltTime+drainTime)
+	defer cancel()
+	if !in.started.Load() || !host.ShuttingDown(ctx) {
+		return
+	}
+	slog.Info("the machine is shutting down: stopping all containers")
+	if err := in.node.Halt(ctx, haltTime); err != nil {
+		slog.Error("the machine is shutting down", "error", err)
+	}
 }
 
 // background runs fn beside the other components; its failure stops the instance.

@@ -52,6 +52,7 @@ type Node struct {
 	statusDue  chan struct{}       // the Node object may be out of date
 	kernel     kernel
 
+	halting  atomic.Bool     // see Halt
 	ctx      context.Context // of Run
 	services corelisters.ServiceLister
 	pods     corelisters.PodLister

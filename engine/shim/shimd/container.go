@@ -120,6 +120,7 @@ func (c *container) finish(code int) {
 	oom.stop()
 	close(c.exited)
 	c.server.publish(state)
+	c.server.endIfUnwanted()
 }
 
 // outOfMemory publishes that the kernel killed a process of the container.

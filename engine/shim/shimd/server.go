@@ -38,6 +38,7 @@ type Server struct {
 	connections int
 	idleSince   time.Time
 	stopping    bool
+	unwanted    bool // asked to end by a signal
 }
 
 // Serve holds the containers below dir until it is idle or asked to stop. It
@@ -114,7 +115,8 @@ func lock(path string) (*os.File, error) {
 func (s *Server) logf(format string, args ...any) { s.log.Printf(format, args...) }
 
 // handleSignals keeps a shim with running containers alive: ending it politely
-// is never what somebody who wants to stop them needs.
+// is never what somebody who wants to stop them needs. It ends when they have ended, so
+// that a machine which goes down has nobody to wait for.
 func (s *Server) handleSignals() {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE)
@@ -122,9 +124,22 @@ func (s *Server) handleSignals() {
 		if sig == unix.SIGHUP || sig == unix.SIGPIPE {
 			continue
 		}
+		s.mu.Lock()
+		s.unwanted = true
+		s.mu.Unlock()
 		if err := s.shutdown(); err != nil {
 			s.logf("%v: %v", sig, err)
 		}
+	}
+}
+
+// endIfUnwanted is called after the end of each container.
+func (s *Server) endIfUnwanted() {
+	s.mu.Lock()
+	unwanted := s.unwanted
+	s.mu.Unlock()
+	if unwanted {
+		s.shutdown() // refuses while others run
 	}
 }
 
