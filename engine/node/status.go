@@ -66,7 +66,12 @@ func setAddresses(s *v1.PodStatus, pod *v1.Pod, v *view, hostIP string) {
 	}
 }
 
+// setContainerStatuses says nothing of containers of a pod that was refused: as with the
+// kubelet, the reason of the refusal is what a list of pods then shows.
 func setContainerStatuses(s *v1.PodStatus, pod *v1.Pod, v *view, out ending) {
+	if wasRefused(pod, v) {
+		return
+	}
 	st := statuses{pod: pod, v: v, out: out}
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
@@ -79,6 +84,19 @@ func setContainerStatuses(s *v1.PodStatus, pod *v1.Pod, v *view, out ending) {
 		c := (*v1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
 		s.EphemeralContainerStatuses = append(s.EphemeralContainerStatuses, st.of(c, pod.Status.EphemeralContainerStatuses))
 	}
+}
+
+// wasRefused reports whether the pod was refused, by this process or by one before it.
+func wasRefused(pod *v1.Pod, v *view) bool {
+	if v.Verdict != nil {
+		return !v.Verdict.Evicted
+	}
+	for _, cv := range v.Containers {
+		if cv.Last != nil {
+			return false
+		}
+	}
+	return podutil.IsPodTerminal(pod) && len(pod.Status.ContainerStatuses) == 0
 }
 
 // statuses computes container statuses of one pod.

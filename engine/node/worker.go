@@ -225,6 +225,9 @@ func (w *worker) run(ctx context.Context) {
 		w.tellAdopted(st)
 	}
 	w.found = nil
+	if w.refused {
+		w.n.event(w.pod, "", v1.EventTypeWarning, w.v.Verdict.Reason, "%s", w.v.Verdict.Message)
+	}
 	w.mu.Unlock()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -262,6 +265,9 @@ func (w *worker) sync() (wakeAt time.Time, forgotten bool) {
 	}
 	w.v.Now = time.Now()
 	wakeAt = w.report()
+	if w.n.halting.Load() {
+		return wakeAt, false
+	}
 	p := next(w.pod, &w.v)
 	if outcome(w.pod, &w.v).stop {
 		w.endRuns()
