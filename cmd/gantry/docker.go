@@ -13,14 +13,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/gantryhq/gantry/engine/dockerapi"
-	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/services/build"
 )
 
@@ -72,11 +70,8 @@ func (in *server) serveDockerTLS(api http.Handler) error {
 	authorities := x509.NewCertPool()
 	authorities.AppendCertsFromPEM(in.api.CABundle())
 	l, err := net.Listen("tcp", in.dockerListen)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return hint.Wrap(fmt.Errorf("listen on %s: another program has this port", in.dockerListen), "choose another one with --docker-listen")
-	}
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", in.dockerListen, err)
+		return listenError(err, in.dockerListen, "docker-listen")
 	}
 	in.serveHTTP("docker with TLS", tls.NewListener(l, &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: certificate,

@@ -19,7 +19,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/internal/process"
 )
 
@@ -100,7 +99,7 @@ func chooseAddress(flag, wanted string, alive bool, last string, defaults ...str
 			return l.Addr().String(), nil
 		}
 	}
-	return "", hint.Wrap(fmt.Errorf("find a port for the gateway: %w", err), "choose a free one with --%s", flag)
+	return "", fmt.Errorf("find a port for the gateway: %w", listenError(err, defaults[len(defaults)-1], flag))
 }
 
 // portPatience is how long a wanted port that is taken may become free: a gateway that

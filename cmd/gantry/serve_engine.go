@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -52,6 +53,9 @@ func startAPI(ctx context.Context, in *server) (err error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", in.nodeSocket())
 		},
 	})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return listenError(err, in.apiListen, "api-listen")
+	}
 	if err != nil {
 		return err
 	}

@@ -11,14 +11,12 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-base/metrics/legacyregistry"
 
-	"github.com/gantryhq/gantry/internal/hint"
 	"github.com/gantryhq/gantry/services/registry"
 	"github.com/gantryhq/gantry/services/registry/login"
 	"github.com/gantryhq/gantry/services/registry/policy"
@@ -48,11 +46,8 @@ func startRegistry(ctx context.Context, in *server) error {
 		return err
 	}
 	l, err := registry.Listen(in.registryListen)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return hint.Wrap(fmt.Errorf("listen on %s: another program has this port", in.registryListen), "choose another one with --registry-listen")
-	}
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", in.registryListen, err)
+		return listenError(err, in.registryListen, "registry-listen")
 	}
 	in.registryAddr = l.Name
 	in.registry.Store(r)
