@@ -81,13 +81,17 @@ func root(string) (bool, string, string) {
 func kernel(string) (bool, string, string) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return false, err.Error(), "run on Linux 5.10 or newer"
+		return false, err.Error(), "run on Linux 5.12 or newer"
 	}
 	release := unix.ByteSliceToString(u.Release[:])
-	var major, minor int
-	_, err := fmt.Sscanf(release, "%d.%d", &major, &minor)
-	ok := err == nil && (major > 5 || major == 5 && minor >= 10)
-	return ok, release, "upgrade to Linux 5.10 or newer"
+	return atLeast(release, 5, 12), release, "upgrade to Linux 5.12 or newer, which has mount_setattr(2)"
+}
+
+// atLeast compares the beginning of a kernel's release with a version.
+func atLeast(release string, major, minor int) bool {
+	var a, b int
+	_, err := fmt.Sscanf(release, "%d.%d", &a, &b)
+	return err == nil && (a > major || a == major && b >= minor)
 }
 
 func cgroups(string) (bool, string, string) {
@@ -156,6 +160,10 @@ func userNamespaces(string) (bool, string, string) {
 	}
 	if data, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err == nil && strings.TrimSpace(string(data)) == "0" {
 		return false, "switched off", "sysctl -w user.max_user_namespaces=15000"
+	}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err == nil && !atLeast(unix.ByteSliceToString(u.Release[:]), 6, 3) {
+		return false, "supported, but not for volumes in memory", "pods with hostUsers: false need Linux 6.3 or newer, others need nothing"
 	}
 	return true, "supported", ""
 }

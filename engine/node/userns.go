@@ -161,7 +161,7 @@ func (p pins) view(container string, m runtime.Mount, namespace string) (runtime
 func (p pins) mapVolume(container string, m runtime.Mount) (runtime.Mount, error) {
 	m, err := p.view(container, m, p.userNSPath())
 	if err != nil {
-		return m, fmt.Errorf("%w: the pod has hostUsers: false, and the volume's file system or this kernel cannot map owners: use another volume, or leave hostUsers out", err)
+		return m, fmt.Errorf("%w: the pod has hostUsers: false, and the volume's file system or this kernel cannot map owners (volumes in memory, as tokens and secrets are, need Linux 6.3): use another volume or kernel, or leave hostUsers out", err)
 	}
 	return m, nil
 }
