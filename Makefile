@@ -28,6 +28,7 @@
 #   make storm    pushes, deletes, collects and verifies images of the registry at once, for minutes (GANTRY_STORM), and kills it meanwhile
 #   make registry-s3              the registry's tests with its content in a bucket of a real S3 server, which it builds
 #   make crash    kill -9 a hundred times under load, reboots, power cuts (GANTRY_KILLS, GANTRY_SEED, GANTRY_RUNTIME)
+#   make vm       limits, AppArmor, reboots and power cuts in a virtual Debian machine with cgroup v2 (needs QEMU; long)
 #   make generate rebuild generated code (needed only after changing its sources)
 #   make console  build the console's pages with Node (needed only after changing services/console/web)
 #   make bench-console   how long the console's pages take until they can be used, with 200 pods and 50 routes
@@ -212,6 +213,10 @@ bench-console: build bin/kubectl
 screenshots: SETUP = test
 screenshots: build bin/kubectl
 	PATH="$(CURDIR)/bin:$$PATH" GANTRY_SCREENSHOTS="$(CURDIR)/docs/console" $(GO) test -run TestShop -count 1 -timeout 20m -v ./test/console
+
+.PHONY: vm
+vm: build bin/kubectl
+	PATH="$(CURDIR)/bin:$$PATH:/usr/sbin:/sbin" test/vm/run
 
 generate:
 	$(GO) generate ./...
