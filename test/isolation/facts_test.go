@@ -85,9 +85,9 @@ func placements() []situation {
 			}
 		}, map[string]string{"make a file in /readonly": "EROFS", "make a file in /volume": "done", "make a file in /scratch": "done", "open /etc/hostname for writing": "EROFS"}},
 		{"devices", func(t *testing.T, _ *candidate, k *runtime.Container) {
-			k.Devices = []string{"/dev/full", "/dev/kmsg"}
+			k.Devices = []runtime.Device{{Host: "/dev/full"}, {Host: "/dev/kmsg"}}
 			if _, err := os.Stat("/dev/fuse"); err == nil {
-				k.Devices = append(k.Devices, "/dev/fuse")
+				k.Devices = append(k.Devices, runtime.Device{Host: "/dev/fuse"})
 			}
 		}, nil},
 		{"names of the image point elsewhere", func(t *testing.T, c *candidate, k *runtime.Container) {
