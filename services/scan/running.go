@@ -117,7 +117,12 @@ func (s *Service) event(ctx context.Context, pod *corev1.Pod, container, found s
 func linux() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }
 
 // gone is whether a registry answered that there is no such thing.
-func gone(err error) bool {
+func gone(err error) bool { return hasStatus(err, http.StatusNotFound) }
+
+// notKept is whether a repository takes nothing from anybody.
+func notKept(err error) bool { return hasStatus(err, http.StatusMethodNotAllowed) }
+
+func hasStatus(err error, status int) bool {
 	var answer *transport.Error
-	return errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound
+	return errors.As(err, &answer) && answer.StatusCode == status
 }

@@ -57,6 +57,7 @@ const (
 	retryAfter = time.Minute
 
 	maxAttempts = 2 // of an image at which the worker ends
+	maxTrouble  = 8 // images that cannot be scanned now: then it is the registry
 )
 
 // Service scans what is pushed to a registry, and all of it when the database
@@ -182,12 +183,15 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	defer func() { s.stopChild() }()
 	idle, again := time.NewTimer(workerIdle), time.NewTicker(lookAgain)
+	retry := time.NewTimer(0)
 	defer idle.Stop()
 	defer again.Stop()
+	defer retry.Stop()
 	for {
+		retry.Stop() // one at most, however often there is something new meanwhile
 		if err := s.work(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("scanning waits", "err", err)
-			time.AfterFunc(retryAfter, func() { s.lookSoon() })
+			retry.Reset(retryAfter)
 		}
 		idle.Reset(workerIdle)
 		select {
@@ -195,6 +199,8 @@ func (s *Service) Run(ctx context.Context) error {
 			return nil
 		case <-s.wake:
 		case <-again.C:
+			s.lookSoon()
+		case <-retry.C:
 			s.lookSoon()
 		case <-idle.C:
 			s.stopChild()
@@ -230,13 +236,20 @@ func (s *Service) work(ctx context.Context) error {
 			return err
 		}
 	}
-	for ctx.Err() == nil {
+	var later []string // what could not be scanned now, and keeps no other waiting
+	var trouble error
+	for ctx.Err() == nil && len(later) < maxTrouble {
 		s.mu.Lock()
-		if len(s.queue) == 0 || s.status == nil {
+		if s.status == nil {
 			s.queue = nil // without a database: found again when there is one
+		}
+		if len(s.queue) == 0 {
+			s.queue = later
 			s.mu.Unlock()
-			s.answer("")
-			return nil
+			if trouble == nil {
+				s.answer("")
+			}
+			return trouble
 		}
 		image := s.queue[0]
 		s.queue = s.queue[1:]
@@ -256,11 +269,13 @@ func (s *Service) work(ctx context.Context) error {
 			err = s.done(image)
 		}
 		if err != nil {
-			s.requeue(image)
-			return fmt.Errorf("scan %s: %w", image, err)
+			later, trouble = append(later, image), fmt.Errorf("scan %s: %w", image, err)
 		}
 	}
-	return nil
+	for _, image := range later {
+		s.requeue(image)
+	}
+	return trouble
 }
 
 // requeue puts an image at the end of the queue without waking the loop.
@@ -395,7 +410,12 @@ func (s *Service) one(ctx context.Context, image string) error {
 	}
 	r.Target = pushed.Context().Name()
 	for _, subject := range subjects {
-		if err := results.Put(ctx, subject, r); err != nil {
+		err := results.Put(ctx, subject, r)
+		if notKept(err) { // what is another registry's
+			s.log.Info("image scanned, but its repository takes no result", "image", image, "found", r.Line())
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -7,18 +7,22 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -131,6 +135,42 @@ func TestImagesAreScannedAsTheyComeAndWhenMoreIsKnown(t *testing.T) {
 	if r, err := s.Scan(ctx, tag.Context().Digest(digest.String())); err != nil || r == nil || len(r.Vulnerabilities) != 2 {
 		t.Errorf("an index has the result %+v, %v", r, err)
 	}
+}
+
+// A registry keeps images of others: it takes nothing to be attached to them, and while the
+// other does not answer it cannot tell what is.
+func TestImagesOfOtherRegistriesKeepNobodyWaiting(t *testing.T) {
+	var away atomic.Bool
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		read := r.Method == http.MethodGet || r.Method == http.MethodHead
+		switch {
+		case away.Load() && strings.HasPrefix(r.URL.Path, "/v2/away/") && (strings.Contains(r.URL.Path, "/referrers/") || strings.Contains(r.URL.Path, "sha256-")):
+			http.Error(w, `{"errors":[{"code":"UNAVAILABLE"}]}`, http.StatusBadGateway)
+		case away.Load() && strings.HasPrefix(r.URL.Path, "/v2/kept/") && !read:
+			http.Error(w, `{"errors":[{"code":"UNSUPPORTED"}]}`, http.StatusMethodNotAllowed)
+		default:
+			inner.ServeHTTP(w, r)
+		}
+	}))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	gone := push(t, host+"/away/app:1", labelled(t, "away"))
+	kept := push(t, host+"/kept/app:1", labelled(t, "kept"))
+	own := push(t, host+"/shop/app:1", labelled(t, "own"))
+	away.Store(true)
+	s, results := newService(t, host, newCluster(t, "none"))
+	s.Enqueue("away/app", gone.DigestStr())
+	publish(t, s, host, opensslRecord)
+	waitFor(t, results, own, "CVE-2024-1")
+	if r, err := s.Scan(t.Context(), kept); r != nil || err != nil {
+		t.Errorf("what takes no result has the result %+v, %v", r, err)
+	}
+	poll(t, "only the image of which nothing can be told waits", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return slices.Equal(s.queue, []string{"away/app@" + gone.DigestStr()})
+	})
 }
 
 func TestTheWorkerMayOnlyReadTheRegistry(t *testing.T) {
