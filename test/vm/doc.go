@@ -3,6 +3,6 @@
 // network. It reboots, and its power fails.
 //
 // `make vm` builds the machine's disk (script run) and runs the tests. QEMU emulates the
-// processor where there is no KVM, which takes ten times as long: every wait is
+// processor unless it is told to use KVM, which takes ten times as long: every wait is
 // generous. It is all tests; nothing imports it.
 package vm

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -60,12 +61,7 @@ func (m *machine) disk() string { return filepath.Join(m.dir, "disk.qcow2") }
 // powerOn boots from the disk as it is.
 func (m *machine) powerOn() {
 	m.t.Helper()
-	accelerator := "tcg"
-	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
-		f.Close()
-		accelerator = "kvm"
-	}
-	m.qemu = exec.Command("qemu-system-x86_64", "-machine", "q35", "-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", "3072",
+	m.qemu = exec.Command("qemu-system-x86_64", "-machine", "q35", "-accel", cmp.Or(os.Getenv("VM_ACCEL"), "tcg"), "-cpu", "max", "-smp", "2", "-m", "3072",
 		"-display", "none", "-serial", "file:"+filepath.Join(m.dir, "console.log"),
 		"-kernel", filepath.Join(m.files, "vmlinuz"), "-initrd", filepath.Join(m.files, "initrd"), "-append", "root=/dev/vda console=ttyS0 quiet",
 		"-drive", "file="+m.disk()+",if=virtio,format=qcow2",
