@@ -114,10 +114,10 @@ func (s *Server) parseMount(m mount.Mount) (mountRecord, error) {
 		if !filepath.IsAbs(m.Source) {
 			return rec, invalid("invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", m.Source)
 		}
-		rec.Source = filepath.Clean(m.Source)
+		rec.Source = s.apiSocket(filepath.Clean(m.Source))
 		create := m.BindOptions != nil && m.BindOptions.CreateMountpoint
 		if _, err := os.Stat(rec.Source); errors.Is(err, fs.ErrNotExist) && !create {
-			return rec, invalid("invalid mount config for type \"bind\": bind source path does not exist: %s%s", m.Source, s.socketHint(m.Source))
+			return rec, invalid("invalid mount config for type \"bind\": bind source path does not exist: %s", m.Source)
 		}
 		if o := m.BindOptions; o != nil {
 			rec.Propagation = string(o.Propagation)
@@ -156,12 +156,16 @@ func (s *Server) parseMount(m mount.Mount) (mountRecord, error) {
 	return rec, nil
 }
 
-// socketHint is where this API's socket is, for who mounts that of dockerd.
-func (s *Server) socketHint(path string) string {
-	if filepath.Base(path) != SocketName {
-		return ""
+// apiSocket is this API's socket for who mounts dockerd's and there is none, as
+// --use-api-socket does; other paths stay as they are.
+func (s *Server) apiSocket(path string) string {
+	if path != "/var/run/docker.sock" && path != "/run/docker.sock" {
+		return path
 	}
-	return " (this engine's socket is " + filepath.Join(s.cfg.DataDir, SocketName) + ")"
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return filepath.Join(s.cfg.DataDir, SocketName)
+	}
+	return path
 }
 
 func (s *Server) volumesFrom(r *record, add func(mountRecord)) error {
@@ -184,6 +188,7 @@ func (s *Server) volumesFrom(r *record, add func(mountRecord)) error {
 func (s *Server) realize(ctx context.Context, m *mountRecord, rootfs string) error {
 	switch m.Type {
 	case "bind":
+		m.Source = s.apiSocket(m.Source)
 		if _, err := os.Stat(m.Source); errors.Is(err, fs.ErrNotExist) {
 			if err := os.MkdirAll(m.Source, 0o755); err != nil { // as docker does for -v
 				return fmt.Errorf("make the directory to mount: %w", err)
