@@ -44,30 +44,12 @@ type parents struct {
 // Find looks at what the host has mounted. Root is the path of the instance's
 // group in every hierarchy; it need not exist.
 func Find(root string) (*Tree, error) {
-	t := &Tree{root: root, v1: map[string]string{}, parents: &parents{use: map[string]int{}}, filters: filters{}}
 	table, err := mountinfo.Table()
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range table {
-		switch m.Kind {
-		case "cgroup2":
-			if m.Point == "/sys/fs/cgroup" {
-				t.unified = m.Point
-			} else {
-				t.v1[""] = m.Point
-			}
-		case "cgroup":
-			for option := range strings.SplitSeq(m.Options, ",") {
-				// The first mount of a hierarchy is the host's own: others may be
-				// parts of it that a container or a chroot sees.
-				if option != "rw" && option != "ro" && t.v1[option] == "" {
-					t.v1[option] = m.Point
-				}
-			}
-		}
-	}
-	if t.unified != "" {
+	t := &Tree{root: root, parents: &parents{use: map[string]int{}}, filters: filters{}}
+	if t.unified, t.v1 = hostMounts(table); t.unified != "" {
 		t.v1 = nil
 	}
 	t.mounts = t.hierarchies()
@@ -75,6 +57,34 @@ func Find(root string) (*Tree, error) {
 		return nil, errors.New("no control groups with cpu and memory are mounted at /sys/fs/cgroup: boot with cgroup v2, or mount the v1 controllers")
 	}
 	return t, nil
+}
+
+// hostMounts finds the mount point of a pure v2 host, or those of each v1 controller. A hierarchy may
+// be mounted again elsewhere, as a container or a chroot sees it and for as long as that lives: what is
+// below /sys/fs/cgroup is the host's own, else what was mounted first.
+func hostMounts(table []mountinfo.Mount) (unified string, v1 map[string]string) {
+	const usual = "/sys/fs/cgroup"
+	v1 = map[string]string{}
+	take := func(controller, point string) {
+		if had, ok := v1[controller]; !ok || !strings.HasPrefix(had, usual+"/") && strings.HasPrefix(point, usual+"/") {
+			v1[controller] = point
+		}
+	}
+	for _, m := range table {
+		switch {
+		case m.Kind == "cgroup2" && m.Point == usual:
+			unified = m.Point
+		case m.Kind == "cgroup2":
+			take("", m.Point)
+		case m.Kind == "cgroup":
+			for option := range strings.SplitSeq(m.Options, ",") {
+				if option != "rw" && option != "ro" {
+					take(option, m.Point)
+				}
+			}
+		}
+	}
+	return unified, v1
 }
 
 // Root is the path of the instance's group.

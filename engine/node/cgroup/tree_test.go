@@ -3,9 +3,12 @@ package cgroup
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/gantryhq/gantry/engine/node/mountinfo"
 )
 
 // unified stands in for a cgroup v2 host: files where the kernel has them.
@@ -89,5 +92,27 @@ func TestEmptyParentsGoButNotThoseInUse(t *testing.T) {
 	}
 	if exists("gantry-test/burstable") || !exists("gantry-test") {
 		t.Error("all empty parents should go, up to the root")
+	}
+}
+
+func TestHierarchiesMountedElsewhereAreNotTheHosts(t *testing.T) {
+	other := func(kind, options, point string) mountinfo.Mount {
+		return mountinfo.Mount{Kind: kind, Options: options, Point: point}
+	}
+	table := []mountinfo.Mount{
+		other("cgroup", "rw,memory", "/tmp/chroot/sys/fs/cgroup/memory"),
+		other("cgroup", "rw,memory", "/sys/fs/cgroup/memory"),
+		other("cgroup2", "rw", "/sys/fs/cgroup/unified"),
+		other("cgroup2", "rw", "/tmp/chroot/sys/fs/cgroup/unified"),
+		other("cgroup", "ro,cpu,cpuacct", "/cgroups/cpu"),
+		other("cgroup", "rw,cpu,cpuacct", "/tmp/chroot/cpu"),
+	}
+	unified, v1 := hostMounts(table)
+	want := map[string]string{"memory": "/sys/fs/cgroup/memory", "": "/sys/fs/cgroup/unified", "cpu": "/cgroups/cpu", "cpuacct": "/cgroups/cpu"}
+	if unified != "" || !maps.Equal(v1, want) {
+		t.Errorf("got %q and %v, want %v", unified, v1, want)
+	}
+	if unified, _ := hostMounts(append(table, other("cgroup2", "rw", "/sys/fs/cgroup"))); unified != "/sys/fs/cgroup" {
+		t.Errorf("the pure v2 mount is %q", unified)
 	}
 }
