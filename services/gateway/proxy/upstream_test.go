@@ -86,6 +86,18 @@ func (g *gateway) metric(name string) (sum float64) {
 	return sum
 }
 
+// metricFrom is the sum of a metric once it is at least so much: what a request did may be counted
+// after its client has the answer.
+func (g *gateway) metricFrom(least float64, name string) (sum float64) {
+	g.t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if sum = g.metric(name); sum >= least {
+			break
+		}
+	}
+	return sum
+}
+
 // full is an address where connections can neither be made nor are they refused: the
 // queue of its socket is full, and nobody accepts.
 func full(t *testing.T) netip.AddrPort {
@@ -148,10 +160,10 @@ func TestStatusesThatAreListedAreTriedAgain(t *testing.T) {
 		if r, body := g.get("h", "/"); r.StatusCode != 503 || body != "2" || r.Header.Get("Backend") != "a" {
 			t.Errorf("when attempts are used up the answer is %d %q, want the last one of the backend", r.StatusCode, body)
 		}
-		if m := g.metric("gantry_gateway_retries_total"); m != 3 {
+		if m := g.metricFrom(3, "gantry_gateway_retries_total"); m != 3 {
 			t.Errorf("%v retries are counted, want 3", m)
 		}
-		if m := g.metric("gantry_gateway_upstream_requests_total"); m != 6 {
+		if m := g.metricFrom(6, "gantry_gateway_upstream_requests_total"); m != 6 {
 			t.Errorf("%v requests to endpoints are counted, want 6: each attempt once", m)
 		}
 	})
@@ -173,7 +185,7 @@ func TestRetriesStayInTheBudget(t *testing.T) {
 		if n := s.calls.Load(); n < 140 || n > 150 {
 			t.Errorf("an outage sees %d requests for 100 of clients, want half more", n)
 		}
-		if g.metric("gantry_gateway_retries_over_budget_total") == 0 {
+		if g.metricFrom(1, "gantry_gateway_retries_over_budget_total") == 0 {
 			t.Error("no retry is counted as over budget")
 		}
 	})
@@ -193,7 +205,7 @@ func TestAServerThatDiesIsLeftAlone(t *testing.T) {
 		if state := g.dump(); !strings.Contains(state, dead.Listener.Addr().String()+" ejected") {
 			t.Errorf("the dead server is not ejected:\n%s", state)
 		}
-		if m := g.metric("gantry_gateway_ejections_total"); m != 1 {
+		if m := g.metricFrom(1, "gantry_gateway_ejections_total"); m != 1 {
 			t.Errorf("%v ejections are counted, want 1", m)
 		}
 	})
@@ -337,7 +349,7 @@ func TestAnUnhealthyServerGetsNothing(t *testing.T) {
 	}
 	ill.Store(false)
 	state("available")
-	if g.metric("gantry_gateway_health_checks_total") == 0 {
+	if g.metricFrom(1, "gantry_gateway_health_checks_total") == 0 {
 		t.Error("no health check is counted")
 	}
 }
