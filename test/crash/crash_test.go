@@ -134,15 +134,7 @@ func TestContainersOutliveServe(t *testing.T) {
 func TestAFullDiskRefusesWritesAndRecovers(t *testing.T) {
 	testenv.NeedContainers(t)
 	testenv.LongRunning(t)
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=192m"); err != nil {
-		t.Fatalf("mount a small disk: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount the small disk: %v", err)
-		}
-	})
+	dir := instance.SmallDisk(t, 192)
 	in := instance.Start(t, instance.Options{DataDir: dir})
 	ctx, maps := context.Background(), in.Client(t).CoreV1().ConfigMaps(namespace)
 	create := func(name string) error {

@@ -6,14 +6,13 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/rand"
-	"fmt"
 	"io"
 	"log"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,37 +25,12 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
-	"path/filepath"
-
 	"github.com/gantryhq/gantry/internal/testenv"
 	"github.com/gantryhq/gantry/test/instance"
 )
 
 // diskMiB is the size of the small disk, tooMuchMiB what does not fit on it.
 const diskMiB, tooMuchMiB = 400, 500
-
-// smallDisk is a file system of its own for a data directory.
-func smallDisk(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "gantry-disk")
-	check(t, err)
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=755", diskMiB)); err != nil {
-		t.Fatalf("mount a small disk: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount the small disk: %v", err)
-		}
-		_ = os.Remove(dir)
-	})
-	return dir
-}
-
-func freeMiB(t *testing.T, dir string) int {
-	var s syscall.Statfs_t
-	check(t, syscall.Statfs(dir, &s))
-	return int(s.Bavail * uint64(s.Bsize) >> 20)
-}
 
 // What does not fit on the disk is refused with the reason and leaves nothing, and what
 // runs goes on meanwhile.
@@ -65,7 +39,7 @@ func TestFullDisk(t *testing.T) {
 		t.Skip("make crash fills a disk")
 	}
 	testenv.NeedContainers(t)
-	disk := smallDisk(t)
+	disk := instance.SmallDisk(t, diskMiB)
 	in := instance.Start(t, instance.Options{DataDir: disk})
 	in.BaseImages(t)
 	c, err := client.New(client.WithHost("unix://" + filepath.Join(disk, "docker.sock")))
@@ -83,11 +57,11 @@ func TestFullDisk(t *testing.T) {
 		"pull": pullTooMuch, "load": loadTooMuch, "import": importTooMuch, "build": buildTooMuch, "run": runTooMuch, "cp": copyTooMuch,
 	} {
 		t.Run(name, func(t *testing.T) {
-			before, images := freeMiB(t, disk), e.images(t)
+			before, images := instance.FreeMiB(t, disk), e.images(t)
 			fill(t, e)
-			for deadline := time.Now().Add(2 * patience); freeMiB(t, disk) < before-20; time.Sleep(50 * time.Millisecond) {
+			for deadline := time.Now().Add(2 * patience); instance.FreeMiB(t, disk) < before-20; time.Sleep(50 * time.Millisecond) {
 				if time.Now().After(deadline) {
-					t.Fatalf("%d MiB were free and %d are", before, freeMiB(t, disk))
+					t.Fatalf("%d MiB were free and %d are", before, instance.FreeMiB(t, disk))
 				}
 			}
 			for id, names := range e.images(t) { // others may have gone, to make room

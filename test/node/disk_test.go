@@ -2,15 +2,12 @@ package node
 
 import (
 	"crypto/rand"
-	"fmt"
 	"io"
 	"log"
 	"net/http/httptest"
-	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,34 +23,11 @@ import (
 // removes images below twice as much.
 const diskMiB = 400
 
-// smallDisk is a file system of its own for a data directory.
-func smallDisk(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "gantry-disk")
-	check(t, err)
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=755", diskMiB)); err != nil {
-		t.Fatalf("mount a small disk: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount the small disk: %v", err)
-		}
-		_ = os.Remove(dir)
-	})
-	return dir
-}
-
-func freeMiB(t *testing.T, dir string) int {
-	var s syscall.Statfs_t
-	check(t, syscall.Statfs(dir, &s))
-	return int(s.Bavail * uint64(s.Bsize) >> 20)
-}
-
 // TestDiskNearlyFull: images that nobody uses go first; when that is not enough,
 // the pod that writes most is evicted, new pods stay away until there is space,
 // and the others run on.
 func TestDiskNearlyFull(t *testing.T) {
-	disk := smallDisk(t)
+	disk := instance.SmallDisk(t, diskMiB)
 	c := start(t, instance.Options{DataDir: disk})
 	c.BaseImages(t)
 	busybox := c.Registry + "/base/busybox:latest"
@@ -75,7 +49,7 @@ func TestDiskNearlyFull(t *testing.T) {
 	c.evicted("limited", `Usage of EmptyDir volume "data" exceeds the limit "4Mi"`)
 
 	unused := c.pullUnused()
-	c.fill("writer", "first", freeMiB(t, disk)-diskMiB*7/100)
+	c.fill("writer", "first", instance.FreeMiB(t, disk)-diskMiB*7/100)
 	c.untilNode("without the image that nobody uses", func(n *v1.Node) bool { return !holds(n, unused) })
 	if seen.Load() {
 		t.Error("the node told disk pressure although removing an image was enough")
@@ -84,7 +58,7 @@ func TestDiskNearlyFull(t *testing.T) {
 		t.Errorf("writer is %s: %s", p.Status.Reason, p.Status.Message)
 	}
 
-	c.fill("writer", "second", freeMiB(t, disk)-diskMiB*2/100)
+	c.fill("writer", "second", instance.FreeMiB(t, disk)-diskMiB*2/100)
 	c.untilNode("under disk pressure", func(n *v1.Node) bool { return underPressure(n) && tainted(n) })
 	c.create(pod("late", busybox, "sleep", "infinity"))
 	c.evicted("writer", "The node was low on resource: ephemeral-storage.")
@@ -142,7 +116,7 @@ func (c *cluster) untilNode(what string, ok func(*v1.Node) bool) {
 			return
 		}
 		if time.Now().After(deadline) {
-			c.t.Fatalf("the node is not %s (%v): %d MiB free\n%+v", what, err, freeMiB(c.t, c.DataDir), list.Items)
+			c.t.Fatalf("the node is not %s (%v): %d MiB free\n%+v", what, err, instance.FreeMiB(c.t, c.DataDir), list.Items)
 		}
 	}
 }
